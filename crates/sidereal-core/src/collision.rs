@@ -1,0 +1,78 @@
+//! What happens when two items share a semantic ID.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::semantic_id::SemanticIds;
+
+/// How items that share a semantic ID are kept apart, or together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CollisionPolicy {
+    /// They share one leaf of the trie, which lists them all; nothing is lost.
+    #[default]
+    Postings,
+    /// TIGER's extra level (Rajput et al., 2305.05065, section 3.1): the k-th item of a collision gets code k,
+    /// an item without collision 0.
+    Suffix,
+}
+
+impl CollisionPolicy {
+    /// Names on the command line and in recipes.
+    pub const NAMES: [(&'static str, Self); 2] = [("postings", Self::Postings), ("suffix", Self::Suffix)];
+}
+
+impl std::str::FromStr for CollisionPolicy {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, policy)| *policy).ok_or_else(|| {
+            let known: Vec<&str> = Self::NAMES.iter().map(|(n, _)| *n).collect();
+            let problem = format!("no collision policy is named {name:?}");
+            Error::config("collisions", problem, format!("use one of: {}", known.join(", ")))
+        })
+    }
+}
+
+/// Adds the suffix level: [N, L] becomes [N, L + 1], in item order, so that the result does not depend on threads.
+///
+/// # Errors
+/// A collision of more items than `suffix_codes`.
+pub fn add_suffix(sids: &SemanticIds, suffix_codes: u32) -> Result<SemanticIds> {
+    let mut next: HashMap<&[u16], u32> = HashMap::with_capacity(sids.len());
+    let mut codes = Vec::with_capacity(sids.codes().len() + sids.len());
+    for row in sids.rows() {
+        let suffix = next.entry(row).or_insert(0);
+        if *suffix >= suffix_codes {
+            let problem = format!("more than {suffix_codes} items share the semantic ID {row:?}: the suffix overflows");
+            let mend = "use the postings policy, more codes or levels, or remove duplicate items";
+            return Err(Error::input("semantic IDs", problem, mend));
+        }
+        codes.extend_from_slice(row);
+        codes.push(u16::try_from(*suffix).unwrap_or(u16::MAX));
+        *suffix += 1;
+    }
+    SemanticIds::new(sids.levels() + 1, codes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn suffix_makes_every_id_unique_and_starts_at_zero() {
+        let sids = SemanticIds::new(2, vec![1, 2, 3, 4, 1, 2, 1, 2]).unwrap();
+        let with = add_suffix(&sids, 3).unwrap();
+        assert_eq!(with.codes(), [1, 2, 0, 3, 4, 0, 1, 2, 1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn suffix_overflow_is_an_error_that_names_the_mend() {
+        let sids = SemanticIds::new(1, vec![7, 7, 7]).unwrap();
+        let error = add_suffix(&sids, 2).unwrap_err().to_string();
+        assert!(error.contains("[7]") && error.contains("use the postings policy"), "{error}");
+    }
+}
