@@ -19,6 +19,7 @@ pub mod semantic_id;
 pub mod catalog;
 pub mod collision;
 pub mod filter;
+pub mod lc_rec;
 pub mod trie;
 
 pub mod history;

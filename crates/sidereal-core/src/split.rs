@@ -1,7 +1,11 @@
 //! What may be learned from, and what is held out.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
+use crate::array_file::{Array, ArrayFile, Entry, write_arrays};
 use crate::error::{Error, Result};
 use crate::history::Histories;
 use crate::item::ItemIndex;
@@ -125,6 +129,54 @@ impl Split {
     }
 }
 
+/// File name of a split inside its folder.
+pub const FILE: &str = "split.safetensors";
+
+impl Split {
+    /// Writes the split into a folder.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        let flat = |examples: &[Example]| -> Vec<u32> { examples.iter().flat_map(|e| [e.user, e.position]).collect() };
+        let (validation, test) = (flat(&self.validation), flat(&self.test));
+        let entries = [
+            Entry::flat("train_end", Array::U32(&self.train_end)),
+            Entry::shaped("validation", &[self.validation.len(), 2], Array::U32(&validation)),
+            Entry::shaped("test", &[self.test.len(), 2], Array::U32(&test)),
+        ];
+        let rule = serde_json::to_string(&self.rule).unwrap_or_default();
+        write_arrays(&dir.join(FILE), &entries, &BTreeMap::from([("rule".to_owned(), rule)]))
+    }
+
+    /// Opens a split and checks it against the histories that it was made from.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged, or of other histories.
+    pub fn open(dir: &Path, histories: &Histories) -> Result<Self> {
+        let path = dir.join(FILE);
+        let file = ArrayFile::open(&path)?;
+        let bad = |problem: &str| Error::artifact(&path, problem, "make the split again");
+        let rule = file.metadata("rule").and_then(|text| serde_json::from_str(text).ok());
+        let rule = rule.ok_or_else(|| bad("it does not say how it was made"))?;
+        let examples = |name: &str| -> Result<Vec<Example>> {
+            let column = file.column::<u32>(name)?;
+            Ok(column.chunks_exact(2).map(|pair| Example { user: pair[0], position: pair[1] }).collect())
+        };
+        let train_end = file.column::<u32>("train_end")?.to_vec();
+        let split = Self { rule, train_end, validation: examples("validation")?, test: examples("test")? };
+        let len = |user: usize| histories.items_of(user).len();
+        let fits = split.train_end.len() == histories.len()
+            && split.train_end.iter().enumerate().all(|(user, &end)| end as usize <= len(user))
+            && split
+                .validation
+                .iter()
+                .chain(&split.test)
+                .all(|e| (e.user as usize) < histories.len() && (e.position as usize) < len(e.user as usize));
+        if fits { Ok(split) } else { Err(bad("it does not fit the interactions beside it")) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -159,6 +211,17 @@ mod tests {
         assert_eq!(split.train_end, [2, 0, 2]);
         assert_eq!(split.validation, [Example { user: 0, position: 2 }]);
         assert_eq!(split.test, [Example { user: 0, position: 3 }, Example { user: 1, position: 2 }]);
+    }
+
+    #[test]
+    fn a_split_comes_back_from_disk_and_only_for_its_histories() {
+        let h = histories(&[4, 2, 3, 0], None);
+        let split = Split::new(&h, SplitRule::LeaveOneOut).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        split.save(dir.path()).unwrap();
+        assert_eq!(Split::open(dir.path(), &h).unwrap(), split);
+        let error = Split::open(dir.path(), &histories(&[4, 2, 2, 0], None)).unwrap_err();
+        assert!(error.to_string().contains("does not fit"), "{error}");
     }
 
     #[test]
