@@ -34,6 +34,9 @@ pub struct Manifest {
     pub config: serde_json::Value,
     /// sha256 of everything it was made from, by name.
     pub inputs: BTreeMap<String, String>,
+    /// What was found while making it: counts, rules that applied. Not part of what it was asked to be.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub facts: serde_json::Value,
     /// Its own files.
     pub files: BTreeMap<String, FileDigest>,
 }
@@ -52,8 +55,22 @@ impl Manifest {
     /// A manifest without files; [`StageWriter::finish`] fills them in.
     pub fn new(kind: &str, seed: Option<u64>, config: serde_json::Value, inputs: BTreeMap<String, String>) -> Self {
         let crate_version = env!("CARGO_PKG_VERSION").to_owned();
-        let files = BTreeMap::new();
-        Self { format_version: FORMAT_VERSION, kind: kind.to_owned(), crate_version, seed, config, inputs, files }
+        let (facts, files) = (serde_json::Value::Null, BTreeMap::new());
+        Self {
+            format_version: FORMAT_VERSION,
+            kind: kind.to_owned(),
+            crate_version,
+            seed,
+            config,
+            inputs,
+            facts,
+            files,
+        }
+    }
+
+    /// Whether it was asked to be the same: inputs, configuration and seed.
+    pub fn same_request(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.inputs == other.inputs && self.config == other.config && self.seed == other.seed
     }
 
     /// One hash for the whole artefact: of its files, configuration and seed.
