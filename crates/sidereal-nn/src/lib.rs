@@ -1,0 +1,29 @@
+//! Tensor parts that the trainers share and candle lacks.
+//!
+//! In the order of a training step: [`device`] says where, [`rng`] gives every consumer its own seeded stream,
+//! [`params`] holds the named weights, [`ops`] computes with them (fused on the CPU, with their own backward),
+//! [`clip`] and [`schedule`] shape the step, [`optimizer`] takes it, [`checkpoint`] makes it survive a kill.
+//! [`tolerance`] is the one table that says how far two devices may differ.
+//!
+//! Absent on purpose: models, losses of one method, data. Nothing here prints, and nothing here draws a random number
+//! that was not seeded by the caller. The same input gives the same bytes whatever the number of threads.
+
+pub mod error;
+
+pub mod device;
+pub mod rng;
+
+pub mod params;
+
+pub mod ops;
+
+pub mod clip;
+pub mod optimizer;
+pub mod schedule;
+
+pub mod checkpoint;
+
+pub mod tolerance;
+
+pub use clip::clip_grad_norm;
+pub use error::{Error, Result};

@@ -1,0 +1,30 @@
+//! Differentiable ops.
+//!
+//! Each op checks its shapes, then takes one of two ways: f32 on the CPU runs fused kernels of our own that carry their
+//! own backward; every other type and device runs the fallback of plain candle ops in [`composed`], which candle
+//! differentiates. Tests hold the two against each other. When no input is tracked nothing is kept for a backward.
+//!
+//! Weights are `[I, O]`, ready for the product: a transposed view costs two to five times as much.
+
+pub mod activation;
+pub mod attention;
+pub mod dropout;
+pub mod embedding;
+pub mod feed_forward;
+pub mod linear;
+pub mod loss;
+pub mod norm;
+
+pub mod composed;
+
+mod check;
+pub(crate) mod cpu;
+
+pub use activation::{gelu_tanh, relu, silu};
+pub use attention::{Attention, attention};
+pub use dropout::{add_dropout, dropout};
+pub use embedding::embedding;
+pub use feed_forward::feed_forward_relu;
+pub use linear::{linear, linear_bias, tied_head};
+pub use loss::{CrossEntropy, cross_entropy};
+pub use norm::rms_norm;
