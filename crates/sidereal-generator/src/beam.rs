@@ -1,0 +1,219 @@
+//! The one beam search: it writes only semantic IDs that the catalog has.
+//!
+//! # Why does it never miss?
+//! A beam is a node of the trie, and its candidates are that node's alive children, so what it writes is in the
+//! catalog by construction. After level `l` there are `min(W, alive nodes at depth l)` beams: every alive node has an
+//! alive child, so the beams never become fewer while there is something to keep. A leaf holds an item, hence with
+//! W >= k at least min(k, alive items) items come back.
+//!
+//! # What decides ties?
+//! Beams are ordered by (score descending, semantic ID ascending). Nodes of a depth are numbered in the order of
+//! their prefixes, so the node's number is the tie-break.
+
+use rayon::prelude::*;
+use sidereal_core::{Catalog, Error as CoreError, LeafFilter, Trie};
+
+use crate::Result;
+use crate::ranking::{Ranking, ScoredLeaf, SearchStats};
+use crate::scoring::{NextCodeModel, ScoreNorm};
+
+/// One question: what comes after this history, among the items that the filter leaves?
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Token ids of the history, oldest first, [T].
+    pub history: &'a [u32],
+    /// The leaves and items that may be returned.
+    pub filter: &'a LeafFilter,
+}
+
+/// How wide to search, and what scores mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BeamOptions {
+    /// W: with W >= k, at least min(k, alive items) items come back.
+    pub width: usize,
+    /// Over which tokens probabilities are normalised.
+    pub norm: ScoreNorm,
+}
+
+/// Searches for all requests; the answer to request `i` is at place `i`.
+///
+/// Requests are taken in groups of [`NextCodeModel::requests_per_state`], and groups run side by side on rayon's
+/// threads. The grouping does not depend on the number of threads, so neither do the results.
+///
+/// # Errors
+/// A beam width of 0, a model that does not fit the catalog, a log-probability that is not finite.
+pub fn beam_search<M: NextCodeModel>(
+    model: &M,
+    catalog: &Catalog,
+    requests: &[Request<'_>],
+    options: BeamOptions,
+) -> Result<Vec<Ranking>> {
+    if options.width == 0 {
+        let mend = "use at least as many beams as items are wanted";
+        return Err(CoreError::config("beam", "a beam width of 0 finds nothing", mend).into());
+    }
+    check_fit(model, catalog)?;
+    let group = model.requests_per_state().max(1);
+    if requests.len() <= group {
+        return search_group(model, catalog, requests, options);
+    }
+    let groups: Vec<Result<Vec<Ranking>>> =
+        requests.par_chunks(group).map(|chunk| search_group(model, catalog, chunk, options)).collect();
+    let mut rankings = Vec::with_capacity(requests.len());
+    for found in groups {
+        rankings.extend(found?);
+    }
+    Ok(rankings)
+}
+
+/// Levels and codes of a model must be those of the catalog.
+pub(crate) fn check_fit<M: NextCodeModel>(model: &M, catalog: &Catalog) -> Result<()> {
+    if model.vocab().codes_per_level() == catalog.codes_per_level() {
+        return Ok(());
+    }
+    let (ours, theirs) = (model.vocab().codes_per_level(), catalog.codes_per_level());
+    let problem = format!("the generator writes {ours:?} codes per level, but the catalog has {theirs:?}");
+    Err(CoreError::mismatch(problem, "use the catalog that the generator was trained on, or train it again").into())
+}
+
+/// A prefix that the search keeps: a node, its score, and how it came about.
+#[derive(Debug, Clone, Copy)]
+struct Beam {
+    score: f32,
+    node: u32,
+    /// The model's row of the prefix before.
+    parent: u32,
+    /// The code written last.
+    code: u16,
+}
+
+fn search_group<M: NextCodeModel>(
+    model: &M,
+    catalog: &Catalog,
+    requests: &[Request<'_>],
+    options: BeamOptions,
+) -> Result<Vec<Ranking>> {
+    if requests.is_empty() {
+        return Ok(Vec::new());
+    }
+    let trie = catalog.trie();
+    let histories: Vec<&[u32]> = requests.iter().map(|request| request.history).collect();
+    let (mut state, mut scores) = model.begin(&histories, options.norm)?;
+    let root = Beam { score: 0.0, node: 0, parent: 0, code: 0 };
+    let mut beams: Vec<Vec<Beam>> = vec![vec![root]; requests.len()];
+    let mut stats = vec![SearchStats::default(); requests.len()];
+    for depth in 0..trie.levels() {
+        if depth > 0 {
+            let parents: Vec<u32> = beams.iter().flatten().map(|beam| beam.parent).collect();
+            let codes: Vec<u16> = beams.iter().flatten().map(|beam| beam.code).collect();
+            if !parents.is_empty() {
+                (state, scores) = model.step(&state, &parents, &codes, options.norm)?;
+            }
+        }
+        let mut first_row = 0;
+        for ((request, kept), stats) in requests.iter().zip(&mut beams).zip(&mut stats) {
+            let mut best = Best::new(options.width);
+            let alive = LevelView { trie, depth, filter: request.filter, norm: options.norm };
+            for (at, beam) in kept.iter().enumerate() {
+                let row = first_row + at;
+                stats.candidates += alive.expand(*beam, row as u32, scores.row(row), &mut best)?;
+            }
+            first_row += kept.len();
+            *kept = best.into_sorted();
+            stats.beams.push(kept.len() as u32);
+        }
+        debug_assert!(first_row == scores.rows() || first_row == 0);
+    }
+    let rankings = requests.iter().zip(beams).zip(stats).map(|((request, beams), stats)| {
+        let leaves = beams.iter().map(|beam| ScoredLeaf { leaf: beam.node, score: beam.score }).collect();
+        Ranking::of_leaves(catalog, request.filter, leaves, options.norm, stats)
+    });
+    Ok(rankings.collect())
+}
+
+/// One level of the trie as one request sees it.
+struct LevelView<'a> {
+    trie: &'a Trie,
+    depth: usize,
+    filter: &'a LeafFilter,
+    norm: ScoreNorm,
+}
+
+impl LevelView<'_> {
+    /// Offers all alive children of a beam; how many there were.
+    fn expand(&self, beam: Beam, row: u32, log_probs: &[f32], best: &mut Best) -> Result<u64> {
+        let (nodes, codes) = self.trie.children(self.depth, beam.node);
+        let children = nodes.zip(codes).filter(|&(node, _)| self.filter.alive(self.trie, self.depth + 1, node));
+        let base = match self.norm {
+            ScoreNorm::Children => beam.score - log_sum_exp(children.clone().map(|(_, &c)| log_probs[c as usize])),
+            ScoreNorm::Full | ScoreNorm::Level => beam.score,
+        };
+        let mut candidates = 0;
+        for (node, &code) in children {
+            let score = base + log_probs[code as usize];
+            if !score.is_finite() {
+                return Err(not_finite(self.depth, code, score));
+            }
+            candidates += 1;
+            best.offer(Beam { score, node, parent: row, code });
+        }
+        Ok(candidates)
+    }
+}
+
+/// The error for a model that answers NaN or infinity.
+pub(crate) fn not_finite(level: usize, code: u16, score: f32) -> crate::Error {
+    let problem = format!("the score of code {code} at level {level} is {score}, not a finite number");
+    let mend = "the weights are damaged or the training diverged: load another checkpoint, or train with a lower \
+                learning rate";
+    CoreError::input("generator", problem, mend).into()
+}
+
+/// ln of the summed exponentials; minus infinity for none.
+pub(crate) fn log_sum_exp(values: impl Iterator<Item = f32> + Clone) -> f32 {
+    let max = values.clone().fold(f32::NEG_INFINITY, f32::max);
+    if max == f32::NEG_INFINITY { max } else { max + values.map(|v| (v - max).exp()).sum::<f32>().ln() }
+}
+
+/// The best W candidates so far. Candidates below the W-th best of an earlier look are dropped at once, so that of
+/// the thousands that a level offers, few are ever stored.
+struct Best {
+    width: usize,
+    kept: Vec<Beam>,
+    floor: Option<Beam>,
+}
+
+impl Best {
+    fn new(width: usize) -> Self {
+        Self { width, kept: Vec::new(), floor: None }
+    }
+
+    fn order(a: &Beam, b: &Beam) -> std::cmp::Ordering {
+        b.score.partial_cmp(&a.score).unwrap_or(std::cmp::Ordering::Equal).then(a.node.cmp(&b.node))
+    }
+
+    #[inline]
+    fn offer(&mut self, candidate: Beam) {
+        if self.floor.as_ref().is_some_and(|floor| Self::order(floor, &candidate).is_le()) {
+            return;
+        }
+        self.kept.push(candidate);
+        if self.kept.len() >= self.width.saturating_mul(4).max(64) {
+            self.shrink();
+        }
+    }
+
+    fn shrink(&mut self) {
+        if self.kept.len() > self.width {
+            let (_, last, _) = self.kept.select_nth_unstable_by(self.width - 1, Self::order);
+            self.floor = Some(*last);
+            self.kept.truncate(self.width);
+        }
+    }
+
+    fn into_sorted(mut self) -> Vec<Beam> {
+        self.shrink();
+        self.kept.sort_unstable_by(Self::order);
+        self.kept
+    }
+}

@@ -1,0 +1,138 @@
+//! The exact scorer: every item of the catalog, for one history.
+//!
+//! It walks the whole trie depth by depth in chunks of consecutive nodes, which the model sees as so many prefixes of
+//! one request. A chunk's children are finished before the next chunk begins, so memory holds one chunk per level.
+//! It is the oracle of the beam search, and the better choice where the trie is small.
+
+use sidereal_core::{Catalog, ItemIndex, LeafFilter};
+
+use crate::Result;
+use crate::beam::{check_fit, log_sum_exp, not_finite};
+use crate::ranking::{Ranking, ScoredLeaf, SearchStats};
+use crate::scoring::{CodeScores, ItemScorer, NextCodeModel, ScoreNorm};
+
+/// Prefixes that the model sees at once.
+const CHUNK: usize = 1024;
+
+/// A model and a catalog as an [`ItemScorer`].
+#[derive(Debug)]
+pub struct ExactScorer<'a, M> {
+    model: &'a M,
+    catalog: &'a Catalog,
+    norm: ScoreNorm,
+    max_history: usize,
+}
+
+impl<'a, M: NextCodeModel> ExactScorer<'a, M> {
+    /// Scores with `model` over `catalog`; histories are cut to their most recent `max_history` items.
+    ///
+    /// # Errors
+    /// A model that does not fit the catalog.
+    pub fn new(model: &'a M, catalog: &'a Catalog, norm: ScoreNorm, max_history: usize) -> Result<Self> {
+        check_fit(model, catalog)?;
+        Ok(Self { model, catalog, norm, max_history })
+    }
+
+    /// Scores of all leaves, dead ones minus infinity: [leaves].
+    ///
+    /// # Errors
+    /// A log-probability that is not finite; whatever the model says.
+    pub fn leaf_scores(&self, history: &[u32], filter: &LeafFilter) -> Result<Vec<f32>> {
+        let mut scores = vec![f32::NEG_INFINITY; self.catalog.trie().leaves() as usize];
+        if filter.alive(self.catalog.trie(), 0, 0) {
+            let (state, level) = self.model.begin(&[history], self.norm)?;
+            let root = Chunk { state, scores: level, nodes: vec![Prefix { node: 0, score: 0.0 }] };
+            self.descend(0, &root, filter, &mut scores)?;
+        }
+        Ok(scores)
+    }
+
+    /// The exact ranking of all alive items.
+    ///
+    /// # Errors
+    /// As [`ExactScorer::leaf_scores`].
+    pub fn ranking(&self, history: &[u32], filter: &LeafFilter) -> Result<Ranking> {
+        let scores = self.leaf_scores(history, filter)?;
+        let mut leaves: Vec<ScoredLeaf> = (0u32..)
+            .zip(&scores)
+            .filter(|(_, score)| **score != f32::NEG_INFINITY)
+            .map(|(leaf, &score)| ScoredLeaf { leaf, score })
+            .collect();
+        leaves.sort_by(|a, b| b.score.partial_cmp(&a.score).unwrap_or(std::cmp::Ordering::Equal));
+        let stats = SearchStats { candidates: leaves.len() as u64, beams: Vec::new() };
+        Ok(Ranking::of_leaves(self.catalog, filter, leaves, self.norm, stats))
+    }
+
+    fn descend(&self, depth: usize, chunk: &Chunk<M::State>, filter: &LeafFilter, out: &mut [f32]) -> Result<()> {
+        let trie = self.catalog.trie();
+        let mut children: Vec<(u32, u16, Prefix)> = Vec::new();
+        for (row, prefix) in chunk.nodes.iter().enumerate() {
+            let log_probs = chunk.scores.row(row);
+            let (nodes, codes) = trie.children(depth, prefix.node);
+            let alive = nodes.zip(codes).filter(|&(node, _)| filter.alive(trie, depth + 1, node));
+            let base = match self.norm {
+                ScoreNorm::Children => prefix.score - log_sum_exp(alive.clone().map(|(_, &c)| log_probs[c as usize])),
+                ScoreNorm::Full | ScoreNorm::Level => prefix.score,
+            };
+            for (node, &code) in alive {
+                let score = base + log_probs[code as usize];
+                if !score.is_finite() {
+                    return Err(not_finite(depth, code, score));
+                }
+                children.push((row as u32, code, Prefix { node, score }));
+            }
+        }
+        if depth + 1 == trie.levels() {
+            for (_, _, leaf) in children {
+                out[leaf.node as usize] = leaf.score;
+            }
+            return Ok(());
+        }
+        for part in children.chunks(CHUNK) {
+            let parents: Vec<u32> = part.iter().map(|child| child.0).collect();
+            let codes: Vec<u16> = part.iter().map(|child| child.1).collect();
+            let (state, scores) = self.model.step(&chunk.state, &parents, &codes, self.norm)?;
+            let nodes = part.iter().map(|child| child.2).collect();
+            self.descend(depth + 1, &Chunk { state, scores, nodes }, filter, out)?;
+        }
+        Ok(())
+    }
+}
+
+/// Prefixes that the model has seen together, and its scores for their next codes.
+struct Chunk<S> {
+    state: S,
+    scores: CodeScores,
+    nodes: Vec<Prefix>,
+}
+
+#[derive(Clone, Copy)]
+struct Prefix {
+    node: u32,
+    score: f32,
+}
+
+impl<M: NextCodeModel> ItemScorer for ExactScorer<'_, M> {
+    fn name(&self) -> &str {
+        "exact"
+    }
+
+    fn score_all(&self, history: &[ItemIndex]) -> Result<Vec<f32>> {
+        let tokens = crate::batches::history_tokens(self.catalog, self.model.vocab(), history, self.max_history);
+        let leaves = self.leaf_scores(&tokens, &LeafFilter::allow_all())?;
+        Ok((0..self.catalog.len() as ItemIndex).map(|item| leaves[self.catalog.leaf_of(item) as usize]).collect())
+    }
+}
+
+/// The 0-based rank of a target among scores of the whole catalog, ties counted against it.
+///
+/// # Shapes
+/// `scores`: [N]
+///
+/// # Panics
+/// If the target is not below N.
+pub fn rank_of(scores: &[f32], target: ItemIndex) -> u32 {
+    let own = scores[target as usize];
+    let ahead = (0u32..).zip(scores).filter(|&(item, &score)| item != target && score >= own).count();
+    ahead as u32
+}

@@ -1,0 +1,32 @@
+//! Models that write the semantic ID of the next item, and how they are trained and asked.
+//!
+//! The modules, in the order of the data: [`batches`] makes training samples of histories, [`models`] are the
+//! networks, [`training`] fits one and leaves a [`generator`] in a folder. To ask it, [`beam`] search writes codes
+//! along the catalog's trie through the traits of [`scoring`] and answers with a [`ranking`]; [`exact`] scores every
+//! item and is the beam search's oracle. [`bench`] measures both on inputs that other programs can be given.
+//!
+//! Absent on purpose: reading data (sidereal-data), making semantic IDs (sidereal-tokenizer), metrics over rankings
+//! (sidereal-core), printing, and device kernels.
+
+pub mod batches;
+
+pub mod models;
+
+pub mod training;
+
+pub mod generator;
+
+pub mod scoring;
+
+pub mod beam;
+pub mod exact;
+pub mod ranking;
+
+pub mod bench;
+
+pub use generator::Generator;
+pub use models::{GENERATORS, GeneratorConfig, Method, Status};
+pub use ranking::{Ranking, ScoredItem, ScoredLeaf};
+pub use scoring::{ItemScorer, NextCodeModel, ScoreNorm};
+pub use sidereal_nn::{Error, Result};
+pub use training::{TrainJob, TrainOutcome, TrainingConfig, train};

@@ -1,0 +1,189 @@
+//! T5's forward pass for training and for devices: candle tensors, every step differentiable.
+
+use std::cell::Cell;
+
+use candle_core::Tensor;
+use sidereal_nn::ops;
+
+use super::config::T5Config;
+use super::position::buckets;
+use super::weights::{Attention, FeedForwardBlock, Weights};
+use crate::Result;
+
+/// Dropout at T5's places, each use with a mask of its own that a seed decides.
+#[derive(Debug)]
+pub struct Dropout {
+    rate: f32,
+    seed: u64,
+    uses: Cell<u64>,
+}
+
+impl Dropout {
+    /// For one training step; another seed gives other masks.
+    pub fn new(rate: f32, seed: u64) -> Self {
+        Self { rate, seed, uses: Cell::new(0) }
+    }
+
+    /// For inference.
+    pub fn none() -> Self {
+        Self::new(0.0, 0)
+    }
+
+    fn next(&self) -> u64 {
+        let uses = self.uses.get() + 1;
+        self.uses.set(uses);
+        // Odd multiplier (the golden ratio in 64 bits): uses and seeds never meet in the same number.
+        self.seed.wrapping_add(uses.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        if self.rate == 0.0 { Ok(x.clone()) } else { Ok(ops::dropout(x, self.rate, self.next())?) }
+    }
+
+    /// `residual + dropout(x)`
+    fn add(&self, residual: &Tensor, x: &Tensor) -> Result<Tensor> {
+        if self.rate == 0.0 { Ok((residual + x)?) } else { Ok(ops::add_dropout(residual, x, self.rate, self.next())?) }
+    }
+
+    /// For ops that drop inside.
+    fn of_op(&self) -> Option<(f32, u64)> {
+        (self.rate > 0.0).then(|| (self.rate, self.next()))
+    }
+}
+
+/// Which tokens of padded histories are real.
+#[derive(Debug, Clone)]
+pub(super) struct Padding {
+    /// 0 at tokens, minus infinity at padding; `None` if nothing is padded: [B, T].
+    pub(super) key_mask: Option<Tensor>,
+}
+
+impl Padding {
+    /// From the number of tokens of each of `lengths`, padded at the right to `width`.
+    pub(super) fn new(lengths: &[u32], width: usize, like: &Tensor) -> Result<Self> {
+        if lengths.iter().all(|&len| len as usize == width) {
+            return Ok(Self { key_mask: None });
+        }
+        let row = |&len: &u32| (0..width).map(move |t| if t < len as usize { 0.0 } else { f32::NEG_INFINITY });
+        let mask: Vec<f32> = lengths.iter().flat_map(row).collect();
+        let mask = Tensor::from_vec(mask, (lengths.len(), width), like.device())?; // [B, T]
+        Ok(Self { key_mask: Some(mask) })
+    }
+}
+
+/// A forward pass over some weights.
+pub(super) struct Forward<'a> {
+    pub(super) config: &'a T5Config,
+    pub(super) weights: &'a Weights,
+    pub(super) dropout: &'a Dropout,
+}
+
+impl Forward<'_> {
+    /// Encoder states of padded histories.
+    ///
+    /// # Shapes
+    /// `ids`: u32 [B, T]; result: [B, T, D]
+    pub(super) fn encode(&self, ids: &Tensor, padding: &Padding) -> Result<Tensor> {
+        let t = ids.dim(1)?;
+        let bias = self.bias(&self.weights.encoder_bias, 0, t, t, true)?;
+        let mut x = self.dropout.apply(&ops::embedding(ids, &self.weights.embedding)?)?; // [B, T, D]
+        for block in &self.weights.encoder {
+            let n = self.norm(&x, &block.norm)?;
+            let attended = self.attend(&n, &n, &block.attention, Some(&bias), padding.key_mask.as_ref(), false)?;
+            x = self.dropout.add(&x, &attended)?;
+            x = self.feed_forward(&x, &block.ff)?;
+        }
+        self.dropout.apply(&self.norm(&x, &self.weights.encoder_norm)?)
+    }
+
+    /// Logits of every decoder position, all targets' tokens being given.
+    ///
+    /// # Shapes
+    /// `ids`: u32 [B, L]; `states`: [B, T, D]; result: [B * L, V]
+    pub(super) fn decode(&self, ids: &Tensor, states: &Tensor, padding: &Padding) -> Result<Tensor> {
+        let (b, l) = ids.dims2()?;
+        let bias = self.bias(&self.weights.decoder_bias, 0, l, l, false)?;
+        let mut x = self.dropout.apply(&ops::embedding(ids, &self.weights.embedding)?)?; // [B, L, D]
+        for block in &self.weights.decoder {
+            let n = self.norm(&x, &block.norm)?;
+            let attended = self.attend(&n, &n, &block.attention, Some(&bias), None, true)?;
+            x = self.dropout.add(&x, &attended)?;
+            let n = self.norm(&x, &block.cross_norm)?;
+            let attended = self.attend(&n, states, &block.cross, None, padding.key_mask.as_ref(), false)?;
+            x = self.dropout.add(&x, &attended)?;
+            x = self.feed_forward(&x, &block.ff)?;
+        }
+        let x = self.dropout.apply(&self.norm(&x, &self.weights.decoder_norm)?)?;
+        self.logits(&x.reshape((b * l, self.config.d_model))?)
+    }
+
+    /// The head over the whole vocabulary.
+    ///
+    /// # Shapes
+    /// `x`: [R, D]; result: [R, V]
+    pub(super) fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        let scale = self.config.output_scale();
+        let x = if scale == 1.0 { x.clone() } else { (x * scale)? };
+        match &self.weights.head {
+            Some(head) => Ok(ops::linear(&x, head)?),
+            None => Ok(ops::tied_head(&x, &self.weights.embedding)?),
+        }
+    }
+
+    pub(super) fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        Ok(ops::rms_norm(x, weight, self.config.layer_norm_epsilon)?)
+    }
+
+    /// `x + dropout(ff(norm(x)))`
+    pub(super) fn feed_forward(&self, x: &Tensor, ff: &FeedForwardBlock) -> Result<Tensor> {
+        let n = self.norm(x, &ff.norm)?;
+        let out = match &ff.gate {
+            None => ops::feed_forward_relu(&n, &ff.up, &ff.down, self.dropout.of_op())?,
+            Some(gate) => {
+                let inside = (ops::gelu_tanh(&ops::linear(&n, &ff.up)?)? * ops::linear(&n, gate)?)?; // [.., F]
+                ops::linear(&self.dropout.apply(&inside)?, &ff.down)?
+            }
+        };
+        self.dropout.add(x, &out)
+    }
+
+    fn attend(
+        &self,
+        x: &Tensor,
+        source: &Tensor,
+        attention: &Attention,
+        bias: Option<&Tensor>,
+        key_mask: Option<&Tensor>,
+        causal: bool,
+    ) -> Result<Tensor> {
+        let q = ops::linear(x, &attention.q)?; // [B, Tq, H * dk]
+        let kv = ops::linear(source, &attention.kv)?; // [B, Tk, 2 * H * dk]
+        let args = self.attention_args(key_mask, causal);
+        Ok(ops::linear(&ops::attention(&q, &kv, bias, &args)?, &attention.o)?)
+    }
+
+    /// T5 does not divide scores by sqrt(dk).
+    pub(super) fn attention_args(&self, key_mask: Option<&Tensor>, causal: bool) -> ops::Attention {
+        ops::Attention {
+            heads: self.config.num_heads,
+            scale: 1.0,
+            key_mask: key_mask.cloned(),
+            dropout: self.dropout.of_op(),
+            causal,
+        }
+    }
+
+    /// The additive bias of queries at `first` and after: [H, Tq, Tk].
+    pub(super) fn bias(
+        &self,
+        table: &Tensor,
+        first: usize,
+        queries: usize,
+        keys: usize,
+        bidirectional: bool,
+    ) -> Result<Tensor> {
+        let of_pair = buckets(self.config, first, queries, keys, bidirectional);
+        let of_pair = Tensor::from_vec(of_pair, (queries, keys), table.device())?;
+        Ok(ops::embedding(&of_pair, table)?.permute((2, 0, 1))?.contiguous()?)
+    }
+}

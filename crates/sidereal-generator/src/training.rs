@@ -1,0 +1,330 @@
+//! Training of a generator: from histories to weights, through a folder from which a killed run goes on.
+//!
+//! # What is in the work folder?
+//! A checkpoint (weights, moments, where the run stands), the weights of the best validation so far, and
+//! `metrics.jsonl`. The order of samples, the first weights and the dropout masks are functions of the seed and of the
+//! number of the epoch or step, so a run that goes on from a checkpoint does to the bit what it would have done.
+
+mod checkpoint;
+mod config;
+mod metrics_log;
+mod validation;
+
+use std::path::Path;
+use std::time::Instant;
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device};
+use sidereal_core::{Catalog, CodeVocab, Error as CoreError, Histories, Progress, Split};
+use sidereal_nn::optimizer::{AdamW, AdamWConfig};
+use sidereal_nn::rng::Rng;
+
+pub use config::{ScheduleKind, TrainingConfig};
+pub use metrics_log::{Event, METRICS_FILE, read_metrics};
+pub use validation::Validation;
+
+use crate::Result;
+use crate::batches::Samples;
+use crate::generator::{FORMAT_VERSION, Generator, GeneratorInfo};
+use crate::models::GeneratorConfig;
+use crate::models::t5::{Dropout, T5, T5Config};
+use checkpoint::{Best, Position, Store};
+use metrics_log::MetricsLog;
+use validation::Validator;
+
+/// What to train, on what, and where.
+#[derive(Clone, Copy)]
+pub struct TrainJob<'a> {
+    /// The recipe.
+    pub config: &'a GeneratorConfig,
+    /// All users' events.
+    pub histories: &'a Histories,
+    /// Which of them may be learned from, and the validation questions.
+    pub split: &'a Split,
+    /// The items and their semantic IDs.
+    pub catalog: &'a Catalog,
+    /// Decides first weights, order, masks and the validation sample.
+    pub seed: u64,
+    /// Where to compute.
+    pub device: &'a Device,
+    /// The run's folder; a run in it is continued.
+    pub work_dir: &'a Path,
+    /// Who watches.
+    pub progress: &'a dyn Progress,
+}
+
+/// Why a training ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// All steps of the recipe are done.
+    Finished,
+    /// Validation has not become better for `patience` times.
+    Patience,
+    /// The recipe's minutes are over.
+    Minutes,
+}
+
+/// A finished training.
+#[derive(Debug)]
+pub struct TrainOutcome {
+    /// The best weights by validation, or the last where nothing can be validated.
+    pub generator: Generator,
+    /// Steps done.
+    pub steps: u64,
+    /// The step of the generator's weights.
+    pub best_step: u64,
+    /// The validation of the generator's weights.
+    pub validation: Option<Validation>,
+    /// Why it ended.
+    pub stopped: Stopped,
+    /// Wall time of training, earlier parts of a continued run included.
+    pub seconds: f64,
+}
+
+/// Trains, or continues a training in the same work folder.
+///
+/// # Errors
+/// A recipe, data or work folder that cannot be trained with (each names its mend), a loss that is not a number, and
+/// whatever the device or the file system says. The work folder then holds the last checkpoint.
+pub fn train(job: &TrainJob<'_>) -> Result<TrainOutcome> {
+    job.config.check()?;
+    let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, job.catalog.codes_per_level());
+    let t5 = job.config.t5(&vocab)?;
+    let samples = Samples::new(job.histories, job.split, job.catalog, &vocab, job.config.max_history());
+    if samples.is_empty() {
+        let problem = "no user has two training events, so there is no next item to learn";
+        return Err(CoreError::input("split", problem, "give longer histories, or another split rule").into());
+    }
+    Run::open(job, &vocab, &samples, t5)?.to_end()
+}
+
+/// A training in progress.
+struct Run<'a> {
+    job: &'a TrainJob<'a>,
+    config: &'a TrainingConfig,
+    vocab: &'a CodeVocab,
+    samples: &'a Samples<'a>,
+    validator: Validator<'a>,
+    model: T5,
+    optimizer: AdamW,
+    store: Store,
+    log: MetricsLog,
+    position: Position,
+    steps_per_epoch: u64,
+    total_steps: u64,
+    started: Instant,
+}
+
+impl<'a> Run<'a> {
+    fn open(job: &'a TrainJob<'a>, vocab: &'a CodeVocab, samples: &'a Samples<'a>, t5: T5Config) -> Result<Self> {
+        let config = job.config.training();
+        let steps_per_epoch = samples.batches_per_epoch(config.batch_size) as u64;
+        let total_steps = steps_per_epoch.saturating_mul(config.max_epochs).min(config.max_steps.unwrap_or(u64::MAX));
+        let shape = (job.config.score_norm(), job.config.max_history());
+        let validator = Validator::new(job.histories, job.split, job.catalog, config, shape, job.seed);
+        let model = T5::new(t5, Rng::new(job.seed, "weights").next_u64(), job.device)?;
+        let adam = AdamWConfig { lr: config.learning_rate, weight_decay: config.weight_decay, ..Default::default() };
+        let mut optimizer = AdamW::new(model.params().vars().to_vec(), adam)?;
+        let store = Store::open(job, samples.len())?;
+        let position = store.resume(&model, &mut optimizer)?.unwrap_or_default();
+        let log = MetricsLog::open(job.work_dir, position.step)?;
+        let started = Instant::now();
+        Ok(Self {
+            job,
+            config,
+            vocab,
+            samples,
+            validator,
+            model,
+            optimizer,
+            store,
+            log,
+            position,
+            steps_per_epoch,
+            total_steps,
+            started,
+        })
+    }
+
+    fn to_end(mut self) -> Result<TrainOutcome> {
+        let progress = self.job.progress;
+        progress.start(&format!("train {}", self.job.config.method()), Some(self.total_steps), "steps");
+        progress.advance(self.position.step);
+        let stopped = self.steps()?;
+        self.checkpoint()?;
+        progress.finish();
+        self.outcome(stopped)
+    }
+
+    fn steps(&mut self) -> Result<Stopped> {
+        let mut epoch: Option<(u64, Vec<Vec<u32>>)> = None;
+        let mut since_log = Instant::now();
+        loop {
+            if let Some(stopped) = self.over() {
+                return Ok(stopped);
+            }
+            let number = self.position.step / self.steps_per_epoch;
+            let batches = match epoch.take().filter(|(of, _)| *of == number) {
+                Some((_, batches)) => batches,
+                None => self.samples.epoch(self.config.batch_size, self.job.seed, number),
+            };
+            self.step(&batches[(self.position.step % self.steps_per_epoch) as usize])?;
+            epoch = Some((number, batches));
+            let done = self.position.step;
+            self.job.progress.advance(1);
+            if done % self.config.log_every == 0 {
+                self.write_log_line(number + 1, since_log.elapsed().as_secs_f64())?;
+                since_log = Instant::now();
+            }
+            if self.validation_due() {
+                self.validate()?;
+                since_log = Instant::now();
+            }
+            if self.config.checkpoint_every > 0 && done % self.config.checkpoint_every == 0 {
+                self.checkpoint()?;
+            }
+        }
+    }
+
+    /// Whether the run has ended, and why.
+    fn over(&self) -> Option<Stopped> {
+        let patience = self.config.patience;
+        if patience > 0 && self.position.validations_without_gain >= patience {
+            return Some(Stopped::Patience);
+        }
+        if self.position.step >= self.total_steps {
+            return Some(Stopped::Finished);
+        }
+        self.out_of_time().then_some(Stopped::Minutes)
+    }
+
+    fn out_of_time(&self) -> bool {
+        self.config.max_minutes.is_some_and(|minutes| self.seconds() >= minutes * 60.0)
+    }
+
+    fn seconds(&self) -> f64 {
+        self.position.seconds_before + self.started.elapsed().as_secs_f64()
+    }
+
+    /// One step of the optimiser on one batch.
+    fn step(&mut self, numbers: &[u32]) -> Result<()> {
+        let step = self.position.step;
+        let batch = self.samples.batch(numbers);
+        let mask_seed = Rng::new(self.job.seed, &format!("dropout {step}")).next_u64();
+        let dropout = Dropout::new(self.model.config().dropout_rate, mask_seed);
+        let loss = self.model.loss(&batch, self.config.label_smoothing, &dropout)?;
+        let mut grads = loss.backward()?;
+        let value = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+        let norm = self.clip(&mut grads)?;
+        if !value.is_finite() || !norm.is_finite() {
+            let problem = format!("the loss is {value} and the gradient's length {norm}: the training diverged");
+            let mend = "lower learning_rate, lengthen warmup_steps, or set clip_norm, and train again from the start";
+            return Err(CoreError::input(format!("training step {}", step + 1), problem, mend).into());
+        }
+        let rate = self.learning_rate(step);
+        self.optimizer.step(&grads, rate)?;
+        self.position.step = step + 1;
+        let sums = &mut self.position.since_log;
+        sums.steps += 1;
+        sums.samples += numbers.len() as u64;
+        sums.loss += value;
+        sums.grad_norm += norm;
+        sums.learning_rate = rate;
+        Ok(())
+    }
+
+    fn clip(&self, grads: &mut GradStore) -> Result<f64> {
+        let longest = if self.config.clip_norm > 0.0 { self.config.clip_norm } else { f64::INFINITY };
+        Ok(sidereal_nn::clip_grad_norm(grads, self.model.params().vars(), longest)?)
+    }
+
+    fn learning_rate(&self, step: u64) -> f64 {
+        self.config.learning_rate * self.config.schedule().factor(step, self.total_steps)
+    }
+
+    fn write_log_line(&mut self, epoch: u64, wall_s: f64) -> Result<()> {
+        let sums = std::mem::take(&mut self.position.since_log);
+        let mean = |sum: f64| sum / sums.steps.max(1) as f64;
+        let loss = mean(sums.loss);
+        self.log.write(&Event::Train {
+            step: self.position.step,
+            epoch,
+            loss,
+            learning_rate: sums.learning_rate,
+            grad_norm: mean(sums.grad_norm),
+            samples_per_s: sums.samples as f64 / wall_s.max(1e-9),
+        })?;
+        self.job.progress.note(&self.note(Some(loss)));
+        Ok(())
+    }
+
+    fn note(&self, loss: Option<f64>) -> String {
+        let mut parts = Vec::new();
+        parts.extend(loss.map(|loss| format!("loss {loss:.3}")));
+        let best = self.position.best;
+        parts.extend(best.map(|best| format!("best recall@10 {:.4}", best.metrics.recall_at_10)));
+        parts.join(", ")
+    }
+
+    fn validation_due(&self) -> bool {
+        let every = if self.config.validate_every == 0 { self.steps_per_epoch } else { self.config.validate_every };
+        let step = self.position.step;
+        // The last weights are judged too, however the run ends.
+        !self.validator.is_empty()
+            && (step % every == 0 || step >= self.total_steps || self.out_of_time())
+            && self.position.validated_at != Some(step)
+    }
+
+    fn validate(&mut self) -> Result<()> {
+        let (began, step) = (Instant::now(), self.position.step);
+        let metrics = self.validator.run(&self.model.inference(self.vocab)?)?;
+        let best = self.position.best.is_none_or(|best| metrics.better_than(&best.metrics));
+        self.position.validated_at = Some(step);
+        if best {
+            self.model.save_weights(&self.store.best_weights(step))?;
+            self.position.best = Some(Best { step, metrics });
+            self.position.validations_without_gain = 0;
+        } else {
+            self.position.validations_without_gain += 1;
+        }
+        self.log.write(&Event::Validation { step, metrics, best, seconds: began.elapsed().as_secs_f64() })?;
+        self.job.progress.note(&self.note(None));
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        let position = Position { seconds_before: self.seconds(), ..self.position };
+        self.store.save(&self.model, &self.optimizer, &position)
+    }
+
+    fn outcome(self, stopped: Stopped) -> Result<TrainOutcome> {
+        let seconds = self.seconds();
+        let (model, best_step) = match self.position.best {
+            Some(best) => {
+                let path = self.store.best_weights(best.step);
+                (T5::load_weights(self.model.config().clone(), &path, self.job.device)?, best.step)
+            }
+            None => (self.model, self.position.step),
+        };
+        let info = GeneratorInfo {
+            format_version: FORMAT_VERSION,
+            method: self.job.config.method().to_owned(),
+            vocab: self.vocab.clone(),
+            catalog_version: self.job.catalog.version().to_owned(),
+            max_history: self.job.config.max_history(),
+            score_norm: self.job.config.score_norm(),
+            seed: self.job.seed,
+            parameters: model.parameter_count(),
+            step: best_step,
+            recipe: self.job.config.clone(),
+        };
+        Ok(TrainOutcome {
+            generator: Generator::new(info, model)?,
+            steps: self.position.step,
+            best_step,
+            validation: self.position.best.map(|best| best.metrics),
+            stopped,
+            seconds,
+        })
+    }
+}

@@ -1,0 +1,156 @@
+//! Where a run stands, on disk: what a killed run goes on from.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use sidereal_core::Error as CoreError;
+use sidereal_core::artifact::sha256_bytes;
+use sidereal_nn::checkpoint::{Checkpoint, load, path, save};
+use sidereal_nn::optimizer::AdamW;
+
+use super::TrainJob;
+use super::validation::Validation;
+use crate::Result;
+use crate::models::t5::T5;
+
+/// Everything that is neither a weight nor a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Position {
+    /// Steps done; the epoch and the place in it follow from it.
+    pub(super) step: u64,
+    /// The best validation so far.
+    pub(super) best: Option<Best>,
+    /// The step of the last validation.
+    pub(super) validated_at: Option<u64>,
+    /// Validations since the best.
+    pub(super) validations_without_gain: u64,
+    /// Sums since the last line of the log.
+    pub(super) since_log: Sums,
+    /// Wall time of the parts of this run before this process.
+    pub(super) seconds_before: f64,
+}
+
+/// The best validation so far.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Best {
+    pub(super) step: u64,
+    pub(super) metrics: Validation,
+}
+
+/// What the next line of the log is the mean of.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sums {
+    pub(super) steps: u64,
+    pub(super) samples: u64,
+    pub(super) loss: f64,
+    pub(super) grad_norm: f64,
+    pub(super) learning_rate: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Extra {
+    run: String,
+    position: Position,
+}
+
+/// The work folder of a run.
+#[derive(Debug)]
+pub(super) struct Store {
+    dir: PathBuf,
+    /// A digest of everything that decides what the run does.
+    run: String,
+}
+
+impl Store {
+    pub(super) fn open(job: &TrainJob<'_>, samples: usize) -> Result<Self> {
+        std::fs::create_dir_all(job.work_dir).map_err(|e| CoreError::io("create", job.work_dir, e))?;
+        let mut config = job.config.clone();
+        // How often a run is saved or told about, and how long it may take, decide nothing about its steps.
+        let training = config.training_mut();
+        (training.checkpoint_every, training.max_minutes) = (0, None);
+        let identity = serde_json::json!({
+            "config": config,
+            "seed": job.seed,
+            "catalog": job.catalog.version(),
+            "samples": samples,
+            "histories": histories_digest(job),
+        });
+        Ok(Self { dir: job.work_dir.to_path_buf(), run: sha256_bytes(identity.to_string().as_bytes()) })
+    }
+
+    /// Puts a saved run's weights and moments back; where it stood, or `None` in a new folder.
+    ///
+    /// # Errors
+    /// A damaged checkpoint, or one of another run.
+    pub(super) fn resume(&self, model: &T5, optimizer: &mut AdamW) -> Result<Option<Position>> {
+        let Some(checkpoint) = load(&self.dir)? else { return Ok(None) };
+        let file = path(&self.dir);
+        let extra: Extra = serde_json::from_value(checkpoint.extra).map_err(|e| {
+            let mend = "remove the file to start the training again from its beginning";
+            CoreError::artifact(&file, format!("its position: {e}"), mend)
+        })?;
+        if extra.run != self.run {
+            let problem = format!(
+                "{} is of another training: the recipe, seed, catalog or histories have changed since",
+                file.display()
+            );
+            let mend = "train into another folder, or remove this one to start again from the beginning";
+            return Err(CoreError::mismatch(problem, mend).into());
+        }
+        model.params().restore(&checkpoint.params)?;
+        optimizer.restore(&checkpoint.optimizer)?;
+        Ok(Some(extra.position))
+    }
+
+    /// Saves a run, and then removes best weights that it no longer needs.
+    pub(super) fn save(&self, model: &T5, optimizer: &AdamW, position: &Position) -> Result<()> {
+        let extra = Extra { run: self.run.clone(), position: *position };
+        let extra = serde_json::to_value(&extra)
+            .map_err(|e| CoreError::artifact(path(&self.dir), e.to_string(), "this is a defect: report it"))?;
+        let checkpoint = Checkpoint {
+            params: model.params().snapshot()?,
+            optimizer: optimizer.state()?,
+            step: position.step,
+            // Every generator is made anew from the seed and the number of the step or epoch.
+            rng: Default::default(),
+            extra,
+        };
+        save(&self.dir, &checkpoint)?;
+        self.remove_old_weights(position.best.map(|best| best.step))
+    }
+
+    /// The weights of a step's validation. They carry their step, because a run that is killed between validation and
+    /// checkpoint goes on from before it: the checkpoint's own best must still be there.
+    pub(super) fn best_weights(&self, step: u64) -> PathBuf {
+        self.dir.join(format!("best-{step}.safetensors"))
+    }
+
+    fn remove_old_weights(&self, keep: Option<u64>) -> Result<()> {
+        let entries = std::fs::read_dir(&self.dir).map_err(|e| CoreError::io("read", &self.dir, e))?;
+        for entry in entries {
+            let path = entry.map_err(|e| CoreError::io("read", &self.dir, e))?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let step = name.strip_prefix("best-").and_then(|rest| rest.strip_suffix(".safetensors"));
+            let Some(step) = step.and_then(|step| step.parse::<u64>().ok()) else { continue };
+            if Some(step) != keep {
+                std::fs::remove_file(&path).map_err(|e| CoreError::io("remove", &path, e))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn histories_digest(job: &TrainJob<'_>) -> String {
+    let histories = job.histories;
+    let mut bytes: Vec<u8> = Vec::with_capacity(histories.events() * 4 + histories.len() * 12);
+    bytes.extend(histories.items().iter().flat_map(|item| item.to_le_bytes()));
+    bytes.extend(histories.offsets().iter().flat_map(|offset| offset.to_le_bytes()));
+    bytes.extend(job.split.train_end.iter().flat_map(|end| end.to_le_bytes()));
+    bytes.extend(job.split.validation.iter().flat_map(|e| [e.user.to_le_bytes(), e.position.to_le_bytes()].concat()));
+    bytes.extend(histories.weights().unwrap_or(&[]).iter().flat_map(|weight| weight.to_le_bytes()));
+    sha256_bytes(&bytes)
+}

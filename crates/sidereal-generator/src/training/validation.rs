@@ -1,0 +1,94 @@
+//! Validation by constrained beam search on a sample of users: what the model is chosen by is what it is used for.
+
+use serde::{Deserialize, Serialize};
+use sidereal_core::{Catalog, Example, Histories, LeafFilter, Split};
+use sidereal_nn::rng::Rng;
+
+use super::config::TrainingConfig;
+use crate::Result;
+use crate::batches::history_tokens;
+use crate::beam::{BeamOptions, Request, beam_search};
+use crate::scoring::{NextCodeModel, ScoreNorm};
+
+/// Item-level figures over the validation sample, nothing filtered.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Validation {
+    /// Users asked.
+    pub users: usize,
+    /// Beam width.
+    pub beam: usize,
+    /// Share of users whose target is among the first ten items.
+    #[serde(rename = "recall@10")]
+    pub recall_at_10: f64,
+    /// Mean of 1 / log2(rank + 2) over users, 0 beyond the first ten (rank from 0).
+    #[serde(rename = "ndcg@10")]
+    pub ndcg_at_10: f64,
+}
+
+impl Validation {
+    /// By NDCG@10, then Recall@10.
+    pub(super) fn better_than(&self, other: &Self) -> bool {
+        (self.ndcg_at_10, self.recall_at_10) > (other.ndcg_at_10, other.recall_at_10)
+    }
+}
+
+/// The questions of all validations of a run.
+#[derive(Debug)]
+pub(super) struct Validator<'a> {
+    histories: &'a Histories,
+    catalog: &'a Catalog,
+    examples: Vec<Example>,
+    beam: usize,
+    norm: ScoreNorm,
+    max_history: usize,
+}
+
+impl<'a> Validator<'a> {
+    /// Draws the sample; in the order of the split, so that the draw alone depends on the seed.
+    pub(super) fn new(
+        histories: &'a Histories,
+        split: &Split,
+        catalog: &'a Catalog,
+        config: &TrainingConfig,
+        (norm, max_history): (ScoreNorm, usize),
+        seed: u64,
+    ) -> Self {
+        let mut examples = split.validation.clone();
+        if config.validate_users > 0 && config.validate_users < examples.len() {
+            Rng::new(seed, "validation users").shuffle(&mut examples);
+            examples.truncate(config.validate_users);
+            examples.sort_by_key(|example| (example.user, example.position));
+        }
+        Self { histories, catalog, examples, beam: config.validate_beam, norm, max_history }
+    }
+
+    /// Whether nobody can be asked.
+    pub(super) fn is_empty(&self) -> bool {
+        self.examples.is_empty()
+    }
+
+    /// Asks a model.
+    pub(super) fn run<M: NextCodeModel>(&self, model: &M) -> Result<Validation> {
+        let tokens: Vec<Vec<u32>> = self
+            .examples
+            .iter()
+            .map(|e| history_tokens(self.catalog, model.vocab(), e.history(self.histories), self.max_history))
+            .collect();
+        let filter = LeafFilter::allow_all();
+        let requests: Vec<Request<'_>> = tokens.iter().map(|history| Request { history, filter: &filter }).collect();
+        let options = BeamOptions { width: self.beam.max(10), norm: self.norm };
+        let rankings = beam_search(model, self.catalog, &requests, options)?;
+        let (mut hits, mut gain) = (0u64, 0.0);
+        for (ranking, example) in rankings.iter().zip(&self.examples) {
+            if let Some(rank) = ranking.rank_of(example.target(self.histories)).filter(|&rank| rank < 10) {
+                hits += 1;
+                gain += 1.0 / (f64::from(rank) + 2.0).log2();
+            }
+        }
+        let users = self.examples.len();
+        let mean = |sum: f64| sum / users.max(1) as f64;
+        let (recall_at_10, ndcg_at_10) = (mean(hits as f64), mean(gain));
+        Ok(Validation { users, beam: options.width, recall_at_10, ndcg_at_10 })
+    }
+}

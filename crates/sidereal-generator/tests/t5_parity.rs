@@ -1,0 +1,263 @@
+//! The T5 against Hugging Face's, on three small checkpoints: see `benches/peers/make_fixtures.py` for how the files
+//! in `fixtures` were made.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
+use sidereal_core::{Catalog, CodeVocab, CollisionPolicy, ItemId, LeafFilter, SemanticIds};
+use sidereal_generator::batches::Batch;
+use sidereal_generator::beam::{BeamOptions, Request, beam_search};
+use sidereal_generator::exact::ExactScorer;
+use sidereal_generator::models::t5::{Dropout, T5};
+use sidereal_generator::{NextCodeModel, Ranking, ScoreNorm};
+
+const VARIANTS: [&str; 3] = ["t5_relu_tied", "t5_gated_gelu", "t5_gated_gelu_noscale"];
+/// The fixtures' own advice: logits to 1e-4 absolute; the order of beams only where neighbours differ by more.
+const TOLERANCE: f32 = 1e-4;
+
+fn folder(variant: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(variant)
+}
+
+struct Fixture {
+    model: T5,
+    batch: Batch,
+    ids: Tensor,
+    io: HashMap<String, Tensor>,
+}
+
+fn fixture(variant: &str) -> Fixture {
+    let io = candle_core::safetensors::load(folder(variant).join("io.safetensors"), &Device::Cpu).unwrap();
+    let tokens = |name: &str| io[name].to_dtype(DType::U32).unwrap();
+    let (ids, mask) = (tokens("input_ids"), tokens("attention_mask"));
+    let (rows, width) = ids.dims2().unwrap();
+    let batch = Batch {
+        history: ids.flatten_all().unwrap().to_vec1().unwrap(),
+        lengths: mask.to_vec2::<u32>().unwrap().iter().map(|row| row.iter().sum()).collect(),
+        target: tokens("labels").flatten_all().unwrap().to_vec1().unwrap(),
+        rows,
+        width,
+        levels: io["labels"].dim(1).unwrap(),
+    };
+    Fixture { model: T5::load(&folder(variant), &Device::Cpu).unwrap(), batch, ids, io }
+}
+
+fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn encoder_states_logits_and_loss_equal_hugging_face() {
+    for variant in VARIANTS {
+        let f = fixture(variant);
+        let none = Dropout::none();
+        let states = f.model.encoder_states(&f.ids, &f.batch.lengths, &none).unwrap();
+        let (ours, theirs) = (flat(&states), flat(&f.io["encoder_last_hidden_state"]));
+        let d = f.model.config().d_model;
+        for (row, &length) in f.batch.lengths.iter().enumerate() {
+            let tokens = row * f.batch.width * d..(row * f.batch.width + length as usize) * d;
+            let difference = largest_difference(&ours[tokens.clone()], &theirs[tokens]);
+            assert!(difference < TOLERANCE, "{variant}, encoder states of row {row}: {difference}");
+        }
+        let logits = f.model.logits(&f.batch, &none).unwrap();
+        let difference = largest_difference(&flat(&logits), &flat(&f.io["logits"]));
+        assert!(difference < TOLERANCE, "{variant}, logits: {difference}");
+        let loss: f32 = f.model.loss(&f.batch, 0.0, &none).unwrap().to_scalar().unwrap();
+        assert!((loss - flat(&f.io["loss"])[0]).abs() < TOLERANCE, "{variant}, loss: {loss}");
+    }
+}
+
+#[test]
+fn every_gradient_equals_hugging_face() {
+    for variant in VARIANTS {
+        let f = fixture(variant);
+        let grads = f.model.loss(&f.batch, 0.0, &Dropout::none()).unwrap().backward().unwrap();
+        let ours: BTreeMap<String, Tensor> = f.model.hugging_face_gradients(&grads).unwrap().into_iter().collect();
+        let theirs = candle_core::safetensors::load(folder(variant).join("grads.safetensors"), &Device::Cpu).unwrap();
+        let names: BTreeMap<&String, ()> = theirs.keys().map(|name| (name, ())).collect();
+        assert!(ours.keys().eq(names.keys().copied()), "{variant}: the names of the gradients differ");
+        for (name, expected) in &theirs {
+            assert_eq!(ours[name].dims(), expected.dims(), "{variant}, {name}");
+            let (ours, expected) = (flat(&ours[name]), flat(expected));
+            let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            let difference = largest_difference(&ours, &expected);
+            assert!(difference <= 1e-6 + 1e-4 * largest, "{variant}, {name}: {difference} of {largest}");
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Beams {
+    catalog: Vec<Vec<u16>>,
+    base: u32,
+    levels: usize,
+    codes_per_level: u32,
+    num_beams: usize,
+    sequences: Vec<Vec<Vec<u16>>>,
+    scores: Vec<Vec<f32>>,
+    exhaustive_top10: Vec<Vec<Vec<u16>>>,
+    exhaustive_scores: Vec<Vec<f32>>,
+}
+
+impl Beams {
+    fn read(variant: &str) -> Self {
+        serde_json::from_slice(&std::fs::read(folder(variant).join("beams.json")).unwrap()).unwrap()
+    }
+
+    fn catalog(&self) -> (Catalog, CodeVocab) {
+        let ids: Vec<ItemId> = (0..self.catalog.len()).map(|i| ItemId::from(format!("item {i}"))).collect();
+        let sids = SemanticIds::new(self.levels, self.catalog.concat()).unwrap();
+        let codes = vec![self.codes_per_level; self.levels];
+        let catalog = Catalog::build(&ids, &sids, &codes, CollisionPolicy::Postings, None).unwrap();
+        (catalog, CodeVocab::new(self.base, &codes))
+    }
+}
+
+fn histories(batch: &Batch) -> Vec<&[u32]> {
+    let rows = batch.history.chunks_exact(batch.width).zip(&batch.lengths);
+    rows.map(|(row, &length)| &row[..length as usize]).collect()
+}
+
+fn assert_same_ranking(place: &str, ranking: &Ranking, catalog: &Catalog, sequences: &[Vec<u16>], scores: &[f32]) {
+    for (rank, (sequence, score)) in sequences.iter().zip(scores).enumerate() {
+        let ours = ranking.leaves[rank];
+        // A score is the sum of a log-probability a code, each with the tolerance of its logits.
+        let tolerance = TOLERANCE * sequence.len() as f32;
+        assert!((ours.score - score).abs() < tolerance, "{place}, rank {rank}: {} and {score}", ours.score);
+        let apart = |other: Option<&f32>| other.is_none_or(|other| (other - score).abs() > TOLERANCE);
+        if apart(scores.get(rank + 1)) && apart(rank.checked_sub(1).and_then(|before| scores.get(before))) {
+            assert_eq!(&catalog.trie().semantic_id(ours.leaf), sequence, "{place}, rank {rank}");
+        }
+    }
+}
+
+#[test]
+fn constrained_beams_equal_hugging_face_generate_on_every_path() {
+    for variant in VARIANTS {
+        let (f, beams) = (fixture(variant), Beams::read(variant));
+        let (catalog, vocab) = beams.catalog();
+        let filter = LeafFilter::allow_all();
+        let requests: Vec<Request<'_>> =
+            histories(&f.batch).into_iter().map(|history| Request { history, filter: &filter }).collect();
+        let options = BeamOptions { width: beams.num_beams, norm: ScoreNorm::Full };
+        for inference in [f.model.inference(&vocab).unwrap(), f.model.device_inference(&vocab).unwrap()] {
+            let rankings = beam_search(&inference, &catalog, &requests, options).unwrap();
+            for (user, ranking) in rankings.iter().enumerate() {
+                assert_eq!(ranking.leaves.len(), beams.num_beams);
+                let place = format!("{variant}, user {user}");
+                assert_same_ranking(&place, ranking, &catalog, &beams.sequences[user], &beams.scores[user]);
+            }
+        }
+    }
+}
+
+#[test]
+fn exact_ranking_equals_the_exhaustive_one() {
+    for variant in VARIANTS {
+        let (f, beams) = (fixture(variant), Beams::read(variant));
+        let (catalog, vocab) = beams.catalog();
+        let inference = f.model.inference(&vocab).unwrap();
+        let scorer = ExactScorer::new(&inference, &catalog, ScoreNorm::Full, 100).unwrap();
+        for (user, history) in histories(&f.batch).into_iter().enumerate() {
+            let ranking = scorer.ranking(history, &LeafFilter::allow_all()).unwrap();
+            assert_eq!(ranking.items.len(), catalog.len());
+            let (sequences, scores) = (&beams.exhaustive_top10[user], &beams.exhaustive_scores[user]);
+            assert_same_ranking(&format!("{variant}, user {user}"), &ranking, &catalog, sequences, scores);
+        }
+    }
+}
+
+#[test]
+fn a_request_is_scored_alike_alone_and_in_company_of_other_lengths() {
+    let (f, beams) = (fixture("t5_relu_tied"), Beams::read("t5_relu_tied"));
+    let (_, vocab) = beams.catalog();
+    for inference in [f.model.inference(&vocab).unwrap(), f.model.device_inference(&vocab).unwrap()] {
+        let histories = histories(&f.batch);
+        let (_, together) = inference.begin(&histories, ScoreNorm::Level).unwrap();
+        for (row, history) in histories.iter().enumerate() {
+            let (_, alone) = inference.begin(&[history], ScoreNorm::Level).unwrap();
+            assert!(largest_difference(alone.row(0), together.row(row)) < 1e-5);
+        }
+        let (_, empty) = inference.begin(&[histories[0], &[]], ScoreNorm::Level).unwrap();
+        assert!(empty.row(1).iter().all(|score| score.is_finite()));
+    }
+}
+
+#[test]
+fn paths_agree_on_scores_of_prefixes_under_every_norm() {
+    let (f, beams) = (fixture("t5_gated_gelu"), Beams::read("t5_gated_gelu"));
+    let (_, vocab) = beams.catalog();
+    let (cpu, device) = (f.model.inference(&vocab).unwrap(), f.model.device_inference(&vocab).unwrap());
+    let histories = histories(&f.batch);
+    for norm in [ScoreNorm::Full, ScoreNorm::Level] {
+        let (a, b) = (cpu.begin(&histories, norm).unwrap(), device.begin(&histories, norm).unwrap());
+        let (parents, codes) = ([0, 0, 1, 2, 2, 2], [3, 5, 0, 15, 7, 7]);
+        let (a, _) = cpu.step(&a.0, &parents, &codes, norm).unwrap();
+        let (b, _) = device.step(&b.0, &parents, &codes, norm).unwrap();
+        let (parents, codes) = ([1, 0, 2, 5, 3], [1, 2, 3, 4, 5]);
+        let (_, a) = cpu.step(&a, &parents, &codes, norm).unwrap();
+        let (_, b) = device.step(&b, &parents, &codes, norm).unwrap();
+        for row in 0..5 {
+            let difference = largest_difference(a.row(row), b.row(row));
+            assert!(difference < 2e-5, "{norm:?}, row {row}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn saving_writes_the_same_tensors_that_were_loaded() {
+    for variant in VARIANTS {
+        let dir = tempfile::tempdir().unwrap();
+        fixture(variant).model.save(dir.path()).unwrap();
+        let read = |dir: &std::path::Path| {
+            candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap()
+        };
+        let (ours, theirs) = (read(dir.path()), read(&folder(variant)));
+        assert_eq!(ours.len(), theirs.len());
+        for (name, expected) in &theirs {
+            assert_eq!(ours[name].dims(), expected.dims(), "{variant}, {name}");
+            assert_eq!(flat(&ours[name]), flat(expected), "{variant}, {name}");
+        }
+        T5::load(dir.path(), &Device::Cpu).unwrap();
+    }
+}
+
+fn copy_with(change: impl FnOnce(&mut HashMap<String, Tensor>)) -> tempfile::TempDir {
+    let (dir, from) = (tempfile::tempdir().unwrap(), folder("t5_relu_tied"));
+    std::fs::copy(from.join("config.json"), dir.path().join("config.json")).unwrap();
+    let mut tensors = candle_core::safetensors::load(from.join("model.safetensors"), &Device::Cpu).unwrap();
+    change(&mut tensors);
+    candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
+    dir
+}
+
+fn load_error(dir: &tempfile::TempDir) -> String {
+    T5::load(dir.path(), &Device::Cpu).unwrap_err().to_string()
+}
+
+#[test]
+fn a_tensor_that_is_missing_unexpected_misshapen_or_not_finite_is_named() {
+    let name = "decoder.block.1.layer.1.EncDecAttention.k.weight";
+    let error = load_error(&copy_with(|tensors| drop(tensors.remove(name))));
+    assert!(error.contains(name), "{error}");
+    let extra = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
+    let error = load_error(&copy_with(|tensors| drop(tensors.insert("adapter.weight".into(), extra))));
+    assert!(error.contains("adapter.weight"), "{error}");
+    let small = Tensor::zeros((4, 32), DType::F32, &Device::Cpu).unwrap();
+    let error = load_error(&copy_with(|tensors| drop(tensors.insert(name.into(), small))));
+    assert!(error.contains(name) && error.contains("[4, 32]") && error.contains("[32, 32]"), "{error}");
+    let half = Tensor::zeros((32, 32), DType::F16, &Device::Cpu).unwrap();
+    let error = load_error(&copy_with(|tensors| drop(tensors.insert(name.into(), half))));
+    assert!(error.contains(name) && error.contains("F16"), "{error}");
+    let nan = Tensor::full(f32::NAN, (32, 32), &Device::Cpu).unwrap();
+    let error = load_error(&copy_with(|tensors| drop(tensors.insert(name.into(), nan))));
+    assert!(error.contains(name) && error.contains("NaN"), "{error}");
+}
