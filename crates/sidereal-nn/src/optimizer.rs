@@ -119,6 +119,41 @@ impl AdamW {
         Ok(())
     }
 
+    /// Sets the moments of some rows of a parameter to 0: for codewords that were moved by hand.
+    ///
+    /// # Errors
+    /// A name that is not a parameter's, and rows that it does not have.
+    ///
+    /// # Shapes
+    /// The parameter is [R, ...]; `rows` are below R.
+    pub fn forget_rows(&mut self, name: &str, rows: &[usize]) -> Result<()> {
+        let refuse = |problem: String| sidereal_core::Error::input("optimizer", problem, "this is a defect: report it");
+        let Some(at) = self.vars.iter().position(|(n, _)| n == name) else {
+            return Err(refuse(format!("there is no parameter {name:?}")).into());
+        };
+        let var = &self.vars[at].1;
+        let count = var.dims().first().copied().unwrap_or(0);
+        if let Some(row) = rows.iter().find(|&&row| row >= count) {
+            return Err(refuse(format!("parameter {name:?} has {count} rows, not a row {row}")).into());
+        }
+        let width = var.elem_count() / count.max(1);
+        let clear = |values: &mut [f32]| rows.iter().for_each(|&row| values[row * width..(row + 1) * width].fill(0.0));
+        match &mut self.moments[at] {
+            Moments::Cpu { mean, square } => {
+                clear(mean);
+                clear(square);
+            }
+            Moments::Device { mean, square } => {
+                for moment in [mean, square] {
+                    let mut values = moment.flatten_all()?.to_vec1::<f32>()?;
+                    clear(&mut values);
+                    *moment = Tensor::from_vec(values, var.dims(), var.device())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// A copy of the state, on the host.
     ///
     /// # Errors
@@ -268,6 +303,23 @@ mod tests {
 
     fn values(vars: &[(String, Var)]) -> Vec<f32> {
         vars.iter().flat_map(|(_, v)| v.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+    }
+
+    #[test]
+    fn forgotten_rows_start_again_and_the_others_go_on() {
+        let vars = vars();
+        let mut optimizer = AdamW::new(vars.clone(), AdamWConfig::default()).unwrap();
+        optimizer.step(&grads(&vars, 0), 0.01).unwrap();
+        let before = optimizer.state().unwrap();
+        optimizer.forget_rows("a", &[1]).unwrap();
+        let after = optimizer.state().unwrap();
+        for (before, after) in [(&before.mean, &after.mean), (&before.square, &after.square)] {
+            assert_eq!(after[0].values[..2], before[0].values[..2]);
+            assert_eq!(after[0].values[2..], [0.0, 0.0]);
+            assert_eq!(after[1], before[1]);
+        }
+        assert!(optimizer.forget_rows("a", &[2]).unwrap_err().to_string().contains("row 2"));
+        assert!(optimizer.forget_rows("c", &[0]).unwrap_err().to_string().contains("\"c\""));
     }
 
     #[test]
