@@ -1,0 +1,38 @@
+//! Vectors to semantic IDs.
+//!
+//! Item embeddings [N, D] go through a recorded [`pre_step`] and a quantizer ([`quantizers`]: one file a method, behind one
+//! list) and come out as semantic IDs [N, L]. An [`ItemTokenizer`] is both together: [`ItemTokenizer::train`] fits it,
+//! [`ItemTokenizer::encode`] replays it on any items to come, [`report`] says how good the codes are, for imported
+//! catalogs too. Underneath lie an exact nearest-codeword search, k-means and a stack of residual codebooks.
+//!
+//! Absent on purpose: reading of tables (`sidereal-embed`, `sidereal-data`), the manifest of a stage (the facade writes
+//! it), what happens to items that share a semantic ID (the catalog of `sidereal-core`), and text tokenizers.
+
+pub mod codes;
+pub mod pre_step;
+
+mod product;
+
+mod nearest;
+
+mod seeding;
+
+mod kmeans;
+
+mod residual;
+
+mod mlp;
+
+pub mod arrays;
+
+pub mod quantizers;
+
+mod encode;
+
+mod tokenizer;
+
+pub mod report;
+
+pub use quantizers::{Method, TOKENIZERS, TokenizerConfig, Training};
+pub use sidereal_nn::{Error, Result};
+pub use tokenizer::{ARRAYS_FILE, DESCRIPTION_FILE, Description, ItemTokenizer};

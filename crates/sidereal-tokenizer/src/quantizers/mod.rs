@@ -1,0 +1,246 @@
+//! The methods that turn vectors into codes: one file each, and one line each in the list below.
+//!
+//! To add a method: write its file with a configuration that implements [`MethodConfig`] and [`MethodKind`] and a
+//! [`Quantizer`]; declare the module; add a line to `methods!`. The conformance test walks [`TOKENIZERS`].
+
+use std::path::Path;
+
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+
+use sidereal_core::{Embeddings, Progress, SemanticIds};
+
+use crate::Result;
+use crate::arrays::{ArraySet, NamedArray};
+use crate::pre_step::PreStep;
+
+pub mod rq_kmeans;
+pub mod rq_vae;
+
+/// Writes the list of methods and everything that has one arm a method.
+macro_rules! methods {
+    ($($(#[$doc:meta])* $variant:ident($config:ty) = $name:literal,)*) => {
+        /// Every method there is.
+        pub const TOKENIZERS: &[Method] = &[$(Method {
+            name: $name,
+            paper: <$config as MethodKind>::PAPER,
+            status: <$config as MethodKind>::STATUS,
+            defaults: |codes| TokenizerConfig::$variant(<$config as MethodKind>::with_codes(codes)),
+        },)*];
+
+        /// A method and its settings; in a recipe the table `[tokenizer.NAME]`.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        pub enum TokenizerConfig {
+            $($(#[$doc])* #[serde(rename = $name)] $variant($config),)*
+        }
+
+        impl TokenizerConfig {
+            /// The method's name.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $name,)* }
+            }
+
+            pub(crate) fn method(&self) -> &dyn MethodConfig {
+                match self { $(Self::$variant(config) => config,)* }
+            }
+        }
+    };
+}
+
+methods! {
+    /// k-means on residuals, level by level.
+    RqKmeans(rq_kmeans::RqKmeansConfig) = "rq-kmeans",
+    /// A residual-quantized autoencoder.
+    RqVae(rq_vae::RqVaeConfig) = "rq-vae",
+}
+
+impl TokenizerConfig {
+    /// A method's defaults for these numbers of codes.
+    ///
+    /// # Errors
+    /// A name that is not in [`TOKENIZERS`]; sizes that [`crate::codes::check_codes`] refuses.
+    pub fn with_defaults(name: &str, codes: Vec<u32>) -> Result<Self> {
+        let Some(method) = TOKENIZERS.iter().find(|m| m.name == name) else {
+            let names: Vec<&str> = TOKENIZERS.iter().map(|m| m.name).collect();
+            let mend = format!("use one of: {}", names.join(", "));
+            let problem = format!("there is no method {name:?}");
+            return Err(sidereal_core::Error::config("tokenizer method", problem, mend).into());
+        };
+        let config = (method.defaults)(codes);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// Names the first key whose value is impossible.
+    pub fn check(&self) -> Result<()> {
+        crate::codes::check_codes(self.codes())?;
+        self.method().check()
+    }
+
+    /// K of every level, [L].
+    pub fn codes(&self) -> &[u32] {
+        self.method().codes()
+    }
+
+    /// What is done to embeddings first.
+    pub fn pre_step(&self) -> PreStep {
+        self.method().pre_step()
+    }
+}
+
+/// A line of the list of methods.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Method {
+    /// Its name on the command line and in recipes.
+    pub name: &'static str,
+    /// Where it comes from.
+    pub paper: &'static str,
+    /// How settled it is.
+    pub status: Status,
+    #[serde(skip)]
+    defaults: fn(Vec<u32>) -> TokenizerConfig,
+}
+
+/// How settled a method is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// Checked against a reference; its files stay readable.
+    Stable,
+    /// May change or go.
+    Experimental,
+}
+
+/// What a training run is given besides data and settings.
+pub struct Training<'a> {
+    /// Same seed, same bytes.
+    pub seed: u64,
+    /// Where nets are trained. k-means always runs on the CPU.
+    pub device: Device,
+    /// Who watches.
+    pub progress: &'a dyn Progress,
+    /// A folder for checkpoints: a killed run that finds them there continues, bit for bit. Empty it to start anew.
+    pub work: Option<&'a Path>,
+}
+
+impl<'a> Training<'a> {
+    /// Training on the CPU, without checkpoints.
+    pub fn new(seed: u64, progress: &'a dyn Progress) -> Self {
+        Self { seed, device: Device::Cpu, progress, work: None }
+    }
+}
+
+/// What training gives.
+pub struct Trained {
+    /// Ready to encode.
+    pub quantizer: Box<dyn Quantizer>,
+    /// What is worth knowing about the run, for `tokenizer.json`.
+    pub record: serde_json::Value,
+}
+
+/// The settings of one method.
+pub trait MethodConfig {
+    /// K of every level, [L].
+    fn codes(&self) -> &[u32];
+
+    /// What is done to embeddings first.
+    fn pre_step(&self) -> PreStep;
+
+    /// Checks the settings beyond the numbers of codes.
+    ///
+    /// # Errors
+    /// Names the key.
+    fn check(&self) -> Result<()>;
+
+    /// Fits a quantizer to rows that went through the pre-step.
+    ///
+    /// # Errors
+    /// Training that diverges, a device that fails, checkpoints that cannot be read or written.
+    ///
+    /// # Shapes
+    /// `rows`: [N, D]
+    fn train(&self, rows: &Embeddings, training: &Training<'_>) -> Result<Trained>;
+
+    /// Builds the quantizer of these settings for inputs of `width` from its arrays.
+    ///
+    /// # Errors
+    /// Names the array that is missing or does not fit.
+    fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>>;
+}
+
+/// What a method says about itself.
+pub trait MethodKind: MethodConfig + Sized {
+    /// Where it comes from.
+    const PAPER: &'static str;
+    /// How settled it is.
+    const STATUS: Status;
+
+    /// Defaults for these numbers of codes.
+    fn with_codes(codes: Vec<u32>) -> Self;
+}
+
+/// Turns vectors into codes and codes back into vectors.
+///
+/// Legend: N items, M rows of a block, D input width, d latent width, L levels, K codes of a level.
+pub trait Quantizer: std::fmt::Debug + Send + Sync {
+    /// D, the width of its inputs.
+    fn width(&self) -> usize;
+
+    /// K of every level, [L].
+    fn codes_per_level(&self) -> &[u32];
+
+    /// L.
+    fn levels(&self) -> usize {
+        self.codes_per_level().len()
+    }
+
+    /// Encodes a block on the calling thread. A row's codes must not depend on the other rows.
+    ///
+    /// # Shapes
+    /// `rows`: [M, D]; `codes`: [M, L]
+    fn encode_rows(&self, rows: &[f32], scratch: &mut Scratch, codes: &mut [u16]);
+
+    /// Vectors from codes, in the space of the inputs after the pre-step.
+    ///
+    /// # Errors
+    /// Another number of levels, or codes that the codebooks do not have.
+    ///
+    /// # Shapes
+    /// [N, L] to [N, D]
+    fn reconstruct(&self, ids: &SemanticIds) -> Result<Embeddings>;
+
+    /// The vectors that codewords are compared with at level 0: the inputs themselves, or what an encoder makes of them.
+    ///
+    /// # Errors
+    /// A width that is not [`Quantizer::width`].
+    ///
+    /// # Shapes
+    /// [N, D] to [N, d]
+    fn latents(&self, rows: &Embeddings) -> Result<Embeddings>;
+
+    /// The length of what is left after each level, summed in squares over the items: entry 0 is that of the latents.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    ///
+    /// # Shapes
+    /// [N, D] and [N, L] to [L + 1]
+    fn residual_energy(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Vec<f64>>;
+
+    /// The codewords of a level, [K, d].
+    fn codebook(&self, level: usize) -> &[f32];
+
+    /// Everything that [`MethodConfig::load`] needs, under stable names.
+    fn arrays(&self) -> Vec<NamedArray>;
+}
+
+/// Buffers that a thread keeps from block to block.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub(crate) residuals: Vec<f32>,
+    pub(crate) scores: Vec<f32>,
+    pub(crate) hidden: [Vec<f32>; 2],
+}

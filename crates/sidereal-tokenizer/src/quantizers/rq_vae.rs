@@ -1,0 +1,244 @@
+//! RQ-VAE: an autoencoder whose latent is quantized residual by residual.
+//!
+//! *Paper*: Lee et al., arXiv 2203.01941, sections 3.1 and 3.2; as an item tokenizer TIGER, arXiv 2305.05065, section 3.1.
+//! *Differs from the papers*: the residual passed on is r - sg(e), so every level's commitment reaches the encoder and
+//! every codebook sees its own level's loss only (LC-Rec subtracts the straight-through value instead); codebooks start
+//! from k-means; codes that an epoch never used restart at residuals; the net of the lowest collision rate is kept.
+//! *Checked against*: `tests/fixtures/rqvae` (codes, latents, losses, gradients), written by
+//! `benches/peers/make_fixtures.py`.
+//!
+//! # Shapes
+//! Embeddings [N, D] to latents [N, d] by the encoder; L codebooks [K_l, d]; semantic IDs [N, L]; their sums [N, d] back to
+//! [N, D] by the decoder.
+
+use serde::{Deserialize, Serialize};
+
+use sidereal_core::{Embeddings, Error, SemanticIds};
+use sidereal_nn::schedule::Schedule;
+
+use super::{MethodConfig, MethodKind, Quantizer, Scratch, Status, Trained, Training};
+use crate::Result;
+use crate::arrays::{ArraySet, NamedArray};
+use crate::encode::{BLOCK, check_width};
+use crate::mlp::Mlp;
+use crate::pre_step::PreStep;
+use crate::residual::ResidualCodebooks;
+
+mod model;
+mod training;
+
+/// Settings of RQ-VAE.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RqVaeConfig {
+    /// K of every level. Default: three levels of 256 (TIGER, section 4.2).
+    pub codes: Vec<u32>,
+    /// What is done to embeddings first. Default: standardise, without which codes collapse on many embeddings.
+    pub pre_step: PreStep,
+    /// Widths between D and d; the decoder mirrors them. Default: 512, 256, 128 (TIGER, section 4.2).
+    pub hidden: Vec<usize>,
+    /// d. Default: 32 (TIGER, section 4.2).
+    pub latent: usize,
+    /// How squared differences become one number.
+    pub reduction: Reduction,
+    /// Weight of the commitment beside the codebook loss. Default: 0.25 (TIGER, section 4.2).
+    pub commitment: f64,
+    /// Weight of the quantization loss beside the reconstruction.
+    pub quantization_weight: f64,
+    /// AdamW's base rate.
+    pub learning_rate: f64,
+    /// AdamW's decay.
+    pub weight_decay: f64,
+    /// How the rate changes over the steps.
+    pub schedule: Schedule,
+    /// Largest norm of a step's gradient.
+    pub clip_norm: f64,
+    /// Items of a step.
+    pub batch: usize,
+    /// Most passes over the items.
+    pub epochs: usize,
+    /// Epochs between evaluations: all items are encoded, and the best net so far is kept.
+    pub evaluate_every: usize,
+    /// Ends after this many evaluations without a gain; 0 never ends early.
+    pub patience: usize,
+    /// Moves codes that an epoch never used to residuals of random items.
+    pub restart_dead_codes: bool,
+}
+
+/// How squared differences become one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reduction {
+    /// Means over batch, dimensions and levels (LC-Rec, LETTER).
+    #[default]
+    Mean,
+    /// Sums over dimensions and levels, mean over the batch (TIGER-like).
+    Sum,
+}
+
+impl Default for RqVaeConfig {
+    fn default() -> Self {
+        Self {
+            codes: vec![256; 3],
+            pre_step: PreStep::Standardise,
+            hidden: vec![512, 256, 128],
+            latent: 32,
+            reduction: Reduction::Mean,
+            commitment: 0.25,
+            quantization_weight: 1.0,
+            learning_rate: 1e-3,
+            weight_decay: 1e-4,
+            schedule: Schedule::Constant { warmup_steps: 0 },
+            clip_norm: 1.0,
+            batch: 1024,
+            epochs: 200,
+            evaluate_every: 10,
+            patience: 10,
+            restart_dead_codes: true,
+        }
+    }
+}
+
+impl MethodKind for RqVaeConfig {
+    const PAPER: &'static str = "RQ-VAE, arXiv 2203.01941; TIGER, arXiv 2305.05065, section 3.1";
+    const STATUS: Status = Status::Stable;
+
+    fn with_codes(codes: Vec<u32>) -> Self {
+        Self { codes, ..Self::default() }
+    }
+}
+
+/// Widest layer and largest batch that a configuration may ask for.
+const MAX_SIZE: usize = 1 << 20;
+
+impl RqVaeConfig {
+    /// D, hidden widths, d.
+    fn widths(&self, width: usize) -> Vec<usize> {
+        [width].into_iter().chain(self.hidden.iter().copied()).chain([self.latent]).collect()
+    }
+}
+
+impl MethodConfig for RqVaeConfig {
+    fn codes(&self) -> &[u32] {
+        &self.codes
+    }
+
+    fn pre_step(&self) -> PreStep {
+        self.pre_step
+    }
+
+    fn check(&self) -> Result<()> {
+        let refuse = |key: &str, problem: String, mend: &str| -> Result<()> {
+            Err(Error::config(format!("rq-vae.{key}"), problem, mend).into())
+        };
+        let size = 1..=MAX_SIZE;
+        if self.hidden.len() > 64 || self.hidden.iter().any(|w| !size.contains(w)) {
+            return refuse("hidden", format!("{:?} is no list of widths", self.hidden), "for example [512, 256, 128]");
+        }
+        for (key, value) in [
+            ("latent", self.latent),
+            ("batch", self.batch),
+            ("epochs", self.epochs),
+            ("evaluate_every", self.evaluate_every),
+        ] {
+            if !size.contains(&value) {
+                return refuse(key, format!("{value} is not between 1 and {MAX_SIZE}"), "give a number in that range");
+            }
+        }
+        for (key, value) in [
+            ("commitment", self.commitment),
+            ("quantization_weight", self.quantization_weight),
+            ("learning_rate", self.learning_rate),
+            ("weight_decay", self.weight_decay),
+            ("clip_norm", self.clip_norm),
+        ] {
+            let zero_allowed = matches!(key, "commitment" | "weight_decay");
+            if !value.is_finite() || value < 0.0 || (value == 0.0 && !zero_allowed) {
+                return refuse(key, format!("{value} is not a positive number"), "leave the key out for its default");
+            }
+        }
+        Ok(())
+    }
+
+    fn train(&self, rows: &Embeddings, training: &Training<'_>) -> Result<Trained> {
+        training::train(self, rows, training)
+    }
+
+    fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
+        Ok(Box::new(RqVae::take(self, width, arrays)?))
+    }
+}
+
+/// A fitted encoder, decoder and stack of codebooks.
+#[derive(Debug, Clone)]
+pub struct RqVae {
+    encoder: Mlp,
+    decoder: Mlp,
+    codebooks: ResidualCodebooks,
+}
+
+impl RqVae {
+    fn take(config: &RqVaeConfig, width: usize, arrays: &mut ArraySet) -> Result<Self> {
+        let mut widths = config.widths(width);
+        let encoder = Mlp::load("enc", &widths, arrays)?;
+        widths.reverse();
+        let decoder = Mlp::load("dec", &widths, arrays)?;
+        let codebooks = ResidualCodebooks::load(config.latent, &config.codes, false, arrays)?;
+        Ok(Self { encoder, decoder, codebooks })
+    }
+}
+
+/// Runs rows through a net over all threads, [N, I] to [N, O].
+fn forward_all(net: &Mlp, rows: &[f32]) -> Vec<f32> {
+    use rayon::prelude::*;
+    let blocks = rows.par_chunks(BLOCK * net.inputs());
+    let parts: Vec<Vec<f32>> = blocks
+        .map_init(Default::default, |hidden, rows| {
+            let mut out = Vec::with_capacity(rows.len() / net.inputs() * net.outputs());
+            net.forward_rows(rows, hidden, &mut out);
+            out
+        })
+        .collect();
+    parts.concat()
+}
+
+impl Quantizer for RqVae {
+    fn width(&self) -> usize {
+        self.encoder.inputs()
+    }
+
+    fn codes_per_level(&self) -> &[u32] {
+        self.codebooks.codes()
+    }
+
+    fn encode_rows(&self, rows: &[f32], scratch: &mut Scratch, codes: &mut [u16]) {
+        scratch.residuals.clear();
+        self.encoder.forward_rows(rows, &mut scratch.hidden, &mut scratch.residuals); // [M, d]
+        self.codebooks.encode_rows(&mut scratch.residuals, &mut scratch.scores, codes);
+    }
+
+    fn reconstruct(&self, ids: &SemanticIds) -> Result<Embeddings> {
+        let sums = self.codebooks.sums(ids)?; // [N, d]
+        Ok(Embeddings::new(ids.len(), self.width(), forward_all(&self.decoder, &sums))?)
+    }
+
+    fn latents(&self, rows: &Embeddings) -> Result<Embeddings> {
+        check_width(self.width(), rows)?;
+        Ok(Embeddings::new(rows.rows(), self.codebooks.width(), forward_all(&self.encoder, rows.values()))?)
+    }
+
+    fn residual_energy(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Vec<f64>> {
+        Ok(self.codebooks.residual_energy(self.latents(rows)?.values(), ids)?)
+    }
+
+    fn codebook(&self, level: usize) -> &[f32] {
+        self.codebooks.codebook(level)
+    }
+
+    fn arrays(&self) -> Vec<NamedArray> {
+        let mut arrays = self.encoder.arrays("enc");
+        arrays.extend(self.decoder.arrays("dec"));
+        arrays.extend(self.codebooks.arrays());
+        arrays
+    }
+}

@@ -1,0 +1,138 @@
+//! What users and categories say about the codes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use sidereal_core::{Error, Histories, ItemIndex, Result, SemanticIds};
+
+use super::structure::{shared_prefix, sorted};
+
+/// Share of items that share their semantic ID, by popularity.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CollisionByPopularity {
+    /// Of the most popular fifth.
+    pub head: f64,
+    /// Of the rest above the median.
+    pub mid: f64,
+    /// Of the less popular half.
+    pub tail: f64,
+}
+
+/// Whether items that are bought together share prefixes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CoPurchase {
+    /// Pairs looked at.
+    pub pairs: usize,
+    /// Share of pairs that share at least the first 1 to L codes, [L].
+    pub shared: Vec<f64>,
+    /// The same share among all pairs of different items, exactly, [L].
+    pub random: Vec<f64>,
+    /// `shared` over `random`, [L]; none where no two items share a prefix.
+    pub lift: Vec<Option<f64>>,
+}
+
+/// Pairs of different items that follow one another among each user's first `ends[user]` events.
+pub fn consecutive_pairs(histories: &Histories, ends: &[u32]) -> Vec<(ItemIndex, ItemIndex)> {
+    let users = (0..histories.len()).zip(ends);
+    let training = users.map(|(user, &end)| histories.items_of(user).iter().take(end as usize));
+    training.flat_map(|items| items.clone().zip(items.skip(1))).filter(|(a, b)| a != b).map(|(&a, &b)| (a, b)).collect()
+}
+
+pub(super) fn co_purchase(ids: &SemanticIds, pairs: &[(ItemIndex, ItemIndex)]) -> Result<CoPurchase> {
+    let levels = ids.levels();
+    let mut shared = vec![0u64; levels];
+    for &(a, b) in pairs {
+        let unknown = [a, b].into_iter().find(|&i| i as usize >= ids.len());
+        if let Some(item) = unknown {
+            let problem = format!("a co-purchase names item {item}, but there are {} semantic IDs", ids.len());
+            return Err(Error::mismatch(problem, "give histories and semantic IDs of the same catalog"));
+        }
+        let depth = shared_prefix(ids.row(a as usize), ids.row(b as usize));
+        shared.iter_mut().take(depth).for_each(|count| *count += 1);
+    }
+    let order = sorted(ids);
+    let all = ids.len() as f64 * (ids.len() as f64 - 1.0);
+    let random: Vec<f64> = (1..=levels)
+        .map(|depth| {
+            let same = order.chunk_by(|&a, &b| ids.row(a)[..depth] == ids.row(b)[..depth]);
+            let pairs: f64 = same.map(|bucket| bucket.len() as f64 * (bucket.len() as f64 - 1.0)).sum();
+            if all > 0.0 { pairs / all } else { 0.0 }
+        })
+        .collect();
+    let shared: Vec<f64> = shared.iter().map(|&count| count as f64 / pairs.len().max(1) as f64).collect();
+    let lift = shared.iter().zip(&random).map(|(s, r)| (*r > 0.0).then(|| s / r)).collect();
+    Ok(CoPurchase { pairs: pairs.len(), shared, random, lift })
+}
+
+pub(super) fn collisions_by_popularity(ids: &SemanticIds, popularity: &[u32]) -> CollisionByPopularity {
+    let mut collides = vec![false; ids.len()];
+    for bucket in sorted(ids).chunk_by(|&a, &b| ids.row(a) == ids.row(b)).filter(|bucket| bucket.len() > 1) {
+        bucket.iter().for_each(|&item| collides[item] = true);
+    }
+    let mut order: Vec<usize> = (0..ids.len()).collect();
+    order.sort_by_key(|&item| (std::cmp::Reverse(popularity[item]), item));
+    let (head, rest) = order.split_at(ids.len() / 5);
+    let (mid, tail) = rest.split_at((ids.len() / 2).saturating_sub(head.len()));
+    let share =
+        |items: &[usize]| items.iter().filter(|&&item| collides[item]).count() as f64 / items.len().max(1) as f64;
+    CollisionByPopularity { head: share(head), mid: share(mid), tail: share(tail) }
+}
+
+pub(super) fn category_purity(ids: &SemanticIds, categories: &[Option<String>]) -> Vec<f64> {
+    let order: Vec<usize> = sorted(ids).into_iter().filter(|&item| categories[item].is_some()).collect();
+    let largest = |bucket: &[usize]| {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for category in bucket.iter().filter_map(|&item| categories[item].as_deref()) {
+            *counts.entry(category).or_default() += 1;
+        }
+        counts.into_values().max().unwrap_or(0)
+    };
+    (1..=ids.levels())
+        .map(|depth| {
+            let same = order.chunk_by(|&a, &b| ids.row(a)[..depth] == ids.row(b)[..depth]);
+            same.map(largest).sum::<usize>() as f64 / order.len().max(1) as f64
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn ids() -> SemanticIds {
+        SemanticIds::new(2, [[0, 0], [0, 0], [0, 1], [1, 0], [1, 1]].concat()).unwrap()
+    }
+
+    #[test]
+    fn co_purchase_lift_compares_with_all_pairs() {
+        let found = co_purchase(&ids(), &[(0, 1), (0, 2), (3, 0), (4, 3)]).unwrap();
+        assert_eq!(found.shared, [0.75, 0.25]);
+        // 3 items under code 0 and 2 under code 1: (6 + 2) of 20 ordered pairs; one pair has equal IDs: 2 of 20.
+        assert_eq!(found.random, [0.4, 0.1]);
+        assert_eq!(found.lift, [Some(0.75 / 0.4), Some(0.25 / 0.1)]);
+        assert!(co_purchase(&ids(), &[(0, 5)]).unwrap_err().to_string().contains("item 5"));
+    }
+
+    #[test]
+    fn purity_counts_the_largest_category_of_each_prefix() {
+        let categories: Vec<Option<String>> =
+            [Some("a"), Some("b"), Some("a"), None, Some("c")].map(|c| c.map(str::to_owned)).to_vec();
+        assert_eq!(category_purity(&ids(), &categories), [0.75, 0.75]);
+    }
+
+    #[test]
+    fn popular_and_rare_items_are_counted_apart() {
+        // Order by popularity: 4, 1, 0, 2, 3; head is the first, mid the second, tail the rest.
+        let found = collisions_by_popularity(&ids(), &[3, 5, 2, 1, 9]);
+        assert_eq!(found, CollisionByPopularity { head: 0.0, mid: 1.0, tail: 1.0 / 3.0 });
+    }
+
+    #[test]
+    fn pairs_come_from_the_training_part_only() {
+        let users = vec!["u".to_owned(), "v".to_owned()];
+        let histories = Histories::new(users, vec![0, 4, 6], vec![1, 1, 2, 3, 4, 5], None, None).unwrap();
+        assert_eq!(consecutive_pairs(&histories, &[3, 2]), [(1, 2), (4, 5)]);
+    }
+}

@@ -1,0 +1,47 @@
+//! Residual k-means against faiss: the codes of its codebooks, and the error of its fit.
+//!
+//! Fixture `rkmeans/residual_kmeans.safetensors`, written by `benches/peers/make_fixtures.py`.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use sidereal_core::array_file::ArrayFile;
+use sidereal_core::{Embeddings, NoProgress};
+use sidereal_tokenizer::quantizers::rq_kmeans::RqKmeans;
+use sidereal_tokenizer::quantizers::{Quantizer, Scratch};
+use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig};
+
+fn fixture() -> ArrayFile {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/rkmeans/residual_kmeans.safetensors");
+    ArrayFile::open(&path).unwrap()
+}
+
+#[test]
+fn codes_equal_those_of_faiss_on_its_codebooks() {
+    let file = fixture();
+    let rows = file.column::<f32>("x").unwrap();
+    let codebooks: Vec<Vec<f32>> =
+        file.column::<f32>("codebooks").unwrap().chunks(32 * 16).map(<[f32]>::to_vec).collect();
+    let quantizer = RqKmeans::from_codebooks(16, codebooks).unwrap();
+    let mut codes = vec![0u16; 2000 * 3];
+    quantizer.encode_rows(&rows, &mut Scratch::default(), &mut codes);
+    for name in ["codes", "codes_beam1"] {
+        let want: Vec<u16> = file.column::<i64>(name).unwrap().iter().map(|&c| c as u16).collect();
+        assert_eq!(codes, want, "{name}");
+    }
+}
+
+#[test]
+fn the_error_of_our_fit_is_at_most_two_percent_above_that_of_faiss() {
+    let file = fixture();
+    let rows = Embeddings::new(2000, 16, file.column::<f32>("x").unwrap().to_vec()).unwrap();
+    let config = TokenizerConfig::with_defaults("rq-kmeans", vec![32; 3]).unwrap();
+    let tokenizer = ItemTokenizer::train(&config, &rows, 7, &NoProgress).unwrap();
+    let ids = tokenizer.encode(&rows).unwrap();
+    let energy = tokenizer.quantizer().residual_energy(&rows, &ids).unwrap();
+    let theirs = file.column::<f32>("residual_mse_per_level").unwrap();
+    for (level, (&after, &theirs)) in energy[1..].iter().zip(&*theirs).enumerate() {
+        let ours = after / 2000.0;
+        assert!(ours <= 1.02 * f64::from(theirs), "level {level}: {ours} here, {theirs} in faiss");
+    }
+}
