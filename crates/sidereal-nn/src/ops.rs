@@ -17,8 +17,11 @@ pub mod norm;
 
 pub mod composed;
 
+mod attention_cpu;
 mod check;
 pub(crate) mod cpu;
+mod product;
+mod vector;
 
 pub use activation::{gelu_tanh, relu, silu};
 pub use attention::{Attention, attention};

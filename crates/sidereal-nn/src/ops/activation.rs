@@ -1,8 +1,8 @@
 //! Activations.
 
-use candle_core::Tensor;
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use super::composed;
+use super::{composed, cpu, vector};
 use crate::error::Result;
 
 /// `max(x, 0)`.
@@ -13,7 +13,10 @@ use crate::error::Result;
 /// # Errors
 /// A tensor that candle refuses.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
-    Ok(x.relu()?)
+    if !cpu::is_fused(&[x]) {
+        return Ok(x.relu()?);
+    }
+    Ok(x.contiguous()?.apply_op1(Activation { name: "relu", forward: relu_forward, backward: relu_backward })?)
 }
 
 /// The tanh form of GELU (Hendrycks and Gimpel, arXiv:1606.08415), as T5 v1.1 uses it.
@@ -24,7 +27,11 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A tensor that candle refuses.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    composed::gelu_tanh(x)
+    if !cpu::is_fused(&[x]) {
+        return composed::gelu_tanh(x);
+    }
+    let op = Activation { name: "gelu_tanh", forward: gelu_tanh_forward, backward: gelu_tanh_backward };
+    Ok(x.contiguous()?.apply_op1(op)?)
 }
 
 /// `x * sigmoid(x)`.
@@ -35,5 +42,105 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A tensor that candle refuses.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    composed::silu(x)
+    if !cpu::is_fused(&[x]) {
+        return composed::silu(x);
+    }
+    Ok(x.contiguous()?.apply_op1(Activation { name: "silu", forward: silu_forward, backward: silu_backward })?)
+}
+
+/// An element-wise op of one argument.
+struct Activation {
+    name: &'static str,
+    /// y, x
+    forward: fn(&mut [f32], &[f32]),
+    /// dx, x, g
+    backward: fn(&mut [f32], &[f32], &[f32]),
+}
+
+impl CustomOp1 for Activation {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = cpu::slice(x, layout)?;
+        let mut y = cpu::unfilled(x.len());
+        cpu::fill_chunks(&mut y, cpu::CHUNK, |offset, y| (self.forward)(y, &x[offset..offset + y.len()]));
+        Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let g = g.contiguous()?;
+        let (g_storage, g_layout) = g.storage_and_layout();
+        let (x_storage, x_layout) = x.storage_and_layout();
+        let (g, xs) = (cpu::values(&g_storage, g_layout)?, cpu::values(&x_storage, x_layout)?);
+        let mut dx = cpu::unfilled(xs.len());
+        cpu::fill_chunks(&mut dx, cpu::CHUNK, |offset, dx| {
+            let range = offset..offset + dx.len();
+            (self.backward)(dx, &xs[range.clone()], &g[range]);
+        });
+        Ok(Some(cpu::tensor(dx, x.shape())?))
+    }
+}
+
+cpu::vectorised! {
+    fn relu_forward(y: &mut [f32], x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            // Not `max`, which would turn NaN into 0.
+            *y = if *x < 0.0 { 0.0 } else { *x };
+        }
+    }
+}
+
+cpu::vectorised! {
+    fn relu_backward(dx: &mut [f32], x: &[f32], g: &[f32]) {
+        for ((dx, x), g) in dx.iter_mut().zip(x).zip(g) {
+            *dx = if *x > 0.0 { *g } else { 0.0 };
+        }
+    }
+}
+
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + vector::exp(-x))
+}
+
+const TWO_ROOT_TWO_OVER_PI: f32 = 1.595_769_1;
+const CUBIC: f32 = 0.044_715;
+
+cpu::vectorised! {
+    fn gelu_tanh_forward(y: &mut [f32], x: &[f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            // (1 + tanh(u)) / 2 is the sigmoid of 2u.
+            *y = x * sigmoid(TWO_ROOT_TWO_OVER_PI * (x + CUBIC * x * x * x));
+        }
+    }
+}
+
+cpu::vectorised! {
+    fn gelu_tanh_backward(dx: &mut [f32], x: &[f32], g: &[f32]) {
+        for ((dx, &x), g) in dx.iter_mut().zip(x).zip(g) {
+            let s = sigmoid(TWO_ROOT_TWO_OVER_PI * (x + CUBIC * x * x * x));
+            let slope = TWO_ROOT_TWO_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
+            *dx = g * (s + x * s * (1.0 - s) * slope);
+        }
+    }
+}
+
+cpu::vectorised! {
+    fn silu_forward(y: &mut [f32], x: &[f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * sigmoid(x);
+        }
+    }
+}
+
+cpu::vectorised! {
+    fn silu_backward(dx: &mut [f32], x: &[f32], g: &[f32]) {
+        for ((dx, &x), g) in dx.iter_mut().zip(x).zip(g) {
+            let s = sigmoid(x);
+            *dx = g * s * (1.0 + x * (1.0 - s));
+        }
+    }
 }

@@ -3,7 +3,8 @@
 
 use candle_core::{DType, Tensor};
 
-use super::{check, composed};
+use super::attention_cpu::Fused;
+use super::{check, composed, cpu};
 use crate::error::Result;
 
 /// How to attend.
@@ -60,6 +61,10 @@ pub fn attention(q: &Tensor, kv: &Tensor, bias: Option<&Tensor>, args: &Attentio
     }
     if let Some((p, _)) = args.dropout {
         check::drop_probability(OP, p)?;
+    }
+    let tensors = [Some(q), Some(kv), bias, args.key_mask.as_ref()];
+    if cpu::is_fused(&tensors.into_iter().flatten().collect::<Vec<_>>()) {
+        return Ok(Fused::apply(q, kv, bias, args)?);
     }
     composed::attention(q, kv, bias, args)
 }

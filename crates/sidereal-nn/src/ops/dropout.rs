@@ -1,9 +1,9 @@
 //! Dropout (Srivastava et al., 2014) with a mask that is a function of seed and position: nothing is stored, the backward
 //! computes it again, and every device and thread count drops the same elements.
 
-use candle_core::Tensor;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 
-use super::{check, composed};
+use super::{check, composed, cpu};
 use crate::error::Result;
 
 /// Sets each element to 0 with probability `p` and scales the others by `1 / (1 - p)`; `p = 0` is the identity.
@@ -15,7 +15,13 @@ use crate::error::Result;
 /// A probability outside `[0, 1)`.
 pub fn dropout(x: &Tensor, p: f32, seed: u64) -> Result<Tensor> {
     check::drop_probability("dropout", p)?;
-    composed::dropout(x, p, seed)
+    if p == 0.0 {
+        return Ok(x.clone());
+    }
+    if !cpu::is_fused(&[x]) {
+        return composed::dropout(x, p, seed);
+    }
+    Ok(x.contiguous()?.apply_op1(Dropout { p, seed })?)
 }
 
 /// `residual + dropout(x)` in one pass.
@@ -28,7 +34,13 @@ pub fn dropout(x: &Tensor, p: f32, seed: u64) -> Result<Tensor> {
 pub fn add_dropout(residual: &Tensor, x: &Tensor, p: f32, seed: u64) -> Result<Tensor> {
     check::drop_probability("add_dropout", p)?;
     check::shape("add_dropout", "x", x, residual.dims())?;
-    Ok((residual + composed::dropout(x, p, seed)?)?)
+    if p == 0.0 {
+        return Ok((residual + x)?);
+    }
+    if !cpu::is_fused(&[residual, x]) {
+        return Ok((residual + composed::dropout(x, p, seed)?)?);
+    }
+    Ok(residual.contiguous()?.apply_op2(&x.contiguous()?, AddDropout(Dropout { p, seed }))?)
 }
 
 /// The mask that goes with a seed: 32 random bits for every element index.
@@ -74,10 +86,99 @@ fn split_mix(x: u64) -> u64 {
 /// 1 where an element is kept, 0 where it is dropped.
 pub(crate) fn keep_mask(count: usize, p: f32, seed: u64) -> Vec<u8> {
     let mut kept = Vec::with_capacity(count);
-    for start in (0..count).step_by(super::cpu::CHUNK) {
+    for start in (0..count).step_by(cpu::CHUNK) {
         let mask = Mask::new(p, seed, start as u64 >> 32);
-        let end = count.min(start + super::cpu::CHUNK);
+        let end = count.min(start + cpu::CHUNK);
         kept.extend((start..end).map(|i| u8::from(mask.keeps(i as u32))));
     }
     kept
+}
+
+#[derive(Clone, Copy)]
+struct Dropout {
+    p: f32,
+    seed: u64,
+}
+
+impl Dropout {
+    /// `x` where it is kept, scaled, else 0. Forward and backward are the same function.
+    fn run(self, x: &[f32]) -> Vec<f32> {
+        let mut y = cpu::unfilled(x.len());
+        cpu::fill_chunks(&mut y, cpu::CHUNK, |offset, y| {
+            drop_into(y, &x[offset..offset + y.len()], self.mask(offset), offset as u32);
+        });
+        y
+    }
+
+    /// The mask of the chunk at an offset. Chunks divide 2^32, so one never spans two blocks.
+    fn mask(self, offset: usize) -> Mask {
+        Mask::new(self.p, self.seed, offset as u64 >> 32)
+    }
+}
+
+cpu::vectorised! {
+    fn drop_into(y: &mut [f32], x: &[f32], mask: Mask, first: u32) {
+        for (i, (y, x)) in y.iter_mut().zip(x).enumerate() {
+            *y = if mask.keeps(first.wrapping_add(i as u32)) { x * mask.scale } else { 0.0 };
+        }
+    }
+}
+
+cpu::vectorised! {
+    fn add_dropped(y: &mut [f32], residual: &[f32], x: &[f32], mask: Mask, first: u32) {
+        for (i, ((y, r), x)) in y.iter_mut().zip(residual).zip(x).enumerate() {
+            *y = r + if mask.keeps(first.wrapping_add(i as u32)) { x * mask.scale } else { 0.0 };
+        }
+    }
+}
+
+impl CustomOp1 for Dropout {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(self.run(cpu::slice(x, layout)?)), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let g = g.contiguous()?;
+        let (storage, layout) = g.storage_and_layout();
+        Ok(Some(cpu::tensor(self.run(cpu::values(&storage, layout)?), x.shape())?))
+    }
+}
+
+struct AddDropout(Dropout);
+
+impl CustomOp2 for AddDropout {
+    fn name(&self) -> &'static str {
+        "add_dropout"
+    }
+
+    fn cpu_fwd(
+        &self,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (residual, x) = (cpu::slice(residual, residual_layout)?, cpu::slice(x, x_layout)?);
+        let mut y = cpu::unfilled(x.len());
+        cpu::fill_chunks(&mut y, cpu::CHUNK, |offset, y| {
+            let range = offset..offset + y.len();
+            add_dropped(y, &residual[range.clone()], &x[range], self.0.mask(offset), offset as u32);
+        });
+        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        residual: &Tensor,
+        x: &Tensor,
+        y: &Tensor,
+        g: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let dx = if x.track_op() { CustomOp1::bwd(&self.0, x, y, g)? } else { None };
+        Ok((residual.track_op().then(|| g.clone()), dx))
+    }
 }

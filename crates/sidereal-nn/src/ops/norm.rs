@@ -1,8 +1,9 @@
 //! Normalisation.
 
-use candle_core::Tensor;
+use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
+use rayon::prelude::*;
 
-use super::{check, composed};
+use super::{check, composed, cpu, vector};
 use crate::error::Result;
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension (Zhang and Sennrich, arXiv:1910.07467).
@@ -15,5 +16,93 @@ use crate::error::Result;
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let width = check::last_dim("rms_norm", "x", x)?;
     check::shape("rms_norm", "weight", weight, &[width])?;
-    composed::rms_norm(x, weight, eps)
+    if width == 0 || !cpu::is_fused(&[x, weight]) {
+        return composed::rms_norm(x, weight, eps);
+    }
+    Ok(x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { eps: eps as f32 })?)
+}
+
+struct RmsNorm {
+    eps: f32,
+}
+
+/// `1 / sqrt(mean(x^2) + eps)`.
+#[inline(always)]
+fn inverse_root(row: &[f32], eps: f32) -> f32 {
+    1.0 / (vector::square_sum(row) / row.len() as f32 + eps).sqrt()
+}
+
+cpu::vectorised! {
+    fn forward(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+        let width = weight.len();
+        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+            let scale = inverse_root(x, eps);
+            for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+                *y = x * scale * w;
+            }
+        }
+    }
+}
+
+cpu::vectorised! {
+    /// Writes dx and returns the chunk's share of the weight's gradient.
+    fn backward(dx: &mut [f32], x: &[f32], g: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+        let width = weight.len();
+        let mut dw = vec![0.0; width];
+        for ((dx, x), g) in dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(g.chunks_exact(width)) {
+            let scale = inverse_root(x, eps);
+            // dx = scale * (g w) - x * scale^3 / D * sum(g w x)
+            for (((dx, dw), (x, g)), w) in dx.iter_mut().zip(&mut dw).zip(x.iter().zip(g)).zip(weight) {
+                *dw += g * x * scale;
+                *dx = g * w;
+            }
+            let pull = vector::dot(dx, x) * scale * scale * scale / width as f32;
+            for (dx, x) in dx.iter_mut().zip(x) {
+                *dx = *dx * scale - x * pull;
+            }
+        }
+        dw
+    }
+}
+
+impl CustomOp2 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (x, weight) = (cpu::slice(x, x_layout)?, cpu::slice(weight, weight_layout)?);
+        let mut y = cpu::unfilled(x.len());
+        cpu::fill_chunks(&mut y, cpu::row_chunk(weight.len()), |offset, y| {
+            forward(y, &x[offset..offset + y.len()], weight, self.eps);
+        });
+        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let g = g.contiguous()?;
+        let (g_storage, g_layout) = g.storage_and_layout();
+        let (x_storage, x_layout) = x.storage_and_layout();
+        let (w_storage, w_layout) = weight.storage_and_layout();
+        let (g, xs) = (cpu::values(&g_storage, g_layout)?, cpu::values(&x_storage, x_layout)?);
+        let ws = cpu::values(&w_storage, w_layout)?;
+        let mut dx = cpu::unfilled(xs.len());
+        let chunk = cpu::row_chunk(ws.len());
+        let chunks = dx.par_chunks_mut(chunk).zip(xs.par_chunks(chunk)).zip(g.par_chunks(chunk));
+        let parts: Vec<Vec<f32>> = chunks.map(|((dx, x), g)| backward(dx, x, g, ws, self.eps)).collect();
+        let dw = cpu::sum_parts(parts, ws.len());
+        Ok((Some(cpu::tensor(dx, x.shape())?), Some(cpu::tensor(dw, weight.shape())?)))
+    }
 }
