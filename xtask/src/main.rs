@@ -1,0 +1,54 @@
+//! Project chores, run as `cargo xtask CHORE` (the alias is in `.cargo/config.toml`).
+//!
+//! In reading order: [`step`] runs one command and says how long it took; [`tools`] finds or installs what a chore
+//! needs beside cargo; [`test`] is every check that must pass before a change goes in; [`bench_peers`] measures the
+//! project beside other programs, whose rows are in [`comparison`].
+//!
+//! What is deliberately absent: the layering test is an ordinary test (`tests/layering.rs`), not a chore of its own.
+
+mod bench_peers;
+mod comparison;
+mod step;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Project chores.
+
+cargo xtask test
+    formatting, clippy, all tests, doc tests, documentation links, licences and banned crates
+cargo xtask bench-peers [--threads N] [--rounds N] [--only train,beam,trie,encode]
+    peer and project in turn on the same input; prints the ratios, writes target/peers/ratios.{md,json}
+    (the first time it installs the peers into .venv-peers: about 6 GB)
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let done = match arguments.split_first() {
+        Some((chore, rest)) if chore == "test" && rest.is_empty() => test::run(),
+        Some((chore, rest)) if chore == "bench-peers" => match bench_peers::Options::parse(rest) {
+            Ok(options) => bench_peers::run(&options),
+            Err(problem) => return usage(&problem),
+        },
+        Some((word, _)) if ["help", "--help", "-h"].contains(&word.as_str()) => {
+            step::say(HELP);
+            Ok(())
+        }
+        Some((chore, _)) => return usage(&format!("`{}` is not a chore, or was given too much", chore)),
+        None => return usage("name a chore"),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            step::complain(&problem);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage(problem: &str) -> ExitCode {
+    step::complain(&format!("{problem}\n\n{HELP}"));
+    ExitCode::from(2)
+}

@@ -1,0 +1,62 @@
+//! Programs a chore needs beside cargo: found where they are, else installed inside the project.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::step::{self, Result};
+
+const DENY: &str = "0.20.2";
+
+/// `cargo deny`, from the path or `target/tools`; built there the first time.
+///
+/// It is built without optimisation: that takes 47 s on two cores instead of several minutes, and its checks then take
+/// a second longer.
+///
+/// # Errors
+/// It is missing and cannot be built, for want of a network, say.
+pub(crate) fn cargo_deny() -> Result<Command> {
+    if step::works(step::cargo().args(["deny", "--version"])) {
+        let mut command = step::cargo();
+        command.arg("deny");
+        return Ok(command);
+    }
+    let tools = step::root().join("target").join("tools");
+    let program = tools.join("bin").join(format!("cargo-deny{}", std::env::consts::EXE_SUFFIX));
+    if !step::works(Command::new(&program).arg("--version")) {
+        let build = tools.join("build");
+        let mut install = step::cargo();
+        install.args(["install", "cargo-deny", "--locked", "--debug", "--version", DENY, "--root"]).arg(&tools);
+        step::run("install cargo-deny", install.env("CARGO_TARGET_DIR", &build))?;
+        // 0.7 GB that nothing will look at again; a leftover does no harm.
+        let _ = fs::remove_dir_all(&build);
+    }
+    Ok(Command::new(program))
+}
+
+/// Whether `cargo nextest` is installed. It is faster, not needed.
+pub(crate) fn has_nextest() -> bool {
+    step::works(step::cargo().args(["nextest", "--version"]))
+}
+
+/// The Python of a virtual environment that holds exactly `requirements`, made or renewed when they changed.
+///
+/// # Errors
+/// No Python 3 on the path, or pip failed.
+pub(crate) fn python(environment: &str, requirements: &str) -> Result<PathBuf> {
+    let folder = step::root().join(environment);
+    let (bin, name) = if cfg!(windows) { ("Scripts", "python.exe") } else { ("bin", "python") };
+    let python = folder.join(bin).join(name);
+    let wanted = step::root().join(requirements);
+    let wanted = fs::read_to_string(&wanted).map_err(|cause| format!("{}: {cause}", wanted.display()))?;
+    // The list is kept inside the environment, written last: a half-made environment is made again.
+    let stamp = folder.join("installed-requirements.txt");
+    if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        return Ok(python);
+    }
+    let system = if cfg!(windows) { "python" } else { "python3" };
+    step::run("make environment", Command::new(system).args(["-m", "venv"]).arg(&folder))?;
+    step::run("install peers", Command::new(&python).args(["-m", "pip", "install", "--quiet", "-r", requirements]))?;
+    fs::write(&stamp, wanted).map_err(|cause| format!("{}: {cause}", stamp.display()))?;
+    Ok(python)
+}
