@@ -8,6 +8,8 @@
 //! Absent on purpose: reading data (sidereal-data), making semantic IDs (sidereal-tokenizer), metrics over rankings
 //! (sidereal-core), printing, and device kernels.
 
+pub mod baselines;
+
 pub mod batches;
 
 pub mod models;
