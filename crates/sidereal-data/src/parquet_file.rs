@@ -1,0 +1,258 @@
+//! Parquet files batch by batch.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Fields, Float64Type, Int64Type, TimeUnit, UInt64Type};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
+use sidereal_core::{Error, Result};
+
+use crate::columns::listed;
+use crate::numbers::{Time, whole_of};
+
+const DAMAGED: &str = "it is damaged, truncated or not Parquet: write it again";
+const BATCH_ROWS: usize = 8192;
+
+/// An open Parquet file.
+#[derive(Debug)]
+pub struct ParquetFile {
+    path: PathBuf,
+    file: File,
+    metadata: ArrowReaderMetadata,
+}
+
+impl ParquetFile {
+    /// Opens a file and reads its footer.
+    ///
+    /// # Errors
+    /// A file that is missing, empty, truncated or not Parquet; one without columns.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = crate::sources::open(path)?;
+        let metadata =
+            guarded(path, || ArrowReaderMetadata::load(&file, Default::default()).map_err(|e| e.to_string()))?;
+        Ok(Self { path: path.to_path_buf(), file, metadata })
+    }
+
+    /// The top-level columns.
+    pub fn columns(&self) -> &Fields {
+        self.metadata.schema().fields()
+    }
+
+    /// Names of the top-level columns.
+    pub fn names(&self) -> Vec<&str> {
+        self.columns().iter().map(|field| field.name().as_str()).collect()
+    }
+
+    /// The place of a column.
+    ///
+    /// # Errors
+    /// There is none of that name; the columns there are are listed.
+    pub fn column(&self, name: &str) -> Result<usize> {
+        let names = self.names();
+        names.iter().position(|n| *n == name).ok_or_else(|| {
+            let problem = format!("there is no column {name:?} ({})", listed(&names));
+            Error::input(self.place(), problem, "check the name of the column")
+        })
+    }
+
+    /// Number of rows, as the footer claims.
+    pub fn rows(&self) -> u64 {
+        u64::try_from(self.metadata.metadata().file_metadata().num_rows()).unwrap_or(0)
+    }
+
+    /// The file's own metadata by key.
+    pub fn key_value(&self, key: &str) -> Option<&str> {
+        let pairs = self.metadata.metadata().file_metadata().key_value_metadata()?;
+        pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
+    }
+
+    /// The file's name, for errors.
+    pub fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Reads some columns from row `from_row` on. A batch has them in the order of the file, each once.
+    ///
+    /// # Errors
+    /// Columns that cannot be read; the iterator ends with the first damaged batch.
+    pub fn batches(
+        &self,
+        columns: &[usize],
+        from_row: u64,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+        let path = self.path.clone();
+        let mut reader = guarded(&path, || {
+            let file = self.file.try_clone().map_err(|e| e.to_string())?;
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
+            let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
+            let builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
+            let builder = builder.with_offset(usize::try_from(from_row).unwrap_or(usize::MAX));
+            builder.build().map_err(|e| e.to_string())
+        })?;
+        let mut damaged = false;
+        Ok(std::iter::from_fn(move || {
+            if damaged {
+                return None;
+            }
+            let batch = guarded(&path, || reader.next().transpose().map_err(|e| e.to_string())).transpose();
+            damaged = matches!(batch, Some(Err(_)));
+            batch
+        }))
+    }
+}
+
+/// Runs a part of the parquet reader, which returns an error for most damaged files and panics for some.
+fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, String>) -> Result<T> {
+    let damaged = |problem: String| {
+        Error::input(path.display().to_string(), format!("it cannot be read as Parquet ({problem})"), DAMAGED)
+    };
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
+        .map_err(|_| damaged("a page does not hold what its header says".to_owned()))?
+        .map_err(damaged)
+}
+
+/// A column of ids, strings or integers, read as text.
+#[derive(Debug)]
+pub enum IdColumn {
+    /// Strings.
+    Text(StringArray),
+    /// Integers.
+    Signed(arrow::array::Int64Array),
+    /// Integers that may be beyond `i64`.
+    Unsigned(arrow::array::UInt64Array),
+}
+
+impl IdColumn {
+    /// Whether ids of this type can be read.
+    pub fn accepts(data_type: &DataType) -> bool {
+        let value = plain(data_type);
+        is_text(value) || value.is_integer()
+    }
+
+    /// # Errors
+    /// A type that ids cannot have; `place` and `name` say whose.
+    pub fn new(array: &ArrayRef, place: &str, name: &str) -> Result<Self> {
+        let value = plain(array.data_type());
+        let cast = |to| cast_with_options(array, to, &STRICT).map_err(|e| type_error(place, name, &e.to_string()));
+        if is_text(value) {
+            return Ok(Self::Text(cast(&DataType::Utf8)?.as_string().clone()));
+        }
+        if value.is_unsigned_integer() {
+            return Ok(Self::Unsigned(cast(&DataType::UInt64)?.as_primitive::<UInt64Type>().clone()));
+        }
+        if value.is_integer() {
+            return Ok(Self::Signed(cast(&DataType::Int64)?.as_primitive::<Int64Type>().clone()));
+        }
+        Err(wrong_type(place, name, array.data_type(), "ids are strings or integers"))
+    }
+
+    /// The id in a row of the batch; `buffer` holds its text where it is a number.
+    pub fn get<'a>(&'a self, row: usize, buffer: &'a mut String) -> Option<&'a str> {
+        use std::fmt::Write;
+        buffer.clear();
+        // Writing to a string cannot fail.
+        match self {
+            Self::Text(array) => return array.is_valid(row).then(|| array.value(row)),
+            Self::Signed(array) if array.is_valid(row) => write!(buffer, "{}", array.value(row)).ok()?,
+            Self::Unsigned(array) if array.is_valid(row) => write!(buffer, "{}", array.value(row)).ok()?,
+            _ => return None,
+        }
+        Some(buffer)
+    }
+}
+
+/// Fails instead of turning what does not fit into nulls.
+pub(crate) const STRICT: CastOptions<'static> =
+    CastOptions { safe: false, format_options: arrow::util::display::FormatOptions::new() };
+
+/// A dictionary's values, else the type itself.
+pub(crate) fn plain(data_type: &DataType) -> &DataType {
+    match data_type {
+        DataType::Dictionary(_, value) => value,
+        other => other,
+    }
+}
+
+pub(crate) fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+pub(crate) fn wrong_type(place: &str, name: &str, found: &DataType, wanted: &str) -> Error {
+    let problem = format!("column {name:?} is {found}, but {wanted}");
+    Error::input(place, problem, "cast the column in the program that writes the file, or name another one")
+}
+
+fn type_error(place: &str, name: &str, problem: &str) -> Error {
+    Error::input(place, format!("column {name:?}: {problem}"), "write the column again with sound values")
+}
+
+/// A column of floats; null where there is no value.
+///
+/// # Errors
+/// A type that is no number.
+pub(crate) fn floats(array: &ArrayRef, place: &str, name: &str) -> Result<arrow::array::Float64Array> {
+    if !plain(array.data_type()).is_numeric() {
+        return Err(wrong_type(place, name, array.data_type(), "numbers are wanted"));
+    }
+    let cast = cast_with_options(array, &DataType::Float64, &STRICT);
+    Ok(cast.map_err(|e| type_error(place, name, &e.to_string()))?.as_primitive::<Float64Type>().clone())
+}
+
+/// A column of whole numbers or, where `dates` allows, of dates.
+#[derive(Debug)]
+pub(crate) enum WholeColumn {
+    Signed(arrow::array::Int64Array),
+    Unsigned(arrow::array::UInt64Array),
+    Floats(arrow::array::Float64Array),
+    Dates(arrow::array::Int64Array),
+    Text(StringArray),
+}
+
+impl WholeColumn {
+    pub(crate) fn new(array: &ArrayRef, place: &str, name: &str, dates: bool) -> Result<Self> {
+        let cast = |array: &ArrayRef, to: &DataType| {
+            cast_with_options(array, to, &STRICT).map_err(|e| type_error(place, name, &e.to_string()))
+        };
+        let value = plain(array.data_type());
+        Ok(match value {
+            v if v.is_unsigned_integer() => {
+                Self::Unsigned(cast(array, &DataType::UInt64)?.as_primitive::<UInt64Type>().clone())
+            }
+            v if v.is_integer() => Self::Signed(cast(array, &DataType::Int64)?.as_primitive::<Int64Type>().clone()),
+            v if v.is_numeric() => Self::Floats(floats(array, place, name)?),
+            DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 if dates => {
+                let zone = match value {
+                    DataType::Timestamp(_, zone) => zone.clone(),
+                    _ => None,
+                };
+                let micros = cast(array, &DataType::Timestamp(TimeUnit::Microsecond, zone))?;
+                Self::Dates(cast(&micros, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
+            }
+            v if is_text(v) && dates => Self::Text(cast(array, &DataType::Utf8)?.as_string().clone()),
+            _ if dates => return Err(wrong_type(place, name, array.data_type(), "times are whole numbers or dates")),
+            _ => return Err(wrong_type(place, name, array.data_type(), "whole numbers are wanted")),
+        })
+    }
+
+    /// The value in a row of the batch.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub(crate) fn get(&self, row: usize) -> Result<Option<Time>, String> {
+        let value = match self {
+            Self::Signed(array) => array.is_valid(row).then(|| Time::Number(array.value(row))),
+            Self::Dates(array) => array.is_valid(row).then(|| Time::Date(array.value(row))),
+            Self::Unsigned(array) if array.is_valid(row) => {
+                let value = i64::try_from(array.value(row)).map_err(|_| "does not fit a 64-bit integer".to_owned())?;
+                Some(Time::Number(value))
+            }
+            Self::Floats(array) if array.is_valid(row) => Some(Time::Number(whole_of(array.value(row))?)),
+            Self::Text(array) if array.is_valid(row) => crate::numbers::time(array.value(row))?,
+            _ => None,
+        };
+        Ok(value)
+    }
+}
