@@ -8,6 +8,7 @@
 //! Absent on purpose: tensors, network, threads of its own, printing. Everything here runs on any machine.
 
 pub mod error;
+pub mod method;
 pub mod progress;
 
 pub mod item;

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use crate::error::{Error, Result};
 use crate::metrics::bootstrap::{Bootstrap, Interval, of_means};
 use crate::metrics::draws::Draws;
-use crate::metrics::ranking::Metric;
+use crate::metrics::ranking::{Metric, total};
 
 /// Sign flips per test: the smallest p-value is one in this many.
 const FLIPS: u64 = 9_999;
@@ -66,7 +66,7 @@ pub fn paired_test(
     Ok(PairedTest {
         metric,
         users,
-        difference: moved.iter().sum::<f64>() / users.max(1) as f64,
+        difference: total(moved.iter().copied()) / users.max(1) as f64,
         interval,
         p_value: sign_flip(&moved, bootstrap.seed),
         wins,

@@ -44,9 +44,13 @@ impl Metric {
 
     /// The mean over users; 0 of no users.
     pub fn mean(self, ranks: &[Option<u32>]) -> f64 {
-        // Users without a gain add nothing, and most have none.
-        ranks.iter().map(|&rank| self.of_rank(rank)).sum::<f64>() / ranks.len().max(1) as f64
+        total(ranks.iter().map(|&rank| self.of_rank(rank))) / ranks.len().max(1) as f64
     }
+}
+
+/// A sum whose value for nothing is 0, and not the -0 of [`Iterator::sum`].
+pub(super) fn total(values: impl Iterator<Item = f64>) -> f64 {
+    values.fold(0.0, |sum, value| sum + value)
 }
 
 /// The weight of a 0-based place in DCG.
@@ -140,7 +144,8 @@ mod tests {
         assert_eq!(metrics.get(Metric::Recall(5)), Some(0.5));
         assert_eq!(metrics.get(Metric::Mrr), Some((1.0 + 1.0 / 5.0 + 1.0 / 6.0) / 4.0));
         assert_eq!(metrics.get(Metric::MrrAt(5)), Some((1.0 + 1.0 / 5.0) / 4.0));
-        assert_eq!(RankingMetrics::from_ranks(&[], &[5]).get(Metric::Ndcg(5)), Some(0.0));
+        let nobody = RankingMetrics::from_ranks(&[], &[5]).get(Metric::Ndcg(5)).unwrap();
+        assert_eq!(nobody.to_string(), "0", "and not -0, which would be printed");
     }
 
     #[test]

@@ -1,0 +1,382 @@
+//! The command line, as `sidereal --help` tells it. Other tools call it: names and meanings are a contract.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sidereal::core::CollisionPolicy;
+use sidereal::nn::device::DeviceChoice;
+use sidereal::run::Stage;
+
+/// Generative recommendation with semantic IDs: embeddings in, catalog items out.
+#[derive(Debug, Parser)]
+#[command(name = "sidereal", version, propagate_version = true, max_term_width = 110)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Where tensors live: cpu, cuda, cuda:N or metal. A missing device is an error, never a silent CPU run.
+    #[arg(long, global = true, default_value = "cpu")]
+    pub(crate) device: DeviceChoice,
+    /// Threads to use; by default all.
+    #[arg(long, global = true, value_parser = thread_count)]
+    pub(crate) threads: Option<usize>,
+    /// Print answers as JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No progress on standard error.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// The whole way on the built-in demo catalog: IDs, a short training, metrics, recommendations, report.
+    Demo {
+        /// Where the run is kept.
+        #[arg(long, default_value = "sidereal-demo")]
+        out: PathBuf,
+    },
+    /// A recipe from data to report; finished stages are kept, a killed one resumes.
+    Run {
+        /// The recipe (TOML).
+        recipe: PathBuf,
+        /// Folder with items.parquet, interactions.parquet and embeddings.safetensors.
+        #[arg(long)]
+        data: Option<PathBuf>,
+        /// The run folder.
+        #[arg(long)]
+        out: PathBuf,
+        /// Stop after this stage.
+        #[arg(long, value_parser = clap::value_parser!(Stage))]
+        until: Option<Stage>,
+        /// Instead of the recipe's seed.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Items and interactions into a run.
+    #[command(subcommand)]
+    Data(Data),
+    /// Ready vectors into a run.
+    Embed {
+        /// The run folder.
+        run: PathBuf,
+        /// Vectors, one row an item of the items file, in its order (.npy, .safetensors, .parquet).
+        #[arg(long)]
+        from: PathBuf,
+        /// Name of the tensor or column, where the file holds several.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Codebooks: train, encode, report.
+    #[command(subcommand)]
+    Tokenizer(Tokenizer),
+    /// Items and semantic IDs: build, import, export.
+    #[command(subcommand)]
+    Catalog(CatalogCommand),
+    /// The model that writes the next item's semantic ID.
+    #[command(subcommand)]
+    Generator(Generator),
+    /// Item-level metrics of a run's generator beside baselines that need no training.
+    Evaluate {
+        /// The run folder.
+        run: PathBuf,
+        /// Which targets.
+        #[arg(long, value_enum, default_value_t = SplitName::Test)]
+        split: SplitName,
+        /// Beam width; at least the largest K of the metrics (50).
+        #[arg(long, default_value_t = 50)]
+        beam: usize,
+        /// Judge a seeded sample of this many users.
+        #[arg(long)]
+        users: Option<usize>,
+        /// Without the generator.
+        #[arg(long)]
+        baselines_only: bool,
+        /// Seed of the sample and the intervals.
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+    },
+    /// The next items for a history, or for many users.
+    Recommend(Recommend),
+    /// This machine's figures for the project's own work.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// What a file or folder is.
+    Inspect {
+        /// A run, a stage folder, a weights folder or a file.
+        path: PathBuf,
+    },
+    /// The methods there are.
+    Methods,
+    /// Completions for a shell, on standard output.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SplitName {
+    Validation,
+    Test,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Data {
+    /// Reads items and interactions into a run; keeps every item and user unless --k-core is given.
+    Prepare {
+        /// Items: Parquet, CSV, TSV, JSONL, RecBole .item, LC-Rec .item.json.
+        #[arg(long)]
+        items: Option<PathBuf>,
+        /// Interactions: Parquet, CSV, TSV, JSONL, RecBole .inter, sequential_data.txt, LC-Rec .inter.json.
+        #[arg(long)]
+        interactions: PathBuf,
+        /// The run folder.
+        #[arg(long)]
+        out: PathBuf,
+        /// Keep only users and items with this many events, to a fixpoint.
+        #[arg(long)]
+        k_core: Option<u32>,
+        /// Column names, as `item=asin`, `user=reviewer`, `title=name`, `time=unix`, `position=pos`, `weight=stars`.
+        #[arg(long = "column", value_name = "ROLE=NAME")]
+        columns: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tokenizer {
+    /// Trains codebooks on a run's embeddings.
+    Train {
+        /// The run folder.
+        run: PathBuf,
+        /// The method (`sidereal methods` lists them).
+        #[arg(long, default_value = "rq-kmeans")]
+        method: String,
+        /// Levels L.
+        #[arg(long)]
+        levels: Option<usize>,
+        /// Codes per level K: one number, or one per level as 256,256,128.
+        #[arg(long, default_value = "256")]
+        codes: String,
+        /// The seed.
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+    },
+    /// Encodes vectors with a trained tokenizer into a Parquet of codes.
+    Encode {
+        /// A run, or a tokenizer folder.
+        tokenizer: PathBuf,
+        /// Vectors (.npy, .safetensors, .parquet).
+        #[arg(long)]
+        embeddings: PathBuf,
+        /// The Parquet file to write: row, then a code per level.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// How good a run's semantic IDs are; also of an imported catalog.
+    Report {
+        /// The run folder.
+        run: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CatalogCommand {
+    /// Joins a run's items and semantic IDs.
+    Build {
+        /// The run folder.
+        run: PathBuf,
+        /// Items that share a semantic ID: postings (they share a leaf) or suffix (an extra level tells them apart).
+        #[arg(long, default_value = "postings", value_parser = clap::value_parser!(CollisionPolicy))]
+        collisions: CollisionPolicy,
+    },
+    /// Semantic IDs made elsewhere into a run.
+    Import {
+        /// The file.
+        file: PathBuf,
+        /// Its format.
+        #[arg(long, value_enum, default_value_t = IndexFormat::LcRec)]
+        format: IndexFormat,
+        /// Codes per level K: one number, or one per level as 256,256,128; by default the largest code and one.
+        #[arg(long)]
+        codes: Option<String>,
+        /// A new run, or one with data: then every item of it must have an ID.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// A run's semantic IDs for other tools.
+    Export {
+        /// The run folder.
+        run: PathBuf,
+        /// The format.
+        #[arg(long, value_enum, default_value_t = IndexFormat::LcRec)]
+        format: IndexFormat,
+        /// The file to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IndexFormat {
+    /// index.json of LC-Rec, LETTER, MiniOneRec: {"item": ["<a_12>", "<b_7>"]}.
+    LcRec,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Generator {
+    /// Trains a generator on a run; a killed training resumes.
+    Train {
+        /// The run folder.
+        run: PathBuf,
+        /// A method's name, for its defaults, or a recipe file, for its [generator] table.
+        #[arg(long, default_value = "tiger")]
+        recipe: String,
+        /// The seed.
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Recommend {
+    /// The run folder.
+    pub(crate) run: PathBuf,
+    /// Item ids, oldest first, separated by commas.
+    #[arg(long, required_unless_present = "users", conflicts_with = "users")]
+    pub(crate) history: Option<String>,
+    /// `all`, or a file with one user id a line: a row a user and rank into --out.
+    #[arg(long)]
+    pub(crate) users: Option<String>,
+    /// The Parquet file to write for --users.
+    #[arg(long, requires = "users")]
+    pub(crate) out: Option<PathBuf>,
+    /// How many items.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) k: usize,
+    /// Beam width; by default the larger of 50 and k.
+    #[arg(long)]
+    pub(crate) beam: Option<usize>,
+    /// Items of the history may be answered too.
+    #[arg(long)]
+    pub(crate) include_seen: bool,
+    /// Use a generator that was trained on another catalog.
+    #[arg(long)]
+    pub(crate) allow_other_catalog: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Training steps of the TIGER shape.
+    Train {
+        /// Samples a step.
+        #[arg(long, default_value_t = 64)]
+        batch: usize,
+        /// History tokens.
+        #[arg(long, default_value_t = 80)]
+        encoder_tokens: usize,
+        /// Target tokens.
+        #[arg(long, default_value_t = 4)]
+        decoder_tokens: usize,
+        /// Vocabulary.
+        #[arg(long, default_value_t = 1026)]
+        vocab: usize,
+        /// Dropout.
+        #[arg(long, default_value_t = 0.1)]
+        dropout: f32,
+        /// Steps a run.
+        #[arg(long, default_value_t = 3)]
+        steps: usize,
+        /// Timed runs; one more before them warms up.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// The seed.
+        #[arg(long, default_value_t = 1234)]
+        seed: u64,
+    },
+    /// Constrained beam search of the TIGER shape.
+    Beam {
+        /// A T5 checkpoint in Hugging Face layout; by default random weights of TIGER's size.
+        #[arg(long)]
+        model: Option<PathBuf>,
+        /// Catalog codes [N, L] (.npy); by default random.
+        #[arg(long)]
+        catalog: Option<PathBuf>,
+        /// History token ids [users, T] (.npy); by default random.
+        #[arg(long)]
+        histories: Option<PathBuf>,
+        /// Items of the random catalog.
+        #[arg(long, default_value_t = 100_000)]
+        items: usize,
+        /// Users of the random histories.
+        #[arg(long, default_value_t = 64)]
+        users: usize,
+        /// Beam width and number of answers.
+        #[arg(long, default_value_t = 50)]
+        k: usize,
+        /// Requests at a time.
+        #[arg(long, default_value_t = 1)]
+        batch: usize,
+        /// Timed runs over all histories.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// Write sequences and scores as JSON, to be compared with another program's.
+        #[arg(long)]
+        save_output: Option<PathBuf>,
+        /// The seed.
+        #[arg(long, default_value_t = 1234)]
+        seed: u64,
+    },
+    /// Building the trie.
+    Trie {
+        /// Catalog codes [N, L] (.npy); by default random.
+        #[arg(long)]
+        input: Option<PathBuf>,
+        /// Semantic IDs of the random catalog.
+        #[arg(long, default_value_t = 1_000_000)]
+        ids: usize,
+        /// Levels L.
+        #[arg(long, default_value_t = 4)]
+        levels: usize,
+        /// Codes per level K.
+        #[arg(long, default_value_t = 256)]
+        codes: u32,
+        /// Timed runs.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
+    /// Encoding items with residual k-means.
+    Encode {
+        /// Vectors; by default random.
+        #[arg(long)]
+        input: Option<PathBuf>,
+        /// Items.
+        #[arg(long, default_value_t = 100_000)]
+        items: usize,
+        /// Width D.
+        #[arg(long, default_value_t = 768)]
+        width: usize,
+        /// Levels L.
+        #[arg(long, default_value_t = 3)]
+        levels: usize,
+        /// Codes per level K.
+        #[arg(long, default_value_t = 256)]
+        codes: u32,
+        /// Iterations of the training before it.
+        #[arg(long, default_value_t = 20)]
+        iterations: usize,
+        /// Timed runs.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
+}
+
+fn thread_count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|threads| (1..=1024).contains(threads)).ok_or_else(|| "give 1 to 1024 threads".to_owned())
+}

@@ -1,0 +1,44 @@
+//! `sidereal bench`: this machine's figures for the project's own work, as JSON that a comparison reads.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use sidereal::Result;
+use sidereal::bench::{BeamWish, EncodeWish, TrainWish, TrieWish};
+
+use crate::args::Bench;
+use crate::commands::Context;
+use crate::output;
+
+pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
+    let device = context.global.device;
+    let mut figures = match command {
+        Bench::Train { batch, encoder_tokens, decoder_tokens, vocab, dropout, steps, runs, seed } => {
+            let wish = TrainWish { batch, encoder_tokens, decoder_tokens, vocab, dropout, steps, runs, seed };
+            sidereal::bench::train(&wish, device)?
+        }
+        Bench::Beam { model, catalog, histories, items, users, k, batch, runs, save_output, seed } => {
+            let wish = BeamWish { model, catalog, histories, items, users, k, batch, runs, save_output, seed };
+            sidereal::bench::beam(&wish, device)?
+        }
+        Bench::Trie { input, ids, levels, codes, runs } => {
+            sidereal::bench::trie(&TrieWish { input, ids, levels, codes, runs })?
+        }
+        Bench::Encode { input, items, width, levels, codes, iterations, runs } => {
+            let wish = EncodeWish { input, items, width, levels, codes, iterations, runs };
+            sidereal::bench::encode(&wish, context.progress.as_ref())?
+        }
+    };
+    if let Some(object) = figures.as_object_mut() {
+        object.insert("threads".to_owned(), json!(sidereal::bench::threads()));
+        object.insert("device".to_owned(), json!(device.to_string()));
+        object.insert("peak_memory_mib".to_owned(), json!(crate::memory::peak_mib()));
+    }
+    if context.global.json {
+        // One line, so that a program that runs others can read the last one.
+        output::line(&figures.to_string())?;
+    } else {
+        output::json(&figures)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

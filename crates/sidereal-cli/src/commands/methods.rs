@@ -1,0 +1,35 @@
+//! `sidereal methods` and `sidereal inspect`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use sidereal::Result;
+use sidereal::methods::{Method, methods};
+
+use crate::commands::Context;
+use crate::output;
+
+pub(crate) fn execute(context: &Context) -> Result<ExitCode> {
+    let all = methods();
+    if context.global.json {
+        output::json(&all)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (kind, list) in [("tokenizers", &all.tokenizers), ("generators", &all.generators), ("baselines", &all.baselines)] {
+        output::line(kind)?;
+        for Method { name, paper, status } in list {
+            output::line(&format!("  {name:<14} {status:<13} {paper}"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn inspect(context: &Context, path: &Path) -> Result<ExitCode> {
+    let found = sidereal::inspect::inspect(path)?;
+    if context.global.json {
+        output::json(&found)?;
+    } else {
+        output::line(&found.text())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,48 @@
+//! `sidereal recommend`: for one history, or for many users.
+
+use std::process::ExitCode;
+
+use sidereal::recommend::{Recommender, Wish};
+use sidereal::{Result, Run};
+
+use crate::args::Recommend;
+use crate::commands::Context;
+use crate::output;
+
+/// Beam width where none is given, unless more items are wanted.
+const DEFAULT_BEAM: usize = 50;
+
+pub(crate) fn execute(context: &Context, arguments: &Recommend) -> Result<ExitCode> {
+    let run = Run::open(&arguments.run)?;
+    let beam = arguments.beam.unwrap_or(DEFAULT_BEAM.max(arguments.k));
+    let wish = Wish { k: arguments.k, beam, include_seen: arguments.include_seen };
+    let recommender = Recommender::load(&run, context.global.device, arguments.allow_other_catalog)?;
+    match (&arguments.history, &arguments.users) {
+        (Some(history), _) => {
+            let ids: Vec<&str> = history.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
+            let answer = recommender.answer(&ids, wish)?;
+            if context.global.json {
+                output::json(&answer)?;
+            } else {
+                for item in &answer.items {
+                    let title = item.title.as_deref().unwrap_or("");
+                    output::line(&format!("{:8.3}  {}  {title}", item.score, item.item_id))?;
+                }
+            }
+        }
+        (None, Some(users)) => {
+            let out = arguments.out.as_deref().ok_or_else(|| {
+                let mend = "name the Parquet file to write with --out F.parquet";
+                sidereal::core::Error::config("--out", "--users needs a file for its answers", mend)
+            })?;
+            let done = sidereal::batch::recommend_users(&run, &recommender, users, out, wish, context.progress.as_ref())?;
+            if context.global.json {
+                output::json(&done)?;
+            } else {
+                output::line(&format!("{} rows for {} users: {}", done.rows, done.users, out.display()))?;
+            }
+        }
+        (None, None) => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}

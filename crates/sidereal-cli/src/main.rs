@@ -1,0 +1,40 @@
+//! The `sidereal` binary: parses arguments, calls the library, prints answers on standard output and everything else on
+//! standard error. Exit status 0: done; 1: the answer is no; 2: error or bad usage.
+
+mod args;
+mod commands;
+mod memory;
+mod output;
+mod progress_bar;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments = args::Arguments::parse();
+    set_up_threads(arguments.global.threads);
+    match commands::execute(arguments) {
+        Ok(code) => code,
+        Err(error) => output::fail(&error),
+    }
+}
+
+/// Tells rayon and candle how many threads to use, before either has started one.
+fn set_up_threads(threads: Option<usize>) {
+    // Candle's CPU worker pool spins between small products; on few cores that takes the time of the work itself.
+    let spin = std::env::var_os("CANDLE_BARRIER_POOL_SPIN_LIMIT").is_none().then_some("100".to_owned());
+    let wanted = [
+        ("CANDLE_BARRIER_POOL_SPIN_LIMIT", spin),
+        ("RAYON_NUM_THREADS", threads.map(|threads| threads.max(1).to_string())),
+    ];
+    for (name, value) in wanted {
+        if let Some(value) = value {
+            // SAFETY: no other thread runs yet.
+            unsafe { std::env::set_var(name, value) };
+        }
+    }
+}

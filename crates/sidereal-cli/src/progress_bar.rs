@@ -1,0 +1,111 @@
+//! Progress as bars on a terminal and as plain lines elsewhere, always on standard error.
+
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use sidereal::core::Progress;
+
+/// Between two plain lines, so that a log file stays readable.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Draws bars with a rate and the time left, or prints a line now and then where standard error is not a terminal.
+pub(crate) struct Bars {
+    terminal: bool,
+    task: Mutex<Option<Task>>,
+}
+
+struct Task {
+    bar: ProgressBar,
+    name: String,
+    unit: &'static str,
+    began: Instant,
+    last_line: Instant,
+    note: String,
+}
+
+impl Bars {
+    pub(crate) fn new() -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), task: Mutex::new(None) }
+    }
+
+    fn with(&self, act: impl FnOnce(&mut Task)) {
+        // A poisoned lock only means that another thread died while drawing.
+        let mut task = self.task.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(task) = task.as_mut() {
+            act(task);
+        }
+    }
+}
+
+impl Task {
+    #[allow(clippy::print_stderr)]
+    fn line(&mut self, end: &str) {
+        let done = self.bar.position();
+        let seconds = self.began.elapsed().as_secs_f64();
+        let rate = if seconds > 0.0 { done as f64 / seconds } else { 0.0 };
+        let of = self.bar.length().map_or(String::new(), |total| format!("/{total}"));
+        let note = if self.note.is_empty() { String::new() } else { format!(", {}", self.note) };
+        eprintln!("{}: {done}{of} {} ({rate:.0}/s){note}{end}", self.name, self.unit);
+        self.last_line = Instant::now();
+    }
+}
+
+impl Progress for Bars {
+    fn start(&self, name: &str, total: Option<u64>, unit: &'static str) {
+        self.finish();
+        let bar = if self.terminal { ProgressBar::new(total.unwrap_or(0)) } else { ProgressBar::hidden() };
+        if total.is_none() {
+            bar.unset_length();
+        }
+        bar.set_length(total.unwrap_or(0));
+        let template = if total.is_some() {
+            format!("{{prefix:>24}} {{bar:28}} {{pos}}/{{len}} {unit} {{per_sec}} eta {{eta}} {{msg}}")
+        } else {
+            format!("{{prefix:>24}} {{spinner}} {{pos}} {unit} {{per_sec}} {{elapsed}} {{msg}}")
+        };
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            bar.set_style(style);
+        }
+        bar.set_prefix(name.to_owned());
+        let now = Instant::now();
+        let task = Task { bar, name: name.to_owned(), unit, began: now, last_line: now, note: String::new() };
+        *self.task.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(task);
+    }
+
+    fn advance(&self, by: u64) {
+        let terminal = self.terminal;
+        self.with(|task| {
+            task.bar.inc(by);
+            if !terminal && task.last_line.elapsed() >= LINE_EVERY {
+                task.line("");
+            }
+        });
+    }
+
+    fn note(&self, text: &str) {
+        self.with(|task| {
+            task.note = text.to_owned();
+            task.bar.set_message(text.to_owned());
+        });
+    }
+
+    fn finish(&self) {
+        let terminal = self.terminal;
+        self.with(|task| {
+            if terminal {
+                task.bar.finish();
+            } else {
+                let seconds = task.began.elapsed().as_secs_f64();
+                task.line(&format!(", done in {seconds:.1} s"));
+            }
+        });
+        *self.task.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+    }
+}
+
+/// Nothing is drawn: `--quiet`.
+pub(crate) fn watcher(quiet: bool) -> Box<dyn Progress> {
+    if quiet { Box::new(sidereal::core::NoProgress) } else { Box::new(Bars::new()) }
+}

@@ -1,0 +1,240 @@
+//! Measurements of the project's own work on this machine, on inputs that other programs can be given.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use sidereal_core::{Embeddings, Error, Progress, SemanticIds, Trie};
+use sidereal_generator::bench::{
+    TrainInput, bench_beam, bench_beam_input, bench_catalog, bench_model, bench_train_step, process_cpu_s,
+};
+use sidereal_generator::models::t5::T5Config;
+use sidereal_generator::models::tiger::TigerConfig;
+use sidereal_core::CodeVocab;
+use sidereal_nn::device::DeviceChoice;
+use sidereal_nn::rng::Rng;
+use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig};
+
+use crate::Result;
+
+/// Levels and codes of the random catalogs and histories: those of the peers' scripts.
+const LEVELS: usize = 4;
+const CODES: u32 = 256;
+
+/// Threads that the work may use.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
+}
+
+/// Sizes of [`train`].
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct TrainWish {
+    pub batch: usize,
+    pub encoder_tokens: usize,
+    pub decoder_tokens: usize,
+    pub vocab: usize,
+    pub dropout: f32,
+    pub steps: usize,
+    pub runs: usize,
+    pub seed: u64,
+}
+
+/// Training steps of the TIGER shape.
+///
+/// # Errors
+/// Sizes that no model can have; whatever the device says.
+pub fn train(wish: &TrainWish, device: DeviceChoice) -> Result<Value> {
+    let levels = wish.decoder_tokens;
+    let codes = (wish.vocab.saturating_sub(CodeVocab::FIRST_CODE as usize) / levels.max(1)) as u32;
+    if codes == 0 {
+        let problem = format!("{} tokens hold no code for each of {levels} levels", wish.vocab);
+        return Err(Error::config("--vocab", problem, "give a larger vocabulary").into());
+    }
+    let config = TigerConfig { dropout: wish.dropout, ..TigerConfig::default() };
+    let t5 = T5Config { vocab_size: wish.vocab, ..config.t5(&CodeVocab::new(CodeVocab::FIRST_CODE, &vec![codes; levels]))? };
+    let model = bench_model(None, t5, wish.seed, &device.open()?)?;
+    let input = TrainInput::random(wish.batch * 4, wish.encoder_tokens, levels, codes, wish.seed);
+    let found = bench_train_step(&model, &input, wish.batch, wish.steps, wish.runs, wish.seed)?;
+    Ok(with_what("train", json!(found)))
+}
+
+/// Sizes and files of [`beam`].
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct BeamWish {
+    pub model: Option<PathBuf>,
+    pub catalog: Option<PathBuf>,
+    pub histories: Option<PathBuf>,
+    pub items: usize,
+    pub users: usize,
+    pub k: usize,
+    pub batch: usize,
+    pub runs: usize,
+    pub save_output: Option<PathBuf>,
+    pub seed: u64,
+}
+
+/// Constrained beam search of the TIGER shape, encoding included, scores over the whole vocabulary.
+///
+/// # Errors
+/// Files that cannot be read or do not fit; whatever the device says.
+pub fn beam(wish: &BeamWish, device: DeviceChoice) -> Result<Value> {
+    let codes = [CODES; LEVELS];
+    let (mut catalog, mut histories) = bench_beam_input(wish.items, &codes, wish.users, 20, wish.seed)?;
+    if let Some(path) = &wish.catalog {
+        let sids = read_sids(path)?;
+        catalog = bench_catalog(&sids, &vec![CODES; sids.levels()])?;
+    }
+    if let Some(path) = &wish.histories {
+        let (shape, tokens) = read_integers(path)?;
+        let width = shape.get(1).copied().unwrap_or(0).max(1);
+        histories = tokens.chunks(width).map(|row| row.iter().map(|&token| token as u32).collect()).collect();
+    }
+    let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, catalog.codes_per_level());
+    let t5 = TigerConfig::default().t5(&vocab)?;
+    let model = bench_model(wish.model.as_deref(), t5, wish.seed, &device.open()?)?;
+    let found = bench_beam(&model, &catalog, &histories, wish.k, wish.batch, wish.runs)?;
+    if let Some(path) = &wish.save_output {
+        let answer = json!({ "sequences": found.sequences, "scores": found.scores });
+        sidereal_core::artifact::write_json(path, &answer)?;
+    }
+    let mut value = with_what("beam", json!(found));
+    if let Some(object) = value.as_object_mut() {
+        // Answers are for comparing, not for reading.
+        object.remove("sequences");
+        object.remove("scores");
+    }
+    Ok(value)
+}
+
+/// Sizes and file of [`trie`].
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct TrieWish {
+    pub input: Option<PathBuf>,
+    pub ids: usize,
+    pub levels: usize,
+    pub codes: u32,
+    pub runs: usize,
+}
+
+/// Building the trie of sorted, distinct semantic IDs.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn trie(wish: &TrieWish) -> Result<Value> {
+    let sids = match &wish.input {
+        Some(path) => read_sids(path)?,
+        None => {
+            let mut rng = Rng::new(0, "bench trie");
+            let codes = (0..wish.ids * wish.levels).map(|_| (rng.next_u64() % u64::from(wish.codes.max(1))) as u16);
+            SemanticIds::new(wish.levels, codes.collect())?
+        }
+    };
+    let mut rows: Vec<&[u16]> = sids.rows().collect();
+    rows.sort_unstable();
+    rows.dedup();
+    let sorted = SemanticIds::new(sids.levels(), rows.concat())?;
+    let (mut wall, mut cpu) = (Vec::new(), Vec::new());
+    let mut leaves = 0;
+    for _ in 0..wish.runs.max(1) {
+        let (began, used) = (Instant::now(), process_cpu_s());
+        leaves = Trie::from_sorted(&sorted)?.leaves();
+        wall.push(began.elapsed().as_secs_f64());
+        cpu.extend(process_cpu_s().zip(used).map(|(now, before)| now - before));
+    }
+    wall.sort_by(f64::total_cmp);
+    cpu.sort_by(f64::total_cmp);
+    let middle = |v: &[f64]| v.get(v.len() / 2).copied();
+    Ok(json!({ "what": "trie", "ids": sids.len(), "leaves": leaves, "levels": sids.levels(),
+        "build_s": middle(&wall), "build_cpu_s": middle(&cpu) }))
+}
+
+/// Sizes and file of [`encode`].
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct EncodeWish {
+    pub input: Option<PathBuf>,
+    pub items: usize,
+    pub width: usize,
+    pub levels: usize,
+    pub codes: u32,
+    pub iterations: usize,
+    pub runs: usize,
+}
+
+/// Residual k-means: its training once, and encoding of the same items.
+///
+/// # Errors
+/// A file that cannot be read; sizes that cannot be trained.
+pub fn encode(wish: &EncodeWish, progress: &dyn Progress) -> Result<Value> {
+    let embeddings = match &wish.input {
+        Some(path) => sidereal_embed::read_vectors(path, None)?.embeddings,
+        None => {
+            let mut rng = Rng::new(0, "bench encode");
+            let values = (0..wish.items * wish.width).map(|_| rng.normal() as f32).collect();
+            Embeddings::new(wish.items, wish.width, values)?
+        }
+    };
+    let mut config = TokenizerConfig::with_defaults("rq-kmeans", vec![wish.codes; wish.levels])?;
+    if let TokenizerConfig::RqKmeans(kmeans) = &mut config {
+        kmeans.max_iterations = wish.iterations;
+    }
+    let (began, used) = (Instant::now(), process_cpu_s());
+    let tokenizer = ItemTokenizer::train(&config, &embeddings, 0, progress)?;
+    let train_s = began.elapsed().as_secs_f64();
+    let train_cpu_s = process_cpu_s().zip(used).map(|(now, before)| now - before);
+    let (mut wall, mut cpu) = (Vec::new(), Vec::new());
+    for _ in 0..wish.runs.max(1) {
+        let (began, used) = (Instant::now(), process_cpu_s());
+        tokenizer.encode(&embeddings)?;
+        wall.push(began.elapsed().as_secs_f64());
+        cpu.extend(process_cpu_s().zip(used).map(|(now, before)| now - before));
+    }
+    wall.sort_by(f64::total_cmp);
+    cpu.sort_by(f64::total_cmp);
+    let rate = |v: &[f64]| v.get(v.len() / 2).map(|s| embeddings.rows() as f64 / s);
+    Ok(json!({ "what": "encode", "items": embeddings.rows(), "width": embeddings.width(), "levels": wish.levels,
+        "codes": wish.codes, "train_s": train_s, "train_cpu_s": train_cpu_s,
+        "items_per_s": rate(&wall), "items_per_cpu_s": rate(&cpu) }))
+}
+
+fn with_what(what: &str, mut value: Value) -> Value {
+    if let Some(object) = value.as_object_mut() {
+        object.insert("what".to_owned(), what.into());
+    }
+    value
+}
+
+fn read_sids(path: &Path) -> Result<SemanticIds> {
+    let (shape, codes) = read_integers(path)?;
+    let levels = shape.get(1).copied().unwrap_or(1);
+    let codes: Option<Vec<u16>> = codes.iter().map(|&code| u16::try_from(code).ok()).collect();
+    let codes = codes.ok_or_else(|| {
+        Error::input(path.display().to_string(), "a code is not between 0 and 65535", "give codes [N, L]")
+    })?;
+    Ok(SemanticIds::new(levels, codes)?)
+}
+
+/// Integers of a `.npy` file, whatever their width, with its shape.
+fn read_integers(path: &Path) -> Result<(Vec<usize>, Vec<i64>)> {
+    let io = |e| Error::io("read", path, e);
+    let bytes = std::fs::read(path).map_err(io)?;
+    let file = npyz::NpyFile::new(&bytes[..]).map_err(io)?;
+    let shape: Vec<usize> = file.shape().iter().map(|&n| n as usize).collect();
+    let descr = file.dtype().descr();
+    let values = match descr.trim_matches(['\'', '"']) {
+        "<u2" => widened::<u16>(file),
+        "<i4" => widened::<i32>(file),
+        "<u4" => widened::<u32>(file),
+        "<i8" => widened::<i64>(file),
+        other => Err(std::io::Error::other(format!("its numbers are {other}, not integers of 16 to 64 bits"))),
+    };
+    Ok((shape, values.map_err(io)?))
+}
+
+fn widened<T: npyz::Deserialize + Into<i64>>(file: npyz::NpyFile<&[u8]>) -> std::io::Result<Vec<i64>> {
+    let numbers = file.data::<T>().map_err(|e| std::io::Error::other(e.to_string()))?;
+    numbers.map(|number| number.map(Into::into)).collect()
+}

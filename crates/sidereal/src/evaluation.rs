@@ -1,0 +1,106 @@
+//! The figures of an evaluation: one table in which the generator stands beside the baselines that need no training.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Metrics by name: `recall@10`, `ndcg@10`, `mrr`, `coverage@10`, ...
+pub type Metrics = BTreeMap<String, f64>;
+
+/// Both ways of ranking: the whole catalog (what papers print) and without the user's own history (what a shop does).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Modes<T> {
+    /// The whole catalog is ranked.
+    pub no_filter: T,
+    /// The user's whole history is taken out of the ranking.
+    pub seen_removed: T,
+}
+
+impl<T> Modes<T> {
+    /// Both modes with their names.
+    pub fn each(&self) -> [(&'static str, &T); 2] {
+        [("no_filter", &self.no_filter), ("seen_removed", &self.seen_removed)]
+    }
+}
+
+/// What is known of one row of the table beside its metrics.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RowDetail {
+    /// 95 % bootstrap intervals over users, by metric.
+    pub intervals: BTreeMap<String, [f64; 2]>,
+    /// Metrics by the target's training popularity: `head`, `mid`, `tail`, `cold`; each also has `users`.
+    pub buckets: BTreeMap<String, Metrics>,
+}
+
+/// A paired test of two rows over the same users.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The row that is compared.
+    pub row: String,
+    /// The row it is compared with.
+    pub with: String,
+    /// `no_filter` or `seen_removed`.
+    pub mode: String,
+    /// The metric.
+    pub metric: String,
+    /// Mean of row minus with.
+    pub difference: f64,
+    /// 95 % bootstrap interval of the difference.
+    pub interval: [f64; 2],
+    /// Two-sided p-value of the paired test.
+    pub p_value: f64,
+}
+
+/// An evaluation, as `sidereal evaluate --json` prints it and the report stage keeps it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// `validation` or `test`.
+    pub split: String,
+    /// Users with a target in the split.
+    pub users: usize,
+    /// N.
+    pub items: usize,
+    /// Beam width W.
+    pub beam: usize,
+    /// The generator's method name; absent where only baselines were evaluated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generator: Option<String>,
+    /// The catalog that was ranked.
+    pub catalog_version: String,
+    /// The generator over the whole catalog.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_filter: Option<Metrics>,
+    /// The generator without the user's history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen_removed: Option<Metrics>,
+    /// The untrained rows.
+    pub baselines: BTreeMap<String, Modes<Metrics>>,
+    /// Intervals and buckets by row name.
+    pub details: BTreeMap<String, Modes<RowDetail>>,
+    /// Paired tests between rows.
+    pub comparisons: Vec<Comparison>,
+    /// What the table says, in sentences: whether the generator beats each baseline.
+    pub verdict: Vec<String>,
+    /// Share of ranked items that are not in the catalog: zero by construction, counted all the same.
+    pub invalid_rate: f64,
+    /// Share of ranked items that the same ranking holds twice: zero by construction, counted all the same.
+    pub duplicate_rate: f64,
+    /// Mean number of events before the target.
+    pub mean_history_length: f64,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+impl Evaluation {
+    /// All rows of the table, the generator first.
+    pub fn rows(&self) -> Vec<(&str, Modes<&Metrics>)> {
+        let mut rows = Vec::new();
+        if let (Some(name), Some(no_filter), Some(seen_removed)) = (&self.generator, &self.no_filter, &self.seen_removed) {
+            rows.push((name.as_str(), Modes { no_filter, seen_removed }));
+        }
+        rows.extend(self.baselines.iter().map(|(name, modes)| {
+            (name.as_str(), Modes { no_filter: &modes.no_filter, seen_removed: &modes.seen_removed })
+        }));
+        rows
+    }
+}

@@ -1,0 +1,84 @@
+//! What a file or folder is: for a person who finds one.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use sidereal_core::Error;
+use sidereal_core::array_file::ArrayFile;
+use sidereal_core::artifact::{MANIFEST, Manifest, read_json, sha256_file, verify_files};
+
+use crate::Result;
+use crate::run::{Run, Stage};
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Found {
+    /// `run`, `stage`, `arrays` or `file`.
+    pub what: &'static str,
+    /// Its particulars.
+    pub facts: Value,
+}
+
+impl Found {
+    /// The particulars as indented lines.
+    pub fn text(&self) -> String {
+        let mut lines = vec![self.what.to_owned()];
+        lines_of(&self.facts, 1, &mut lines);
+        lines.join("\n")
+    }
+}
+
+/// Looks at a run, a stage's folder, a file of arrays, or any file.
+///
+/// # Errors
+/// Nothing there; a manifest whose files are damaged.
+pub fn inspect(path: &Path) -> Result<Found> {
+    if path.join(MANIFEST).is_file() {
+        let manifest: Manifest = read_json(&path.join(MANIFEST))?;
+        verify_files(path, &manifest)?;
+        let facts = json!({ "manifest": manifest, "digest": manifest.digest(), "files": "verified" });
+        return Ok(Found { what: "stage", facts });
+    }
+    if path.is_dir() {
+        let run = Run::open(path)?;
+        let mut stages = serde_json::Map::new();
+        for stage in Stage::ALL.into_iter().filter(|&stage| run.has(stage)) {
+            let manifest = run.manifest(stage)?;
+            let kept = json!({ "facts": manifest.facts, "seed": manifest.seed, "digest": manifest.digest() });
+            stages.insert(stage.name().to_owned(), kept);
+        }
+        if stages.is_empty() {
+            let mend = "name a run, a stage of a run, or a file";
+            return Err(Error::artifact(path, "no stage of a run is here", mend).into());
+        }
+        return Ok(Found { what: "run", facts: json!({ "stages": stages }) });
+    }
+    let bytes = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
+    if path.extension().is_some_and(|extension| extension == "safetensors") {
+        let file = ArrayFile::open(path)?;
+        let mut arrays = serde_json::Map::new();
+        for name in file.names() {
+            arrays.insert(name.to_owned(), json!(file.shape(name)?));
+        }
+        return Ok(Found { what: "arrays", facts: json!({ "bytes": bytes, "shapes": arrays }) });
+    }
+    Ok(Found { what: "file", facts: json!({ "bytes": bytes, "sha256": sha256_file(path)? }) })
+}
+
+fn lines_of(value: &Value, depth: usize, lines: &mut Vec<String>) {
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                if value.is_object() {
+                    lines.push(format!("{indent}{key}"));
+                    lines_of(value, depth + 1, lines);
+                } else {
+                    lines.push(format!("{indent}{key}: {value}"));
+                }
+            }
+        }
+        other => lines.push(format!("{indent}{other}")),
+    }
+}

@@ -1,0 +1,109 @@
+//! Answers as Parquet: written beside their place and renamed, with the job that made them in the file's metadata, so
+//! that the same job asked again knows that it is done.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::Compression;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use sidereal_core::Error;
+
+use crate::Result;
+
+/// The metadata key that holds the job.
+const JOB_KEY: &str = "sidereal.job";
+
+/// Writes batches to a file under a temporary name and renames it.
+///
+/// # Errors
+/// Whatever the file system says, or a batch's producer; then no file of that name is made or changed.
+pub(crate) fn write(
+    path: &Path,
+    schema: &Arc<Schema>,
+    job: &str,
+    batches: impl Iterator<Item = Result<RecordBatch>>,
+) -> Result<()> {
+    let temporary = temporary_name(path);
+    let written = write_to(&temporary, path, schema, job, batches);
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn write_to(
+    temporary: &Path,
+    path: &Path,
+    schema: &Arc<Schema>,
+    job: &str,
+    batches: impl Iterator<Item = Result<RecordBatch>>,
+) -> Result<()> {
+    let io = |e| Error::io("write", path, e);
+    let bad = |e: parquet::errors::ParquetError| parquet_error(path, &e);
+    let file = File::create(temporary).map_err(io)?;
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(parquet::basic::ZstdLevel::default()))
+        .set_key_value_metadata(Some(vec![KeyValue::new(JOB_KEY.to_owned(), job.to_owned())]))
+        .set_created_by(concat!("sidereal ", env!("CARGO_PKG_VERSION")).to_owned())
+        .build();
+    let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties)).map_err(bad)?;
+    for batch in batches {
+        writer.write(&batch?).map_err(bad)?;
+    }
+    let file = writer.into_inner().map_err(bad)?;
+    file.sync_all().map_err(io)?;
+    std::fs::rename(temporary, path).map_err(io)?;
+    Ok(())
+}
+
+/// The job that a file was made by; `None` if it is absent, unreadable or not ours.
+pub(crate) fn job_of(path: &Path) -> Option<String> {
+    let reader = SerializedFileReader::new(File::open(path).ok()?).ok()?;
+    let pairs = reader.metadata().file_metadata().key_value_metadata()?;
+    pairs.iter().find(|pair| pair.key == JOB_KEY)?.value.clone()
+}
+
+/// Number of rows of a file.
+pub(crate) fn rows_of(path: &Path) -> Result<u64> {
+    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    let reader = SerializedFileReader::new(file).map_err(|e| parquet_error(path, &e))?;
+    Ok(u64::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or(0))
+}
+
+/// Reads a file of ours batch by batch.
+pub(crate) fn batches(path: &Path) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+        .and_then(ParquetRecordBatchReaderBuilder::build)
+        .map_err(|e| parquet_error(path, &e))?;
+    let path = path.to_path_buf();
+    Ok(reader.map(move |batch| {
+        batch.map_err(|e| Error::artifact(&path, e.to_string(), "remove it and run the same command again").into())
+    }))
+}
+
+/// A folder beside a file for its unfinished parts.
+pub(crate) fn parts_folder(path: &Path) -> PathBuf {
+    path.with_file_name(format!("{}.partial", name_of(path)))
+}
+
+fn temporary_name(path: &Path) -> PathBuf {
+    path.with_file_name(format!(".{}.{}.writing", name_of(path), std::process::id()))
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn parquet_error(path: &Path, error: &parquet::errors::ParquetError) -> crate::Error {
+    let mend = "free some space, or check the file and run the same command again";
+    Error::artifact(path, error.to_string(), mend).into()
+}

@@ -1,0 +1,72 @@
+//! All stages in turn: what `sidereal run` does.
+
+use std::path::Path;
+use std::time::Instant;
+
+use sidereal_core::Progress;
+use sidereal_nn::device::DeviceChoice;
+
+use crate::recipe::Recipe;
+use crate::run::{Outcome, Run, Stage};
+use crate::{Result, stages};
+
+/// What a finished stage tells.
+#[derive(Debug, Clone, Copy)]
+pub struct Finished {
+    /// The stage.
+    pub stage: Stage,
+    /// Whether it had to work.
+    pub outcome: Outcome,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Where a pipeline gets its input, and on what it runs.
+#[derive(Clone, Copy)]
+pub struct Setting<'a> {
+    /// Folder with items, interactions and embeddings; may be absent when the run has its data and embeddings.
+    pub data: Option<&'a Path>,
+    /// Where tensors live.
+    pub device: DeviceChoice,
+    /// Who watches.
+    pub progress: &'a dyn Progress,
+}
+
+/// Runs a recipe's stages up to `until`, keeping those that are finished, and tells `finished` of each.
+///
+/// A stage is finished when its folder was made from the same inputs with the same configuration and seed. Training that
+/// was killed continues from its last checkpoint.
+///
+/// # Errors
+/// The first stage that fails; the stages before it stay.
+pub fn run(
+    run: &Run,
+    recipe: &Recipe,
+    setting: Setting<'_>,
+    until: Stage,
+    mut finished: impl FnMut(Finished),
+) -> Result<()> {
+    setting.device.open()?;
+    for stage in Stage::ALL {
+        let began = Instant::now();
+        let outcome = step(run, recipe, setting, stage)?;
+        finished(Finished { stage, outcome, seconds: began.elapsed().as_secs_f64() });
+        if stage == until {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn step(run: &Run, recipe: &Recipe, setting: Setting<'_>, stage: Stage) -> Result<Outcome> {
+    let Setting { data, device, progress } = setting;
+    match stage {
+        Stage::Data => stages::data::from_folder(run, data, &recipe.data, progress),
+        Stage::Embeddings => stages::embeddings::from_folder(run, data, progress),
+        Stage::Split => stages::split::make(run, recipe.split),
+        Stage::Tokenizer => stages::tokenizer::make(run, &recipe.tokenizer, recipe.seed, device, progress),
+        Stage::Catalog => stages::catalog::build(run, recipe.catalog.collisions),
+        Stage::Generator => stages::generator::make(run, &recipe.generator, recipe.seed, device, progress),
+        Stage::Report => stages::report::make(run, recipe, device, progress),
+    }
+}

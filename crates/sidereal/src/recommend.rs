@@ -1,0 +1,161 @@
+//! Answers from a run: the next items for a history.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde::Serialize;
+use sidereal_core::{Catalog, Error, ItemIndex, Items, LeafFilter};
+use sidereal_generator::{Generator, Ranking};
+use sidereal_nn::device::DeviceChoice;
+
+use crate::Result;
+use crate::run::{Run, Stage};
+
+/// A run's generator and catalog, loaded once and asked many times.
+pub struct Recommender {
+    catalog: Catalog,
+    items: Option<Items>,
+    generator: Generator,
+}
+
+/// What one request wants.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish {
+    /// How many items, k.
+    pub k: usize,
+    /// Beam width W.
+    pub beam: usize,
+    /// Whether items of the history may be answered.
+    pub include_seen: bool,
+}
+
+/// One question to [`Recommender::rank`].
+#[derive(Debug, Clone, Copy)]
+pub struct Query<'a> {
+    /// Items, oldest first, [H]; at least one.
+    pub history: &'a [ItemIndex],
+    /// Items that must not be answered.
+    pub deny: &'a [ItemIndex],
+}
+
+/// An answer, as `sidereal recommend --json` prints it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Answer {
+    /// The catalog that was asked.
+    pub catalog_version: String,
+    /// The items, best first.
+    pub items: Vec<AnswerItem>,
+    /// How it was found.
+    pub stats: BTreeMap<&'static str, serde_json::Value>,
+}
+
+/// One item of an answer.
+#[derive(Debug, Clone, Serialize)]
+pub struct AnswerItem {
+    /// The user's id.
+    pub item_id: String,
+    /// Its title in the catalog; never generated text.
+    pub title: Option<String>,
+    /// Its semantic ID, [L].
+    pub semantic_id: Vec<u16>,
+    /// Log-probability of the semantic ID.
+    pub score: f32,
+}
+
+impl Recommender {
+    /// Loads a run's catalog and generator (and titles, where the run has data).
+    ///
+    /// # Errors
+    /// A stage that has not run or is damaged; a generator of another catalog, unless `allow_other_catalog`.
+    pub fn load(run: &Run, device: DeviceChoice, allow_other_catalog: bool) -> Result<Self> {
+        let catalog = run.catalog()?;
+        run.manifest(Stage::Generator)?;
+        let generator = Generator::load(&run.dir(Stage::Generator), &catalog, &device.open()?, allow_other_catalog)?;
+        let items = match run.has(Stage::Data) {
+            true => {
+                let data = run.data()?;
+                run.check_items(&catalog, &data)?;
+                Some(data.items)
+            }
+            false => None,
+        };
+        Ok(Self { catalog, items, generator })
+    }
+
+    /// The catalog.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The generator.
+    pub fn generator(&self) -> &Generator {
+        &self.generator
+    }
+
+    /// An item's title.
+    pub fn title(&self, item: ItemIndex) -> Option<&str> {
+        self.items.as_ref()?.title(item)
+    }
+
+    /// Item ids as indices.
+    ///
+    /// # Errors
+    /// An id that the catalog does not have (all of them are named); no ids at all.
+    pub fn history(&self, ids: &[&str]) -> Result<Vec<ItemIndex>> {
+        let index_of = |id: &str| match &self.items {
+            Some(items) => items.index_of(id),
+            None => (0..self.catalog.len() as u32).find(|&i| self.catalog.item_id(i) == id),
+        };
+        let unknown: Vec<String> = ids.iter().filter(|id| index_of(id).is_none()).map(|id| format!("{id:?}")).collect();
+        if !unknown.is_empty() {
+            let problem = format!("the catalog has no item {}", unknown.join(", "));
+            return Err(Error::input("history", problem, "use ids of the items table, or leave these out").into());
+        }
+        if ids.is_empty() {
+            return Err(Error::input("history", "it is empty", "give at least one item id").into());
+        }
+        Ok(ids.iter().filter_map(|id| index_of(id)).collect())
+    }
+
+    /// Ranks for many queries by constrained beam search; the answer to query `i` is at place `i`.
+    ///
+    /// # Errors
+    /// An empty history; whatever the device says.
+    pub fn rank(&self, queries: &[Query<'_>], beam: usize) -> Result<Vec<Ranking>> {
+        let filters: Vec<LeafFilter> =
+            queries.iter().map(|query| LeafFilter::deny_items(&self.catalog, query.deny)).collect();
+        let questions: Vec<(&[ItemIndex], &LeafFilter)> =
+            queries.iter().zip(&filters).map(|(query, filter)| (query.history, filter)).collect();
+        self.generator.recommend(&self.catalog, &questions, beam)
+    }
+
+    /// Answers one history of item ids.
+    ///
+    /// # Errors
+    /// As [`Recommender::history`] and [`Recommender::rank`].
+    pub fn answer(&self, ids: &[&str], wish: Wish) -> Result<Answer> {
+        let began = Instant::now();
+        let history = self.history(ids)?;
+        let deny: &[ItemIndex] = if wish.include_seen { &[] } else { &history };
+        let rankings = self.rank(&[Query { history: &history, deny }], wish.beam.max(wish.k))?;
+        let ranked = rankings.iter().flat_map(|ranking| &ranking.items).take(wish.k);
+        let items = ranked.map(|scored| self.answer_item(scored.item, scored.score)).collect();
+        let candidates: u64 = rankings.iter().map(|ranking| ranking.stats.candidates).sum();
+        let stats = BTreeMap::from([
+            ("beam", wish.beam.max(wish.k).into()),
+            ("candidates", candidates.into()),
+            ("score_norm", self.generator.info().score_norm.name().into()),
+            ("latency_ms", (began.elapsed().as_secs_f64() * 1e3).into()),
+        ]);
+        Ok(Answer { catalog_version: self.catalog.version().to_owned(), items, stats })
+    }
+
+    fn answer_item(&self, item: ItemIndex, score: f32) -> AnswerItem {
+        AnswerItem {
+            item_id: self.catalog.item_id(item).to_owned(),
+            title: self.title(item).map(str::to_owned),
+            semantic_id: self.catalog.semantic_id(item).to_vec(),
+            score,
+        }
+    }
+}

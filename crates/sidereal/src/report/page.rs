@@ -1,0 +1,96 @@
+//! The page's sections, in words and charts; `template.html` sets them.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Serde, Value};
+use minijinja::{Environment, UndefinedBehavior};
+use serde::Serialize;
+use sidereal_core::Error;
+
+use super::ReportData;
+use crate::Result;
+
+mod evaluation;
+mod popularity;
+mod tokenizer;
+mod training;
+mod users;
+
+/// Ends in `.html`: that turns the escaping on.
+const TEMPLATE: &str = "report.html";
+
+#[derive(Debug, Serialize)]
+struct Page<'a> {
+    title: &'a str,
+    style: Value,
+    sections: Vec<Section>,
+    evaluation: Option<evaluation::EvaluationView>,
+    training: Option<training::TrainingView>,
+    tokenizer: Option<tokenizer::SemanticIdsView>,
+    users: Option<users::UsersView<'a>>,
+    facts: Vec<Fact<'a>>,
+    recipe: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+struct Section {
+    anchor: &'static str,
+    title: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Fact<'a> {
+    name: &'a str,
+    value: &'a str,
+}
+
+/// A chart with its words.
+#[derive(Debug, Serialize)]
+struct Chart {
+    title: String,
+    caption: String,
+    svg: Value,
+}
+
+impl Chart {
+    fn new(title: impl Into<String>, caption: impl Into<String>, svg: String) -> Self {
+        Self { title: title.into(), caption: caption.into(), svg: Value::from_safe_string(svg) }
+    }
+}
+
+/// Sets the page.
+pub(super) fn page(data: &ReportData) -> Result<String> {
+    let evaluation = data.evaluation.as_ref().map(evaluation::view).transpose()?.flatten();
+    let recipe = data.recipe_toml.trim();
+    let mut page = Page {
+        title: if data.title.trim().is_empty() { "Run" } else { &data.title },
+        style: Value::from_safe_string(include_str!("style.css").to_owned()),
+        sections: Vec::new(),
+        evaluation,
+        training: training::view(&data.training)?,
+        tokenizer: data.tokenizer.as_ref().map(tokenizer::view).transpose()?,
+        users: users::view(&data.users),
+        facts: data.facts.iter().map(|(name, value)| Fact { name, value }).collect(),
+        recipe: (!recipe.is_empty()).then_some(recipe),
+    };
+    let sections = [
+        ("figures", "Figures", page.evaluation.is_some()),
+        ("popularity", "Popularity", page.evaluation.as_ref().is_some_and(|view| view.buckets.is_some())),
+        ("training", "Training", page.training.is_some()),
+        ("tokenizer", "Semantic IDs", page.tokenizer.is_some()),
+        ("users", "Users", page.users.is_some()),
+        ("facts", "Facts", !page.facts.is_empty()),
+        ("recipe", "Recipe", page.recipe.is_some()),
+    ];
+    page.sections =
+        sections.into_iter().filter(|section| section.2).map(|(anchor, title, _)| Section { anchor, title }).collect();
+    set(&page).map_err(|e| Error::input("report", format!("{e:#}"), "this is a defect: report it").into())
+}
+
+fn set(page: &Page<'_>) -> std::result::Result<String, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment
+        .set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build()?);
+    environment.add_template(TEMPLATE, include_str!("template.html"))?;
+    environment.get_template(TEMPLATE)?.render(Serde(page))
+}

@@ -1,0 +1,119 @@
+//! Figures by the popularity of the target: whether a row lives on head items.
+
+use serde::Serialize;
+
+use super::Chart;
+use super::evaluation::Row;
+use crate::Result;
+use crate::evaluation::Metrics;
+use crate::report::numbers::{figure, metric, plural};
+use crate::report::plots;
+use crate::report::verdict::MODES;
+
+/// Buckets from the most popular targets to those without training interactions.
+const BUCKETS: [&str; 4] = ["head", "mid", "tail", "cold"];
+/// What is charted: the first that a bucket has.
+const CHARTED: [&str; 4] = ["recall@10", "ndcg@10", "recall@5", "ndcg@5"];
+
+#[derive(Debug, Serialize)]
+pub(super) struct BucketsView {
+    about: String,
+    legend: Vec<LegendRow>,
+    charts: Vec<Chart>,
+    tables: Vec<Table>,
+}
+
+#[derive(Debug, Serialize)]
+struct LegendRow {
+    key: usize,
+    series: usize,
+    name: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Table {
+    title: String,
+    columns: Vec<String>,
+    rows: Vec<TableRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct TableRow {
+    name: String,
+    cells: Vec<String>,
+}
+
+/// The section; nothing where no row has buckets.
+pub(super) fn view(rows: &[Row<'_>]) -> Result<Option<BucketsView>> {
+    let has = |name: &str| all(rows).any(|(_, bucket)| bucket.contains_key(name));
+    let Some(charted) = CHARTED.into_iter().find(|name| has(name)) else { return Ok(None) };
+    let shown = charted.to_uppercase();
+    let mut view = BucketsView {
+        about: format!(
+            "{shown} by the target\u{2019}s training interactions: head holds the most popular items, cold those that \
+             training never saw. Bars bear the numbers of the rows."
+        ),
+        legend: rows
+            .iter()
+            .enumerate()
+            .map(|(at, row)| LegendRow { key: at + 1, series: plots::series(at), name: row.name.to_owned() })
+            .collect(),
+        charts: Vec::new(),
+        tables: Vec::new(),
+    };
+    for (mode, (_, title, _)) in MODES.into_iter().enumerate() {
+        let of = |row: &Row<'_>, bucket: &str| row.details[mode].and_then(|detail| detail.buckets.get(bucket)).cloned();
+        let names: Vec<&str> =
+            BUCKETS.into_iter().filter(|bucket| rows.iter().any(|row| of(row, bucket).is_some())).collect();
+        if names.is_empty() {
+            continue;
+        }
+        let users = |bucket: &str| rows.iter().find_map(|row| of(row, bucket)?.get("users").copied());
+        let value = |row: &Row<'_>, bucket: &str| {
+            // A mean over no users is not a figure.
+            let bucket = of(row, bucket).filter(|bucket| bucket.get("users") != Some(&0.0))?;
+            bucket.get(charted).copied().filter(|value| value.is_finite())
+        };
+        let groups: Vec<(String, String)> = names
+            .iter()
+            .map(|name| {
+                let below = users(name).filter(|users| users.is_finite());
+                ((*name).to_owned(), below.map_or_else(String::new, |users| plural(users as u64, "user")))
+            })
+            .collect();
+        let values: Vec<Vec<Option<f64>>> =
+            rows.iter().map(|row| names.iter().map(|name| value(row, name)).collect()).collect();
+        let table = Table {
+            title: format!("{title}: {shown}"),
+            columns: groups.iter().map(|(name, users)| format!("{name} ({users})")).collect(),
+            rows: rows
+                .iter()
+                .zip(&values)
+                .map(|(row, values)| TableRow {
+                    name: row.name.to_owned(),
+                    cells: values.iter().map(|&value| metric(value)).collect(),
+                })
+                .collect(),
+        };
+        let told: Vec<String> = rows
+            .iter()
+            .zip(&values)
+            .map(|(row, values)| {
+                let cells: Vec<String> = names
+                    .iter()
+                    .zip(values)
+                    .map(|(name, value)| format!("{name} {}", figure(value.unwrap_or(f64::NAN), 3)))
+                    .collect();
+                format!("{}: {}", row.name, cells.join(", "))
+            })
+            .collect();
+        let name = format!("{title}, {shown} by popularity of the target. {}", told.join("; "));
+        view.charts.push(Chart::new(format!("{title}:"), shown.clone(), plots::grouped_bars(&name, &groups, &values)?));
+        view.tables.push(table);
+    }
+    Ok((!view.charts.is_empty()).then_some(view))
+}
+
+fn all<'a>(rows: &'a [Row<'_>]) -> impl Iterator<Item = (&'a String, &'a Metrics)> {
+    rows.iter().flat_map(|row| row.details.iter().flatten()).flat_map(|detail| &detail.buckets)
+}

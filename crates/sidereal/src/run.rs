@@ -1,0 +1,226 @@
+//! A run: one folder, a sub-folder for every stage that has run.
+
+use std::path::{Path, PathBuf};
+
+use sidereal_core::artifact::{self, Manifest, StageWriter};
+use sidereal_core::{Catalog, Embeddings, Histories, Split};
+use sidereal_data::PreparedData;
+use sidereal_tokenizer::ItemTokenizer;
+
+use crate::{Error, Result};
+
+/// The stages of a run, in the order of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// Items and interactions, prepared.
+    Data,
+    /// A vector for every item.
+    Embeddings,
+    /// Training parts and held-out targets.
+    Split,
+    /// Codebooks.
+    Tokenizer,
+    /// Items, semantic IDs and trie.
+    Catalog,
+    /// Weights.
+    Generator,
+    /// Metrics and the page.
+    Report,
+}
+
+impl Stage {
+    /// All stages in the order in which they run.
+    pub const ALL: [Self; 7] =
+        [Self::Data, Self::Embeddings, Self::Split, Self::Tokenizer, Self::Catalog, Self::Generator, Self::Report];
+
+    /// The stage's folder in a run, and its kind in a manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Embeddings => "embeddings",
+            Self::Split => "split",
+            Self::Tokenizer => "tokenizer",
+            Self::Catalog => "catalog",
+            Self::Generator => "generator",
+            Self::Report => "report",
+        }
+    }
+}
+
+impl std::str::FromStr for Stage {
+    type Err = sidereal_core::Error;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|stage| stage.name() == name).ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|stage| stage.name()).collect();
+            let problem = format!("no stage is named {name:?}");
+            sidereal_core::Error::config("stage", problem, format!("use one of: {}", known.join(", ")))
+        })
+    }
+}
+
+/// Whether a stage had to work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its inputs, configuration and seed are those of the folder that is there.
+    Kept,
+    /// It was made now.
+    Made,
+}
+
+/// A run folder.
+#[derive(Debug, Clone)]
+pub struct Run {
+    root: PathBuf,
+}
+
+impl Run {
+    /// A run that is there.
+    ///
+    /// # Errors
+    /// A path that is not a folder.
+    pub fn open(root: &Path) -> Result<Self> {
+        if root.is_dir() {
+            return Ok(Self { root: root.to_path_buf() });
+        }
+        let mend = "check the path, or make a run with `sidereal run` or `sidereal data prepare`";
+        Err(sidereal_core::Error::artifact(root, "there is no run folder here", mend).into())
+    }
+
+    /// A run to be made; an existing folder is continued.
+    ///
+    /// # Errors
+    /// A folder that cannot be made.
+    pub fn create(root: &Path) -> Result<Self> {
+        std::fs::create_dir_all(root).map_err(|e| sidereal_core::Error::io("create", root, e))?;
+        Ok(Self { root: root.to_path_buf() })
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A stage's folder, there or not.
+    pub fn dir(&self, stage: Stage) -> PathBuf {
+        self.root.join(stage.name())
+    }
+
+    /// Where unfinished work of a stage is kept between two tries.
+    pub fn work_dir(&self, stage: Stage) -> PathBuf {
+        self.root.join(format!("{}.partial", stage.name()))
+    }
+
+    /// Whether the stage has run.
+    pub fn has(&self, stage: Stage) -> bool {
+        self.dir(stage).join(artifact::MANIFEST).is_file()
+    }
+
+    /// The stage's manifest.
+    ///
+    /// # Errors
+    /// The stage has not run; its manifest is damaged.
+    pub fn manifest(&self, stage: Stage) -> Result<Manifest> {
+        artifact::recover(&self.dir(stage))?;
+        Ok(artifact::read_manifest(&self.dir(stage), stage.name())?)
+    }
+
+    /// One hash of what the stage holds.
+    ///
+    /// # Errors
+    /// As [`Run::manifest`].
+    pub fn digest(&self, stage: Stage) -> Result<String> {
+        Ok(self.manifest(stage)?.digest())
+    }
+
+    /// Makes a stage unless the folder that is there was made from the same inputs with the same configuration and seed.
+    ///
+    /// `make` writes the files and returns the manifest's facts: what it found out (counts, rules that applied).
+    ///
+    /// # Errors
+    /// Whatever `make` or the file system says; then an older folder is still there.
+    pub fn stage(
+        &self,
+        stage: Stage,
+        mut wanted: Manifest,
+        make: impl FnOnce(&StageWriter) -> Result<serde_json::Value>,
+    ) -> Result<Outcome> {
+        let dir = self.dir(stage);
+        artifact::recover(&dir)?;
+        if self.has(stage) {
+            let found = self.manifest(stage)?;
+            if found.same_request(&wanted) {
+                artifact::verify_files(&dir, &found)?;
+                return Ok(Outcome::Kept);
+            }
+        }
+        let writer = StageWriter::begin(&dir)?;
+        wanted.facts = make(&writer)?;
+        writer.finish(wanted)?;
+        Ok(Outcome::Made)
+    }
+
+    /// The prepared items and interactions.
+    ///
+    /// # Errors
+    /// The stage has not run or is damaged; so for the loaders below.
+    pub fn data(&self) -> Result<PreparedData> {
+        self.manifest(Stage::Data)?;
+        Ok(PreparedData::load(&self.dir(Stage::Data))?)
+    }
+
+    /// The item embeddings, [N, D].
+    ///
+    /// # Errors
+    /// As [`Run::data`].
+    pub fn embeddings(&self) -> Result<Embeddings> {
+        self.manifest(Stage::Embeddings)?;
+        Ok(sidereal_embed::load(&self.dir(Stage::Embeddings))?)
+    }
+
+    /// The item tokenizer.
+    ///
+    /// # Errors
+    /// As [`Run::data`].
+    pub fn tokenizer(&self) -> Result<ItemTokenizer> {
+        self.manifest(Stage::Tokenizer)?;
+        ItemTokenizer::load(&self.dir(Stage::Tokenizer))
+    }
+
+    /// The catalog.
+    ///
+    /// # Errors
+    /// As [`Run::data`].
+    pub fn catalog(&self) -> Result<Catalog> {
+        self.manifest(Stage::Catalog)?;
+        Ok(Catalog::open(&self.dir(Stage::Catalog))?)
+    }
+
+    /// The split of the run's histories.
+    ///
+    /// # Errors
+    /// As [`Run::data`].
+    pub fn split(&self, histories: &Histories) -> Result<Split> {
+        self.manifest(Stage::Split)?;
+        Ok(Split::open(&self.dir(Stage::Split), histories)?)
+    }
+
+    /// Refuses a catalog that does not list exactly the run's items.
+    ///
+    /// # Errors
+    /// Names the first item that differs.
+    pub fn check_items(&self, catalog: &Catalog, data: &PreparedData) -> Result<()> {
+        let items = &data.items;
+        let differs = |i: usize| i >= catalog.len() || i >= items.len() || catalog.item_id(i as u32) != items.id(i as u32).as_str();
+        let first = (0..catalog.len().max(items.len())).find(|&i| differs(i));
+        first.map_or(Ok(()), |i| {
+            let problem = format!(
+                "the catalog of {} items and the data of {} items in {} differ from item {i} on",
+                catalog.len(),
+                items.len(),
+                self.root.display()
+            );
+            Err(Error::from(sidereal_core::Error::mismatch(problem, "build the catalog again from this run's data")))
+        })
+    }
+}

@@ -1,0 +1,27 @@
+//! The stages of a run, one file each: what it needs, what it makes, and the manifest it is kept by.
+
+pub mod catalog;
+pub mod data;
+pub mod embeddings;
+pub mod generator;
+pub mod report;
+pub mod split;
+pub mod tokenizer;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::run::{Run, Stage};
+use crate::Result;
+
+/// A configuration as a manifest keeps it.
+pub(crate) fn resolved<T: Serialize>(config: &T) -> serde_json::Value {
+    // Our configurations are tables, numbers and strings: JSON can say that.
+    serde_json::to_value(config).unwrap_or_default()
+}
+
+/// The digests of the stages that a stage is made from.
+pub(crate) fn inputs(run: &Run, stages: &[Stage]) -> Result<BTreeMap<String, String>> {
+    stages.iter().map(|&stage| Ok((stage.name().to_owned(), run.digest(stage)?))).collect()
+}

@@ -1,0 +1,63 @@
+//! Catalog and histories -> the model that writes the next item's semantic ID.
+
+use serde_json::json;
+use sidereal_core::artifact::Manifest;
+use sidereal_core::{Error, Progress};
+use sidereal_generator::training::METRICS_FILE;
+use sidereal_generator::{GeneratorConfig, TrainJob, train};
+use sidereal_nn::device::DeviceChoice;
+
+use crate::Result;
+use crate::run::{Outcome, Run, Stage};
+use crate::stages::{inputs, resolved};
+
+/// Trains the generator, or continues a training that was killed.
+///
+/// Unfinished work is kept in `RUN/generator.partial` and removed when the stage is whole.
+///
+/// # Errors
+/// A stage before it has not run; a training that cannot be done or diverges.
+pub fn make(
+    run: &Run,
+    config: &GeneratorConfig,
+    seed: u64,
+    device: DeviceChoice,
+    progress: &dyn Progress,
+) -> Result<Outcome> {
+    config.check()?;
+    let stages = [Stage::Data, Stage::Split, Stage::Catalog];
+    let wanted = Manifest::new(Stage::Generator.name(), Some(seed), resolved(config), inputs(run, &stages)?);
+    let work_dir = run.work_dir(Stage::Generator);
+    let outcome = run.stage(Stage::Generator, wanted, |out| {
+        let data = run.data()?;
+        let catalog = run.catalog()?;
+        run.check_items(&catalog, &data)?;
+        let split = run.split(&data.histories)?;
+        let device = device.open()?;
+        std::fs::create_dir_all(&work_dir).map_err(|e| Error::io("create", &work_dir, e))?;
+        let outcome = train(&TrainJob {
+            config,
+            histories: &data.histories,
+            split: &split,
+            catalog: &catalog,
+            seed,
+            device: &device,
+            work_dir: &work_dir,
+            progress,
+        })?;
+        outcome.generator.save(out.dir())?;
+        let metrics = work_dir.join(METRICS_FILE);
+        std::fs::copy(&metrics, out.path(METRICS_FILE)).map_err(|e| Error::io("copy", &metrics, e))?;
+        Ok(json!({
+            "steps": outcome.steps,
+            "best_step": outcome.best_step,
+            "stopped": format!("{:?}", outcome.stopped).to_lowercase(),
+            "validation": outcome.validation,
+            "parameters": outcome.generator.info().parameters,
+        }))
+    })?;
+    if work_dir.exists() {
+        std::fs::remove_dir_all(&work_dir).map_err(|e| Error::io("remove", &work_dir, e))?;
+    }
+    Ok(outcome)
+}
