@@ -213,14 +213,16 @@ impl<'a> Run<'a> {
         let mask_seed = Rng::new(self.job.seed, &format!("dropout {step}")).next_u64();
         let dropout = Dropout::new(self.model.config().dropout_rate, mask_seed);
         let loss = self.model.loss(&batch, self.config.label_smoothing, &dropout)?;
-        let mut grads = loss.backward()?;
         let value = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
-        let norm = self.clip(&mut grads)?;
-        if !value.is_finite() || !norm.is_finite() {
-            let problem = format!("the loss is {value} and the gradient's length {norm}: the training diverged");
-            let mend = "lower learning_rate, lengthen warmup_steps, or set clip_norm, and train again from the start";
-            return Err(CoreError::input(format!("training step {}", step + 1), problem, mend).into());
+        if !value.is_finite() {
+            return Err(diverged(step + 1, value));
         }
+        let mut grads = loss.backward()?;
+        let norm = self.clip(&mut grads).map_err(|error| match error {
+            // It knows the parameter, but not the step.
+            crate::Error::Core(_) => diverged(step + 1, value),
+            crate::Error::Tensor(_) => error,
+        })?;
         let rate = self.learning_rate(step);
         self.optimizer.step(&grads, rate)?;
         self.position.step = step + 1;
@@ -327,4 +329,10 @@ impl<'a> Run<'a> {
             seconds,
         })
     }
+}
+
+fn diverged(step: u64, loss: f64) -> crate::Error {
+    let problem = format!("the loss is {loss} and the gradient no finite number: the training diverged");
+    let mend = "lower learning_rate, lengthen warmup_steps, or set clip_norm, and train again from the start";
+    CoreError::input(format!("training step {step}"), problem, mend).into()
 }

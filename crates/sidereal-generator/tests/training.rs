@@ -169,8 +169,8 @@ fn thirty_users_are_learned_by_heart() {
     let (catalog, (histories, split)) = (catalog(), histories(30));
     let training = TrainingConfig {
         batch_size: 32,
-        max_epochs: 120,
-        learning_rate: 1e-2,
+        max_epochs: 250,
+        learning_rate: 5e-3,
         weight_decay: 0.0,
         warmup_steps: 10,
         schedule: ScheduleKind::Cosine,

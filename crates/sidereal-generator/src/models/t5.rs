@@ -17,6 +17,7 @@ mod cpu;
 mod device;
 mod forward;
 mod kernels;
+mod packed;
 mod pool;
 mod position;
 mod weights;

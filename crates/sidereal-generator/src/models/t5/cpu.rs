@@ -17,6 +17,7 @@ use super::config::{FeedForward, T5Config};
 use super::kernels::{
     MAX_LEVELS, Output, View, attend_prefix, gelu_gate, log_sum_exp, matmul, relu, rms_norm, softmax,
 };
+use super::packed::Packed;
 use super::pool::{Buffer, Pool};
 use super::position::buckets;
 use super::weights::{self, Weights};
@@ -29,8 +30,8 @@ pub(super) struct CpuT5 {
     config: T5Config,
     vocab: CodeVocab,
     embedding: Vec<f32>,    // [V, D]
-    head: Vec<f32>,         // [D, padded V], the output scale multiplied in
-    head_columns: usize,    // V rounded up, so that the product needs no tail
+    heads: Vec<Packed>,     // by level: [D, K], the output scale multiplied in
+    other_head: Packed,     // [D, tokens of no level]
     encoder_bias: Vec<f32>, // [buckets, H]
     decoder_bias: Vec<f32>, // [buckets, H]
     encoder: Vec<EncoderBlock>,
@@ -43,31 +44,31 @@ pub(super) struct CpuT5 {
 #[derive(Debug)]
 struct EncoderBlock {
     norm: Vec<f32>,
-    qv: Vec<f32>, // [D, 2 * H * dk]
-    k: Vec<f32>,  // [D, H * dk]
-    o: Vec<f32>,  // [H * dk, D]
+    qv: Packed,  // [D, 2 * H * dk]
+    k: Vec<f32>, // [D, H * dk]
+    o: Packed,   // [H * dk, D]
     ff: FeedForwardBlock,
 }
 
 #[derive(Debug)]
 struct DecoderBlock {
     norm: Vec<f32>,
-    qkv: Vec<f32>, // [D, 3 * H * dk]
-    o: Vec<f32>,   // [H * dk, D]
+    qkv: Packed, // [D, 3 * H * dk]
+    o: Packed,   // [H * dk, D]
     cross_norm: Vec<f32>,
-    cross_q: Vec<f32>, // [D, H * dk]
+    cross_q: Packed,   // [D, H * dk]
     cross_k: Vec<f32>, // [D, H * dk]
-    cross_v: Vec<f32>, // [D, H * dk]
-    cross_o: Vec<f32>, // [H * dk, D]
+    cross_v: Packed,   // [D, H * dk]
+    cross_o: Packed,   // [H * dk, D]
     ff: FeedForwardBlock,
 }
 
 #[derive(Debug)]
 struct FeedForwardBlock {
     norm: Vec<f32>,
-    up: Vec<f32>,           // [D, F]
-    gate: Option<Vec<f32>>, // [D, F]
-    down: Vec<f32>,         // [F, D]
+    up: Packed,           // [D, F]
+    gate: Option<Packed>, // [D, F]
+    down: Packed,         // [F, D]
 }
 
 /// A group of requests after some codes.
@@ -104,30 +105,28 @@ struct StepRows {
 impl CpuT5 {
     /// Copies weights into their layout for inference.
     pub(super) fn new(config: &T5Config, vocab: &CodeVocab, weights: &Weights) -> Result<Self> {
-        let (d, v) = (config.d_model, config.vocab_size);
-        let head_columns = v.next_multiple_of(16);
-        let scale = config.output_scale() as f32;
-        let mut head = vec![0.0; d * head_columns];
-        match &weights.head {
-            Some(separate) => {
-                for (row, values) in head.chunks_exact_mut(head_columns).zip(flat(separate)?.chunks_exact(v)) {
-                    row.iter_mut().zip(values).for_each(|(h, w)| *h = w * scale);
-                }
+        let embedding = flat(&weights.embedding)?;
+        let separate = weights.head.as_ref().map(flat).transpose()?;
+        let (d, v, scale) = (config.d_model, config.vocab_size, config.output_scale() as f32);
+        let head_of = |tokens: &[u32]| {
+            let mut columns = Vec::with_capacity(d * tokens.len());
+            for i in 0..d {
+                columns.extend(tokens.iter().map(|&token| match &separate {
+                    Some(head) => head[i * v + token as usize] * scale,
+                    None => embedding[token as usize * d + i] * scale,
+                }));
             }
-            None => {
-                for (token, row) in flat(&weights.embedding)?.chunks_exact(d).enumerate() {
-                    for (i, value) in row.iter().enumerate() {
-                        head[i * head_columns + token] = value * scale;
-                    }
-                }
-            }
-        }
+            Packed::new(&columns, tokens.len())
+        };
+        let levels: Vec<Vec<u32>> = (0..vocab.levels()).map(|level| vocab.level_range(level).collect()).collect();
+        let others: Vec<u32> = (0..v as u32).filter(|&token| vocab.code(token).is_none()).collect();
+        let (heads, other_head) = (levels.iter().map(|tokens| head_of(tokens)).collect(), head_of(&others));
         Ok(Self {
             config: config.clone(),
             vocab: vocab.clone(),
-            embedding: flat(&weights.embedding)?,
-            head,
-            head_columns,
+            embedding,
+            heads,
+            other_head,
             encoder_bias: flat(&weights.encoder_bias)?,
             decoder_bias: flat(&weights.decoder_bias)?,
             encoder: weights.encoder.iter().map(|b| EncoderBlock::new(config, b)).collect::<Result<_>>()?,
@@ -186,9 +185,9 @@ impl CpuT5 {
         let mut scores = self.pool.take(longest * longest);
         for block in &self.encoder {
             rms_norm(&mut normed, &x, &block.norm, c.layer_norm_epsilon as f32);
-            let n = View::new(&normed, rows, d, d);
-            matmul(Output::write(&mut qv, 2 * inner), n, View::new(&block.qv, d, 2 * inner, 2 * inner));
+            block.qv.product(&mut qv, 2 * inner, &normed, rows, false);
             let by_column = Output { data: &mut keys, row_step: 1, column_step: rows, add: false };
+            let n = View::new(&normed, rows, d, d);
             matmul(by_column, n, View::new(&block.k, d, inner, inner)); // [H * dk, tokens]
             for span in spans.iter().filter(|span| !span.is_empty()) {
                 let t = span.len();
@@ -205,7 +204,7 @@ impl CpuT5 {
                     matmul(out, View::new(scores, t, t, t), v); // [T, dk]
                 }
             }
-            matmul(Output::add(&mut x, d), View::new(&attended, rows, inner, inner), View::new(&block.o, inner, d, d));
+            block.o.product(&mut x, d, &attended, rows, true);
             self.feed_forward(&mut x, &mut normed, rows, &block.ff);
         }
         rms_norm(&mut normed, &x, &self.encoder_norm, c.layer_norm_epsilon as f32);
@@ -221,13 +220,13 @@ impl CpuT5 {
         }
         let (d, inner) = (self.config.d_model, self.config.inner());
         let states = self.encoder_states(histories, &spans)?;
-        let states = View::new(&states, rows, d, d);
         let cross = self.decoder.iter().map(|block| {
             let mut keys = self.pool.take(inner * rows);
             let by_column = Output { data: &mut keys, row_step: 1, column_step: rows, add: false };
-            matmul(by_column, states, View::new(&block.cross_k, d, inner, inner));
+            let view = View::new(&states, rows, d, d);
+            matmul(by_column, view, View::new(&block.cross_k, d, inner, inner));
             let mut values = self.pool.take(rows * inner);
-            matmul(Output::write(&mut values, inner), states, View::new(&block.cross_v, d, inner, inner));
+            block.cross_v.product(&mut values, inner, &states, rows, false);
             CrossKeysValues { keys, values }
         });
         Ok(Encoded { cross: cross.collect(), spans })
@@ -266,8 +265,7 @@ impl CpuT5 {
         for (layer, block) in self.decoder.iter().enumerate() {
             rms_norm(&mut normed, &x, &block.norm, eps);
             let mut qkv = self.pool.take(rows * 3 * inner);
-            let weight = View::new(&block.qkv, d, 3 * inner, 3 * inner);
-            matmul(Output::write(&mut qkv, 3 * inner), View::new(&normed, rows, d, d), weight);
+            block.qkv.product(&mut qkv, 3 * inner, &normed, rows, false);
             for (row, out) in attended.chunks_exact_mut(inner).enumerate() {
                 let mut positions: [&[f32]; MAX_LEVELS] = [&[]; MAX_LEVELS];
                 for ((slot, step), of) in positions.iter_mut().zip(&state.steps).zip(&through) {
@@ -277,15 +275,12 @@ impl CpuT5 {
                 attend_prefix(out, &positions[..=level], &bias, c.d_kv);
             }
             computed.push(qkv);
-            let o = View::new(&block.o, inner, d, d);
-            matmul(Output::add(&mut x, d), View::new(&attended, rows, inner, inner), o);
+            block.o.product(&mut x, d, &attended, rows, true);
 
             rms_norm(&mut normed, &x, &block.cross_norm, eps);
-            let q = View::new(&block.cross_q, d, inner, inner);
-            matmul(Output::write(&mut queries, inner), View::new(&normed, rows, d, d), q);
+            block.cross_q.product(&mut queries, inner, &normed, rows, false);
             self.attend_history(&mut attended, &queries, &state.encoded, layer, &segments);
-            let o = View::new(&block.cross_o, inner, d, d);
-            matmul(Output::add(&mut x, d), View::new(&attended, rows, inner, inner), o);
+            block.cross_o.product(&mut x, d, &attended, rows, true);
 
             self.feed_forward(&mut x, &mut normed, rows, &block.ff);
         }
@@ -335,44 +330,38 @@ impl CpuT5 {
     fn feed_forward(&self, x: &mut [f32], normed: &mut [f32], rows: usize, ff: &FeedForwardBlock) {
         let (d, f) = (self.config.d_model, self.config.d_ff);
         rms_norm(normed, x, &ff.norm, self.config.layer_norm_epsilon as f32);
-        let n = View::new(normed, rows, d, d);
         let mut inside = self.pool.take(rows * f);
-        matmul(Output::write(&mut inside, f), n, View::new(&ff.up, d, f, f)); // [rows, F]
+        ff.up.product(&mut inside, f, normed, rows, false); // [rows, F]
         match &ff.gate {
             None => relu(&mut inside),
             Some(gate) => {
                 let mut gated = self.pool.take(rows * f);
-                matmul(Output::write(&mut gated, f), n, View::new(gate, d, f, f));
+                gate.product(&mut gated, f, normed, rows, false);
                 gelu_gate(&mut inside, &gated);
             }
         }
-        matmul(Output::add(x, d), View::new(&inside, rows, f, f), View::new(&ff.down, f, d, d));
+        ff.down.product(x, d, &inside, rows, true);
     }
 
     fn code_scores(&self, states: &[f32], rows: usize, level: usize, norm: ScoreNorm) -> CodeScores {
-        let d = self.config.d_model;
-        let range = self.vocab.level_range(level);
-        let (start, codes) = (range.start as usize, range.len());
-        let states = View::new(states, rows, d, d);
+        let head = &self.heads[level];
+        let codes = head.output();
         let mut values = vec![0.0; rows * codes];
-        match norm {
-            ScoreNorm::Full => {
-                let (v, columns) = (self.config.vocab_size, self.head_columns);
-                let mut logits = self.pool.take(rows * columns);
-                matmul(Output::write(&mut logits, columns), states, View::new(&self.head, d, columns, columns));
-                for (out, row) in values.chunks_exact_mut(codes).zip(logits.chunks_exact(columns)) {
-                    let total = log_sum_exp(&row[..v]);
-                    out.iter_mut().zip(&row[start..]).for_each(|(out, logit)| *out = logit - total);
+        head.product(&mut values, codes, states, rows, false);
+        let mut totals: Vec<f32> = values.chunks_exact(codes).map(log_sum_exp).collect();
+        if norm == ScoreNorm::Full {
+            let others = self.heads.iter().enumerate().filter(|(other, _)| *other != level).map(|(_, head)| head);
+            for head in others.chain([&self.other_head]).filter(|head| head.output() > 0) {
+                let mut logits = self.pool.take(rows * head.output());
+                head.product(&mut logits, head.output(), states, rows, false);
+                for (total, row) in totals.iter_mut().zip(logits.chunks_exact(head.output())) {
+                    let (a, b) = (*total, log_sum_exp(row));
+                    *total = a.max(b) + (-(a - b).abs()).exp().ln_1p();
                 }
             }
-            ScoreNorm::Level | ScoreNorm::Children => {
-                let head = View::new(&self.head[start..], d, codes, self.head_columns);
-                matmul(Output::write(&mut values, codes), states, head);
-                for row in values.chunks_exact_mut(codes) {
-                    let total = log_sum_exp(row);
-                    row.iter_mut().for_each(|logit| *logit -= total);
-                }
-            }
+        }
+        for (row, total) in values.chunks_exact_mut(codes).zip(totals) {
+            row.iter_mut().for_each(|logit| *logit -= total);
         }
         CodeScores::new(values, codes)
     }
@@ -458,9 +447,9 @@ impl EncoderBlock {
         let (k, v) = halves(&flat(&block.attention.kv)?, inner);
         Ok(Self {
             norm: flat(&block.norm)?,
-            qv: side_by_side(&[(&flat(&block.attention.q)?, inner), (&v, inner)]),
+            qv: Packed::new(&side_by_side(&[(&flat(&block.attention.q)?, inner), (&v, inner)]), 2 * inner),
             k,
-            o: flat(&block.attention.o)?,
+            o: Packed::new(&flat(&block.attention.o)?, config.d_model),
             ff: FeedForwardBlock::new(config, &block.ff)?,
         })
     }
@@ -469,16 +458,17 @@ impl EncoderBlock {
 impl DecoderBlock {
     fn new(config: &T5Config, block: &weights::DecoderBlock) -> Result<Self> {
         let inner = config.inner();
+        let q = flat(&block.attention.q)?;
         let (cross_k, cross_v) = halves(&flat(&block.cross.kv)?, inner);
         Ok(Self {
             norm: flat(&block.norm)?,
-            qkv: side_by_side(&[(&flat(&block.attention.q)?, inner), (&flat(&block.attention.kv)?, 2 * inner)]),
-            o: flat(&block.attention.o)?,
+            qkv: Packed::new(&side_by_side(&[(&q, inner), (&flat(&block.attention.kv)?, 2 * inner)]), 3 * inner),
+            o: Packed::new(&flat(&block.attention.o)?, config.d_model),
             cross_norm: flat(&block.cross_norm)?,
-            cross_q: flat(&block.cross.q)?,
+            cross_q: Packed::new(&flat(&block.cross.q)?, inner),
             cross_k,
-            cross_v,
-            cross_o: flat(&block.cross.o)?,
+            cross_v: Packed::new(&cross_v, inner),
+            cross_o: Packed::new(&flat(&block.cross.o)?, config.d_model),
             ff: FeedForwardBlock::new(config, &block.ff)?,
         })
     }
@@ -486,8 +476,10 @@ impl DecoderBlock {
 
 impl FeedForwardBlock {
     fn new(config: &T5Config, ff: &weights::FeedForwardBlock) -> Result<Self> {
-        let gate = ff.gate.as_ref().map(flat).transpose()?;
+        let (d, f) = (config.d_model, config.d_ff);
+        let gate = ff.gate.as_ref().map(|gate| Ok::<_, crate::Error>(Packed::new(&flat(gate)?, f))).transpose()?;
         debug_assert_eq!(gate.is_some(), config.feed_forward_proj == FeedForward::GatedGelu);
-        Ok(Self { norm: flat(&ff.norm)?, up: flat(&ff.up)?, gate, down: flat(&ff.down)? })
+        let (up, down) = (Packed::new(&flat(&ff.up)?, f), Packed::new(&flat(&ff.down)?, d));
+        Ok(Self { norm: flat(&ff.norm)?, up, gate, down })
     }
 }

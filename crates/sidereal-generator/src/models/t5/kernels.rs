@@ -112,15 +112,21 @@ macro_rules! for_each_instruction_set {
 
 const LANES: usize = 16;
 
+/// Replaces every value by e^(value - top); their sum.
 #[inline(always)]
-fn sum(values: &[f32]) -> f32 {
+fn exp_and_sum(values: &mut [f32], top: f32) -> f32 {
     let mut lanes = [0f32; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest: f32 = chunks.remainder().iter().sum();
-    for chunk in chunks {
+    let mut chunks = values.chunks_exact_mut(LANES);
+    for chunk in &mut chunks {
         for (lane, v) in lanes.iter_mut().zip(chunk) {
-            *lane += v;
+            *v = exp(*v - top);
+            *lane += *v;
         }
+    }
+    let mut rest = 0.0;
+    for v in chunks.into_remainder() {
+        *v = exp(*v - top);
+        rest += *v;
     }
     lanes.iter().sum::<f32>() + rest
 }
@@ -158,7 +164,8 @@ fn exp(x: f32) -> f32 {
     let x = if x < -87.0 { -87.0 } else { x };
     // Adding and subtracting 1.5 * 2^23 rounds to an integer without a call into libm.
     const ROUND: f32 = 12_582_912.0;
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
     let mut p = 1.987_569_1e-4f32;
     p = p * r + 1.398_2e-3;
@@ -166,7 +173,8 @@ fn exp(x: f32) -> f32 {
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
     p = p * r + 5.000_000_1e-1;
-    let power = f32::from_bits(((n as i32 + 127) as u32) << 23);
+    // The low bits of `shifted` are the integer: 2^n without a conversion (a NaN stays one through `p`).
+    let power = f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
     (p * r * r + r + 1.0) * power
 }
 
@@ -221,10 +229,7 @@ for_each_instruction_set! {
                 }
             }
             let top = max(scores);
-            for score in scores.iter_mut() {
-                *score = exp(*score - top);
-            }
-            let scale = 1.0 / sum(scores);
+            let scale = 1.0 / exp_and_sum(scores, top);
             for score in scores.iter_mut() {
                 *score *= scale;
             }
