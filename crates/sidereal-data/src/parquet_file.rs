@@ -83,12 +83,25 @@ impl ParquetFile {
         columns: &[usize],
         from_row: u64,
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+        self.batches_of(columns, from_row, BATCH_ROWS)
+    }
+
+    /// As [`ParquetFile::batches`], with at most `batch_rows` rows a batch.
+    ///
+    /// # Errors
+    /// As [`ParquetFile::batches`].
+    pub fn batches_of(
+        &self,
+        columns: &[usize],
+        from_row: u64,
+        batch_rows: usize,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
         let path = self.path.clone();
         let mut reader = guarded(&path, || {
             let file = self.file.try_clone().map_err(|e| e.to_string())?;
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
             let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
-            let builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
+            let builder = builder.with_projection(mask).with_batch_size(batch_rows.max(1));
             let builder = builder.with_offset(usize::try_from(from_row).unwrap_or(usize::MAX));
             builder.build().map_err(|e| e.to_string())
         })?;

@@ -1,0 +1,173 @@
+//! Vectors in a list column of a Parquet file, with or without item ids beside them.
+
+use std::path::Path;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type};
+use sidereal_core::{Error, ItemId, Result};
+use sidereal_data::parquet_file::{IdColumn, ParquetFile};
+
+use super::{AGAIN, Batch, Contents};
+use crate::precision::Precision;
+
+const USUAL_NAMES: [&str; 4] = ["embedding", "embeddings", "vector", "vectors"];
+const ID: &str = "item_id";
+
+pub(super) struct Columns {
+    file: ParquetFile,
+    vectors: usize,
+    ids: Option<usize>,
+    pub(super) width: usize,
+    pub(super) precision: Precision,
+}
+
+pub(super) fn open(path: &Path, name: Option<&str>) -> Result<Contents> {
+    let file = ParquetFile::open(path)?;
+    let place = file.place();
+    let names = file.names();
+    let vectors = match name {
+        Some(name) => file.column(name)?,
+        None => match USUAL_NAMES.iter().find_map(|usual| names.iter().position(|n| n == usual)) {
+            Some(column) => column,
+            None => {
+                let problem =
+                    format!("no column is named {} (there are: {})", USUAL_NAMES.join(", "), names.join(", "));
+                return Err(Error::input(place, problem, "name the column of vectors with `--name`"));
+            }
+        },
+    };
+    let types = file.columns();
+    let (Some(of_vectors), ids) = (types.get(vectors), names.iter().position(|name| *name == ID)) else {
+        return Err(Error::input(place, "the column of vectors is gone", AGAIN));
+    };
+    let found = of_vectors.data_type();
+    let (element, fixed) = match found {
+        DataType::List(field) | DataType::LargeList(field) => (field.data_type(), None),
+        DataType::FixedSizeList(field, width) => (field.data_type(), Some(*width)),
+        other => (other, None),
+    };
+    let precision = match element {
+        DataType::Float16 if element != found => Precision::F16,
+        DataType::Float32 if element != found => Precision::F32,
+        DataType::Float64 if element != found => Precision::F64,
+        _ => {
+            let problem =
+                format!("column {:?} is {found}, but vectors are lists of f16, f32 or f64", of_vectors.name());
+            return Err(Error::input(
+                place,
+                problem,
+                "cast it in the program that writes the file, or name another column",
+            ));
+        }
+    };
+    if let Some(field) = ids.and_then(|c| types.get(c)).filter(|field| !IdColumn::accepts(field.data_type())) {
+        let problem = format!("column {ID:?} is {}, but ids are strings or integers", field.data_type());
+        return Err(Error::input(place, problem, "cast it in the program that writes the file"));
+    }
+    let fixed = fixed.map(|width| usize::try_from(width).unwrap_or(0));
+    let mut columns = Columns { file, vectors, ids, width: fixed.unwrap_or(0), precision };
+    if fixed.is_none() {
+        // Lists do not say their width: the first one does.
+        columns.width = columns.first_width()?;
+    }
+    Ok(Contents::Parquet(columns))
+}
+
+impl Columns {
+    pub(super) fn rows(&self) -> usize {
+        usize::try_from(self.file.rows()).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn has_ids(&self) -> bool {
+        self.ids.is_some()
+    }
+
+    fn first_width(&self) -> Result<usize> {
+        let Some(batch) = self.file.batches_of(&[self.vectors], 0, 1)?.next() else { return Ok(0) };
+        let batch = batch?;
+        match batch.columns().first() {
+            Some(column) if column.is_valid(0) => Ok(list_at(column, 0).map_or(0, |list| list.len())),
+            _ => Err(self.missing(0)),
+        }
+    }
+
+    fn missing(&self, row: usize) -> Error {
+        let mend = "give every item a vector, or leave the row out of a file that has item ids";
+        Error::input(format!("{}, row {row}", self.file.place()), "the vector is missing", mend)
+    }
+
+    pub(super) fn batches(
+        &self,
+        from_row: usize,
+        batch_rows: usize,
+    ) -> Result<impl Iterator<Item = Result<Batch>> + '_> {
+        let wanted: Vec<usize> = [self.vectors].into_iter().chain(self.ids).collect();
+        let names = self.file.names();
+        let name = names.get(self.vectors).copied().unwrap_or_default().to_owned();
+        let mut next_row = from_row;
+        let batches = self.file.batches_of(&wanted, from_row as u64, batch_rows)?;
+        Ok(batches.map(move |batch| {
+            let batch = batch?;
+            let first_row = next_row;
+            next_row += batch.num_rows();
+            let Some(vectors) = batch.column_by_name(&name) else {
+                return Err(Error::input(self.file.place(), "the column of vectors is gone", AGAIN));
+            };
+            let mut values = Vec::with_capacity(batch.num_rows().saturating_mul(self.width).min(1 << 24));
+            for row in 0..batch.num_rows() {
+                self.extend(vectors, row, first_row + row, &mut values)?;
+            }
+            let ids = match batch.column_by_name(ID).filter(|_| self.ids.is_some()) {
+                Some(column) => Some(self.ids(column, first_row)?),
+                None => None,
+            };
+            Ok(Batch { first_row, ids, values })
+        }))
+    }
+
+    fn extend(&self, vectors: &ArrayRef, row: usize, file_row: usize, values: &mut Vec<f32>) -> Result<()> {
+        let Some(list) = list_at(vectors, row).filter(|_| vectors.is_valid(row)) else {
+            return Err(self.missing(file_row));
+        };
+        let at = || format!("{}, row {file_row}", self.file.place());
+        if list.len() != self.width {
+            let problem = format!("the vector has {} numbers, but others have {}", list.len(), self.width);
+            return Err(Error::input(at(), problem, "give vectors of one width"));
+        }
+        if list.null_count() > 0 {
+            return Err(Error::input(
+                at(),
+                "a number of the vector is missing",
+                "write the vector again, without nulls",
+            ));
+        }
+        match self.precision {
+            Precision::F16 => values.extend(list.as_primitive::<Float16Type>().values().iter().map(|x| x.to_f32())),
+            Precision::F64 => values.extend(list.as_primitive::<Float64Type>().values().iter().map(|&x| x as f32)),
+            Precision::F32 | Precision::Bf16 => values.extend(list.as_primitive::<Float32Type>().values().iter()),
+        }
+        Ok(())
+    }
+
+    fn ids(&self, column: &ArrayRef, first_row: usize) -> Result<Vec<ItemId>> {
+        let ids = IdColumn::new(column, &self.file.place(), ID)?;
+        let mut buffer = String::new();
+        let id = |row: usize| match ids.get(row, &mut buffer).filter(|id| !id.is_empty()) {
+            Some(id) => Ok(ItemId::from(id)),
+            None => {
+                let at = format!("{}, row {}", self.file.place(), first_row + row);
+                Err(Error::input(at, "the item id is missing", "give every row an id, or remove the row"))
+            }
+        };
+        (0..column.len()).map(id).collect()
+    }
+}
+
+fn list_at(column: &ArrayRef, row: usize) -> Option<ArrayRef> {
+    match column.data_type() {
+        DataType::List(_) => Some(column.as_list::<i32>().value(row)),
+        DataType::LargeList(_) => Some(column.as_list::<i64>().value(row)),
+        DataType::FixedSizeList(..) => Some(column.as_fixed_size_list().value(row)),
+        _ => None,
+    }
+}
