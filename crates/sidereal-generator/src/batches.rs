@@ -177,3 +177,110 @@ pub fn history_tokens(catalog: &Catalog, vocab: &CodeVocab, items: &[ItemIndex],
 fn push_item(catalog: &Catalog, vocab: &CodeVocab, item: ItemIndex, tokens: &mut Vec<u32>) {
     tokens.extend(catalog.semantic_id(item).iter().enumerate().map(|(level, &code)| vocab.token(level, code)));
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use sidereal_core::{CollisionPolicy, ItemId, SemanticIds, SplitRule};
+
+    struct World {
+        histories: Histories,
+        split: Split,
+        catalog: Catalog,
+        vocab: CodeVocab,
+    }
+
+    fn world(lengths: &[usize], weights: Option<Vec<f32>>) -> World {
+        let items = 10;
+        let ids: Vec<ItemId> = (0..items).map(|i| ItemId::from(format!("i{i}"))).collect();
+        let sids = SemanticIds::new(2, (0..items as u16).flat_map(|i| [i / 4, i % 4]).collect()).unwrap();
+        let catalog = Catalog::build(&ids, &sids, &[3, 4], CollisionPolicy::Postings, None).unwrap();
+        let mut offsets = vec![0u64];
+        lengths.iter().for_each(|&len| offsets.push(offsets[offsets.len() - 1] + len as u64));
+        let events: Vec<ItemIndex> = lengths.iter().flat_map(|&len| (0..len).map(|i| (i % items) as u32)).collect();
+        let users = (0..lengths.len()).map(|u| format!("u{u}")).collect();
+        let histories = Histories::new(users, offsets, events, None, weights).unwrap();
+        let split = Split::new(&histories, SplitRule::LeaveOneOut).unwrap();
+        World { histories, split, catalog, vocab: CodeVocab::new(CodeVocab::FIRST_CODE, &[3, 4]) }
+    }
+
+    impl World {
+        fn samples(&self, max_history: usize) -> Samples<'_> {
+            Samples::new(&self.histories, &self.split, &self.catalog, &self.vocab, max_history)
+        }
+    }
+
+    #[test]
+    fn every_prefix_of_the_training_part_is_a_sample_and_nothing_held_out_is() {
+        let world = world(&[5, 2, 1, 3], None);
+        let expected = [(0, 1), (0, 2), (1, 1)].map(|(user, position)| Sample { user, position });
+        assert_eq!(world.samples(9).samples(), expected);
+    }
+
+    #[test]
+    fn a_batch_holds_recent_items_oldest_first_and_pads_to_its_longest() {
+        let world = world(&[7, 4], None);
+        let samples = world.samples(2);
+        // Samples 0..3 are user 0 at positions 1..=4, sample 4 is user 1 at position 1.
+        let batch = samples.batch(&[0, 3]);
+        assert_eq!((batch.rows, batch.width, batch.levels), (2, 4, 2));
+        assert_eq!(batch.lengths, [2, 4]);
+        // Item i has the codes (i / 4, i % 4), tokens 2 + code at level 0 and 5 + code at level 1.
+        assert_eq!(batch.history, [2, 5, 0, 0, 2, 7, 2, 8]);
+        assert_eq!(batch.target, [2, 6, 3, 5]);
+    }
+
+    #[test]
+    fn an_epoch_draws_every_sample_once_and_follows_its_seed_and_number() {
+        let lengths: Vec<usize> = (0..60).map(|u| 3 + u % 9).collect();
+        let world = world(&lengths, None);
+        let samples = world.samples(20);
+        let epoch = samples.epoch(16, 1, 0);
+        assert_eq!(epoch.len(), samples.batches_per_epoch(16));
+        let mut drawn = epoch.concat();
+        drawn.sort_unstable();
+        assert_eq!(drawn, (0..samples.len() as u32).collect::<Vec<_>>());
+        assert_eq!(epoch, samples.epoch(16, 1, 0));
+        assert_ne!(epoch, samples.epoch(16, 1, 1));
+        assert_ne!(epoch, samples.epoch(16, 2, 0));
+    }
+
+    #[test]
+    fn batches_of_an_epoch_are_of_about_one_length() {
+        let lengths: Vec<usize> = (0..200).map(|u| 3 + u % 18).collect();
+        let world = world(&lengths, None);
+        let samples = world.samples(20);
+        let padding = |batches: &[Vec<u32>]| -> usize {
+            let batch = |numbers: &Vec<u32>| {
+                let batch = samples.batch(numbers);
+                batch.history.iter().filter(|&&token| token == CodeVocab::PAD).count()
+            };
+            batches.iter().map(batch).sum()
+        };
+        let mut mixed: Vec<u32> = (0..samples.len() as u32).collect();
+        Rng::new(1, "test").shuffle(&mut mixed);
+        let mixed: Vec<Vec<u32>> = mixed.chunks(16).map(<[u32]>::to_vec).collect();
+        assert!(padding(&samples.epoch(16, 1, 0)) * 5 < padding(&mixed));
+    }
+
+    #[test]
+    fn samples_are_drawn_as_often_as_their_targets_weigh() {
+        // Of each user's four events the first two train: one sample each, whose target is the second event.
+        let users = 40;
+        let weights = (0..users).flat_map(|u| [1.0, if u % 2 == 0 { 3.0 } else { 1.0 }, 1.0, 1.0]).collect();
+        let world = world(&vec![4; users], Some(weights));
+        let samples = world.samples(9);
+        let mut counts = vec![0; users];
+        for epoch in 0..50 {
+            let drawn = samples.epoch(8, 5, epoch).concat();
+            assert_eq!(drawn.len(), users);
+            drawn.iter().for_each(|&sample| counts[sample as usize] += 1);
+        }
+        for (user, &count) in counts.iter().enumerate() {
+            // Shares of 1.5 and 0.5 an epoch; systematic draws never stray by more than one.
+            let expected: i32 = if user % 2 == 0 { 75 } else { 25 };
+            assert!((count - expected).abs() <= 15, "user {user}: {count}");
+        }
+    }
+}

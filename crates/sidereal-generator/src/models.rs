@@ -5,22 +5,13 @@ pub mod tiger;
 
 use serde::{Deserialize, Serialize};
 use sidereal_core::CodeVocab;
+pub use sidereal_core::method::Status;
 
 use crate::Result;
 use crate::scoring::ScoreNorm;
 use crate::training::TrainingConfig;
 use t5::T5Config;
 use tiger::TigerConfig;
-
-/// How far a method is: what a user may expect of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Status {
-    /// Trained, checked against a reference, and measured.
-    Stable,
-    /// Works and is tested; its figures are not yet held against the paper's.
-    Experimental,
-}
 
 /// A line of the list of methods.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -56,6 +47,19 @@ pub enum GeneratorConfig {
 }
 
 impl GeneratorConfig {
+    /// A method's defaults.
+    ///
+    /// # Errors
+    /// No method of that name; the ones there are are listed.
+    pub fn named(name: &str) -> Result<Self> {
+        let method = GENERATORS.iter().find(|method| method.name == name).ok_or_else(|| {
+            let known: Vec<&str> = GENERATORS.iter().map(|method| method.name).collect();
+            let problem = format!("no generator is named {name:?}");
+            sidereal_core::Error::config("generator", problem, format!("use one of: {}", known.join(", ")))
+        })?;
+        Ok((method.default_config)())
+    }
+
     /// The method's name in [`GENERATORS`].
     pub fn method(&self) -> &'static str {
         match self {

@@ -48,7 +48,7 @@ impl CodeScores {
     /// # Panics
     /// If `values` is not whole rows.
     pub fn new(values: Vec<f32>, codes: usize) -> Self {
-        assert!(codes > 0 && values.len() % codes == 0, "{} values are not rows of {codes}", values.len());
+        assert!(codes > 0 && values.len().is_multiple_of(codes), "{} values are not rows of {codes}", values.len());
         Self { values, codes }
     }
 

@@ -95,7 +95,7 @@ pub fn train(job: &TrainJob<'_>) -> Result<TrainOutcome> {
         let problem = "no user has two training events, so there is no next item to learn";
         return Err(CoreError::input("split", problem, "give longer histories, or another split rule").into());
     }
-    Run::open(job, &vocab, &samples, t5)?.to_end()
+    Run::open(job, &vocab, &samples, t5)?.finish()
 }
 
 /// A training in progress.
@@ -146,7 +146,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn to_end(mut self) -> Result<TrainOutcome> {
+    fn finish(mut self) -> Result<TrainOutcome> {
         let progress = self.job.progress;
         progress.start(&format!("train {}", self.job.config.method()), Some(self.total_steps), "steps");
         progress.advance(self.position.step);
@@ -172,7 +172,7 @@ impl<'a> Run<'a> {
             epoch = Some((number, batches));
             let done = self.position.step;
             self.job.progress.advance(1);
-            if done % self.config.log_every == 0 {
+            if done.is_multiple_of(self.config.log_every) {
                 self.write_log_line(number + 1, since_log.elapsed().as_secs_f64())?;
                 since_log = Instant::now();
             }
@@ -180,7 +180,7 @@ impl<'a> Run<'a> {
                 self.validate()?;
                 since_log = Instant::now();
             }
-            if self.config.checkpoint_every > 0 && done % self.config.checkpoint_every == 0 {
+            if self.config.checkpoint_every > 0 && done.is_multiple_of(self.config.checkpoint_every) {
                 self.checkpoint()?;
             }
         }
@@ -237,7 +237,7 @@ impl<'a> Run<'a> {
 
     fn clip(&self, grads: &mut GradStore) -> Result<f64> {
         let longest = if self.config.clip_norm > 0.0 { self.config.clip_norm } else { f64::INFINITY };
-        Ok(sidereal_nn::clip_grad_norm(grads, self.model.params().vars(), longest)?)
+        sidereal_nn::clip_grad_norm(grads, self.model.params().vars(), longest)
     }
 
     fn learning_rate(&self, step: u64) -> f64 {
@@ -273,7 +273,7 @@ impl<'a> Run<'a> {
         let step = self.position.step;
         // The last weights are judged too, however the run ends.
         !self.validator.is_empty()
-            && (step % every == 0 || step >= self.total_steps || self.out_of_time())
+            && (step.is_multiple_of(every) || step >= self.total_steps || self.out_of_time())
             && self.position.validated_at != Some(step)
     }
 

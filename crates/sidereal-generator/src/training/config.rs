@@ -116,7 +116,7 @@ impl TrainingConfig {
         if self.batch_size > 1 << 20 {
             return fail("batch_size", format!("{} samples a step", self.batch_size), "give at most 1048576");
         }
-        if self.max_minutes.is_some_and(|minutes| !(minutes > 0.0)) {
+        if self.max_minutes.is_some_and(|minutes| minutes.is_nan() || minutes <= 0.0) {
             return fail("max_minutes", "not above 0".to_owned(), "give minutes above 0, or drop the key");
         }
         let amounts =

@@ -55,7 +55,7 @@ impl DeviceT5 {
         let ids = Tensor::from_vec(ids, (histories.len(), width), self.weights.embedding.device())?; // [B, T]
         let padding = Padding::new(&lengths, width, &self.weights.embedding)?;
         let states = forward.encode(&ids, &padding)?; // [B, T, D]
-        let cross = self.weights.decoder.iter().map(|block| Ok(ops::linear(&states, &block.cross.kv)?));
+        let cross = self.weights.decoder.iter().map(|block| ops::linear(&states, &block.cross.kv));
         let before = DeviceState {
             requests: histories.len(),
             level: 0,

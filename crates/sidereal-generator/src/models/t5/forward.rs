@@ -131,7 +131,7 @@ impl Forward<'_> {
     }
 
     pub(super) fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        Ok(ops::rms_norm(x, weight, self.config.layer_norm_epsilon)?)
+        ops::rms_norm(x, weight, self.config.layer_norm_epsilon)
     }
 
     /// `x + dropout(ff(norm(x)))`
@@ -159,7 +159,7 @@ impl Forward<'_> {
         let q = ops::linear(x, &attention.q)?; // [B, Tq, H * dk]
         let kv = ops::linear(source, &attention.kv)?; // [B, Tk, 2 * H * dk]
         let args = self.attention_args(key_mask, causal);
-        Ok(ops::linear(&ops::attention(&q, &kv, bias, &args)?, &attention.o)?)
+        ops::linear(&ops::attention(&q, &kv, bias, &args)?, &attention.o)
     }
 
     /// T5 does not divide scores by sqrt(dk).

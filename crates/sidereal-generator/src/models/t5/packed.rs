@@ -25,7 +25,7 @@ impl Packed {
     /// # Shapes
     /// `values`: [I, O]
     pub(super) fn new(values: &[f32], output: usize) -> Self {
-        let input = if output == 0 { 0 } else { values.len() / output };
+        let input = values.len().checked_div(output).unwrap_or(0);
         let mut panels = Vec::with_capacity(values.len());
         for start in (0..output).step_by(PANEL) {
             let end = (start + PANEL).min(output);

@@ -227,7 +227,7 @@ impl Slot {
     }
 
     /// Our values from those of a Hugging Face file, in the order of [`Slot::tensors`].
-    fn from_parts(&self, parts: &[&[f32]]) -> Vec<f32> {
+    fn joined(&self, parts: &[&[f32]]) -> Vec<f32> {
         if let Origin::Same(_) = self.origin {
             return parts.concat();
         }
@@ -244,7 +244,7 @@ impl Slot {
         values
     }
 
-    /// The inverse of [`Slot::from_parts`], also of gradients.
+    /// The inverse of [`Slot::joined`], also of gradients.
     pub(super) fn to_parts(&self, values: &Tensor) -> Result<Vec<(String, Tensor)>> {
         match &self.origin {
             Origin::Same(name) => Ok(vec![(name.clone(), values.clone())]),
@@ -286,7 +286,7 @@ pub(super) fn read(path: &Path, config: &T5Config, device: &Device) -> Result<Mo
             expected.insert(name.to_owned());
         }
         let parts: Vec<&[f32]> = columns.iter().map(|column| &**column).collect();
-        Ok(slot.from_parts(&parts))
+        Ok(slot.joined(&parts))
     })?;
     let shared = file.column::<f32>("shared.weight")?;
     for name in file.names().filter(|name| !expected.contains(*name)) {
