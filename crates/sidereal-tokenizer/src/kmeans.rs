@@ -92,13 +92,15 @@ struct Clusters {
 impl Clusters {
     fn seed(rows: &[f32], width: usize, options: &KMeansOptions, rng: &mut Rng) -> Self {
         let count = rows.len() / width;
+        // As many candidates for a seed as scikit-learn takes.
+        let trials = 2 + (options.codes as f64).ln() as usize;
         let mut codewords: Vec<f32> = if count > options.seeding_rows {
             let sample = sample_rows(count, options.seeding_rows, rng);
             let values: Vec<f32> = sample.iter().flat_map(|&i| &rows[i * width..(i + 1) * width]).copied().collect();
-            let seeds = seed_rows(&values, width, options.codes, rng);
+            let seeds = seed_rows(&values, width, options.codes, trials, rng);
             seeds.iter().flat_map(|&i| &values[i * width..(i + 1) * width]).copied().collect()
         } else {
-            let seeds = seed_rows(rows, width, options.codes, rng);
+            let seeds = seed_rows(rows, width, options.codes, trials, rng);
             seeds.iter().flat_map(|&i| &rows[i * width..(i + 1) * width]).copied().collect()
         };
         let seeded = codewords.len() / width;

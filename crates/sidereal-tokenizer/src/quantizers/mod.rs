@@ -8,6 +8,7 @@ use std::path::Path;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
+pub use sidereal_core::method::Status;
 use sidereal_core::{Embeddings, Progress, SemanticIds};
 
 use crate::Result;
@@ -102,16 +103,6 @@ pub struct Method {
     pub status: Status,
     #[serde(skip)]
     defaults: fn(Vec<u32>) -> TokenizerConfig,
-}
-
-/// How settled a method is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Status {
-    /// Checked against a reference; its files stay readable.
-    Stable,
-    /// May change or go.
-    Experimental,
 }
 
 /// What a training run is given besides data and settings.

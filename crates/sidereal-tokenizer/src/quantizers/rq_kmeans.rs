@@ -3,7 +3,7 @@
 //! *Paper*: the tokenizer of OneRec (Deng et al., arXiv 2502.18965, section 3.2) and of GRID (Ju et al., arXiv 2507.22224,
 //! section 3.1). GRID finds it at least as good as RQ-VAE for recommendation; it has no nets, is deterministic and takes
 //! minutes on a CPU, so it is the default.
-//! *Differs from the papers*: Lloyd's iterations on all rows instead of mini-batches; k-means++ seeds from a sample; no
+//! *Differs from the papers*: Lloyd's iterations on all rows instead of mini-batches; greedy k-means++ seeds from a sample; no
 //! balancing. `normalize_residuals` gives GRID's variant, `spherical` keeps codewords at length 1 (for use with it).
 //! *Checked against*: `tests/fixtures/rkmeans` (faiss codebooks and codes), written by `benches/peers/make_fixtures.py`.
 //!
@@ -51,7 +51,7 @@ impl Default for RqKmeansConfig {
             tolerance: 1e-4,
             spherical: false,
             normalize_residuals: false,
-            seeding_rows_per_code: 64,
+            seeding_rows_per_code: 16,
         }
     }
 }
@@ -94,7 +94,7 @@ impl MethodConfig for RqKmeansConfig {
             return Err(Error::config("rq-kmeans.tolerance", problem, "give 0 or a small share such as 0.0001").into());
         }
         if self.seeding_rows_per_code == 0 {
-            let mend = "give 1 or more; 64 is usual";
+            let mend = "give 1 or more; 16 is usual";
             return Err(Error::config("rq-kmeans.seeding_rows_per_code", "no rows to draw seeds from", mend).into());
         }
         Ok(())

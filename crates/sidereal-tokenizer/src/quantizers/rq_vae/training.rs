@@ -80,11 +80,16 @@ pub(super) fn train(config: &RqVaeConfig, rows: &Embeddings, training: &Training
     run.finish()
 }
 
+/// Names a training by all that decides its bytes; only checkpoints need it.
 fn digest(config: &RqVaeConfig, rows: &Embeddings, training: &Training<'_>) -> String {
+    if training.work.is_none() {
+        return String::new();
+    }
     // Serialising plain settings cannot fail.
     let settings = serde_json::to_string(config).unwrap_or_default();
-    let vectors: Vec<u8> = rows.values().iter().flat_map(|v| v.to_le_bytes()).collect();
-    sha256_bytes(format!("{settings} {} {:?} {}", training.seed, training.device, sha256_bytes(&vectors)).as_bytes())
+    let vectors = sha256_bytes(bytemuck::cast_slice(rows.values()));
+    let device = training.device.location();
+    sha256_bytes(format!("{settings} {} {device:?} {} {vectors}", training.seed, rows.width()).as_bytes())
 }
 
 struct Run<'a> {
