@@ -8,7 +8,7 @@ pub(super) fn count(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -39,10 +39,12 @@ pub(super) fn signed(value: f64) -> String {
     if value > 0.0 { format!("+{}", figure(value, 4)) } else { figure(value, 4) }
 }
 
-/// An interval of metrics; nothing if a bound is not a number.
+/// An interval; nothing if a bound is not a number.
 pub(super) fn range(interval: Option<&[f64; 2]>, show: impl Fn(f64) -> String) -> Option<String> {
     let [low, high] = *interval?;
-    (low.is_finite() && high.is_finite()).then(|| format!("{} to {}", show(low), show(high)))
+    // A dash between signs would read as one of them.
+    let between = if low < 0.0 || show(low).starts_with('+') { " to " } else { DASH };
+    (low.is_finite() && high.is_finite()).then(|| format!("{}{between}{}", show(low), show(high)))
 }
 
 /// A p-value.

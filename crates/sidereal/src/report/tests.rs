@@ -28,7 +28,7 @@ fn modes<T>(no_filter: T, seen_removed: T) -> Modes<T> {
 }
 
 /// `strength` of the generator; the best baseline has 1.2.
-pub(super) fn evaluation(strength: f64) -> Evaluation {
+fn evaluation(strength: f64) -> Evaluation {
     let rows = [("tiger", strength)].into_iter().chain(BASELINES);
     let rows: Vec<(&str, Modes<Metrics>)> =
         rows.map(|(name, scale)| (name, modes(metrics(scale), metrics(scale * 1.04 + 0.05)))).collect();
@@ -69,9 +69,11 @@ pub(super) fn evaluation(strength: f64) -> Evaluation {
     }
 }
 
-pub(super) fn tokenizer() -> TokenizerView {
+fn tokenizer() -> TokenizerView {
     let counts = |level: u32| {
-        (0..256u32).map(|code| if code * level % 97 == 5 { 0 } else { 12_101 / (20 + code * level) }).collect::<Vec<_>>()
+        (0..256u32)
+            .map(|code| if code * level % 97 == 5 { 0 } else { 12_101 / (20 + code * level) })
+            .collect::<Vec<_>>()
     };
     let code_counts: Vec<Vec<u32>> = (1..=3).map(counts).collect();
     TokenizerView {
@@ -84,11 +86,12 @@ pub(super) fn tokenizer() -> TokenizerView {
             .into(),
         prefixes: vec![256, 7_911, 11_034],
         code_counts,
-        bucket_sizes: [(1, 10_412), (2, 455), (3, 98), (4, 31), (5, 20), (6, 9), (7, 3), (9, 3), (12, 2), (23, 1)].into(),
+        bucket_sizes: [(1, 10_412), (2, 455), (3, 98), (4, 31), (5, 20), (6, 9), (7, 3), (9, 3), (12, 2), (23, 1)]
+            .into(),
     }
 }
 
-pub(super) fn training() -> Vec<TrainingPoint> {
+fn training() -> Vec<TrainingPoint> {
     let mut points = Vec::new();
     for step in (50..=20_000u64).step_by(50) {
         let at = step as f64;
@@ -137,7 +140,7 @@ fn user(name: &str, events: usize, hit: Option<usize>) -> UserStory {
     }
 }
 
-pub(super) fn full() -> ReportData {
+fn full() -> ReportData {
     let facts = [
         ("users", "22,363"),
         ("items", "12,101"),
@@ -150,7 +153,8 @@ pub(super) fn full() -> ReportData {
     ReportData {
         title: "Beauty, the quick way".to_owned(),
         facts: facts.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-        recipe_toml: "seed = 2026\n\n[tokenizer.rq-kmeans]\nlevels = 3\ncodes = 256\n\n[generator]\nsteps = 20000\n".to_owned(),
+        recipe_toml: "seed = 2026\n\n[tokenizer.rq-kmeans]\nlevels = 3\ncodes = 256\n\n[generator]\nsteps = 20000\n"
+            .to_owned(),
         evaluation: Some(evaluation(1.0)),
         tokenizer: Some(tokenizer()),
         training: training(),
@@ -186,7 +190,8 @@ fn check_tags(page: &str) {
 fn a_whole_run_shows_every_section() {
     let page = render(&full()).unwrap();
     assert!(SECTIONS.iter().all(|section| has(&page, section)));
-    for said in ["tiger does not beat every baseline", "Whole catalog: beats 4 of 5 baselines", "Paired tests between"] {
+    for said in ["tiger does not beat every baseline", "Whole catalog: beats 4 of 5 baselines", "Paired tests between"]
+    {
         assert!(page.contains(said), "{said}");
     }
     assert!(page.contains("Validation") && page.contains("Level 3") && page.contains("Recommended at rank 3."));
@@ -195,7 +200,8 @@ fn a_whole_run_shows_every_section() {
 
 #[test]
 fn what_is_absent_is_left_out_and_nothing_else_is() {
-    let leave_out: [(&[&str], fn(&mut ReportData)); 6] = [
+    type Change = fn(&mut ReportData);
+    let leave_out: [(&[&str], Change); 6] = [
         (&["figures", "popularity"], |data| data.evaluation = None),
         (&["training"], |data| data.training.clear()),
         (&["tokenizer"], |data| data.tokenizer = None),
@@ -279,7 +285,8 @@ fn text_of_the_data_is_never_markup() {
 #[test]
 fn the_page_asks_for_no_other_file() {
     let page = render(&full()).unwrap();
-    for outside in ["http:", "https:", "src=", "url(", "@import", "<link", "<script", "<iframe", "@font-face", "file:"] {
+    for outside in ["http:", "https:", "src=", "url(", "@import", "<link", "<script", "<iframe", "@font-face", "file:"]
+    {
         assert!(!page.contains(outside), "{outside}");
     }
     assert!(page.matches("href=").count() == page.matches("href=\"#").count());

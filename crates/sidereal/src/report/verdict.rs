@@ -123,7 +123,10 @@ impl Verdict {
     /// The worst that happened: one baseline ahead is enough to lose.
     pub(super) fn worst(&self) -> Outcome {
         let any = |outcome| self.duels.iter().any(|duel| duel.outcome == outcome);
-        [Outcome::Ahead, Outcome::NotToldApart, Outcome::Unknown].into_iter().find(|&o| any(o)).unwrap_or(Outcome::Beaten)
+        [Outcome::Ahead, Outcome::NotToldApart, Outcome::Unknown]
+            .into_iter()
+            .find(|&o| any(o))
+            .unwrap_or(Outcome::Beaten)
     }
 
     /// Whether every duel was a paired test.

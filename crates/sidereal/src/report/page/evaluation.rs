@@ -20,7 +20,6 @@ pub(super) struct EvaluationView {
     verdict: Option<VerdictView>,
     about: String,
     faults: Option<String>,
-    metric: String,
     modes: Vec<ModeView>,
     differences: Vec<Chart>,
     tests: Vec<TestsView>,
@@ -40,9 +39,8 @@ struct VerdictView {
 #[derive(Debug, Serialize)]
 struct ModeView {
     title: &'static str,
-    explanation: &'static str,
+    explanation: String,
     columns: Vec<&'static str>,
-    judged: bool,
     rows: Vec<RowView>,
 }
 
@@ -74,20 +72,24 @@ struct Said {
 struct TestsView {
     title: String,
     open: bool,
-    judged: bool,
-    rows: Vec<TestView>,
+    columns: Vec<String>,
+    rows: Vec<TestRow>,
+}
+
+/// Two rows, compared by every metric in every mode.
+#[derive(Debug, Serialize)]
+struct TestRow {
+    row: String,
+    with: String,
+    cells: Vec<Option<TestCell>>,
 }
 
 #[derive(Debug, Serialize)]
-struct TestView {
-    row: String,
-    with: String,
-    mode: String,
-    metric: String,
+struct TestCell {
     difference: String,
     interval: String,
     p: String,
-    said: Said,
+    said: Option<Said>,
 }
 
 /// A row of the table. Its place is its number and colour in all charts.
@@ -136,12 +138,11 @@ pub(super) fn view(evaluation: &Evaluation) -> Result<Option<EvaluationView>> {
     }
     let judged = verdict(evaluation);
     let modes = (0..MODES.len()).map(|mode| mode_view(&rows, mode, judged.as_ref()));
-    let (differences, tests) = (differences(judged.as_ref())?, tests(evaluation));
+    let (differences, tests) = (differences(judged.as_ref())?, tests(evaluation, &rows));
     Ok(Some(EvaluationView {
         verdict: verdict_view(&rows, judged.as_ref()),
         about: about(evaluation),
         faults: faults(evaluation),
-        metric: judged.as_ref().map_or_else(String::new, |judged| judged.metric.to_uppercase()),
         modes: modes.filter(|mode| !mode.columns.is_empty()).collect(),
         differences,
         tests,
@@ -204,20 +205,19 @@ fn mode_view(rows: &[Row<'_>], mode: usize, judged: Option<&Verdict>) -> ModeVie
             .collect(),
         duel: judged.and_then(|judged| judged.against(row.name, key)).map(|duel| said(duel.outcome)),
     };
-    ModeView {
-        title,
-        explanation,
-        judged: judged.is_some_and(|judged| judged.of_mode(key).next().is_some()),
-        rows: rows.iter().enumerate().map(view).collect(),
-        columns,
+    let mut explanation = explanation.to_owned();
+    if let Some(judged) = judged {
+        explanation +=
+            &format!(" Below a baseline\u{2019}s name: whether {} beats it, by {}.", judged.generator, judged.metric);
     }
+    ModeView { title, explanation, rows: rows.iter().enumerate().map(view).collect(), columns }
 }
 
 fn said(outcome: Outcome) -> Said {
     let word = match outcome {
-        Outcome::Beaten => "beats it",
+        Outcome::Beaten => "beaten",
         Outcome::NotToldApart => "not told apart",
-        Outcome::Ahead => "does not beat it",
+        Outcome::Ahead => "not beaten",
         Outcome::Unknown => "no figures",
     };
     Said { outcome, sign: sign(outcome), word: word.to_owned() }
@@ -255,9 +255,11 @@ fn verdict_view(rows: &[Row<'_>], judged: Option<&Verdict>) -> Option<VerdictVie
         Outcome::Unknown => format!("{name} cannot be judged: figures are missing"),
     };
     let lines = MODES.iter().filter_map(|(key, title, _)| mode_line(judged, key, title)).collect();
-    let metric = judged.metric.to_uppercase();
+    let metric = judged.metric;
     let basis = match judged.tested() {
-        true => format!("By {metric}, paired over the same users: told apart where the 95 % interval of the difference leaves out zero."),
+        true => format!(
+            "By {metric}, paired over the same users: told apart where the 95 % interval of the difference leaves out zero."
+        ),
         false => format!("By {metric}. Not every pair has a paired test: without one, the bare figures are compared."),
     };
     Some(VerdictView { outcome, sign: sign(outcome), headline, lines, basis })
@@ -302,7 +304,7 @@ fn differences(judged: Option<&Verdict>) -> Result<Vec<Chart>> {
             continue;
         }
         rows.sort_by(|a, b| a.value.total_cmp(&b.value));
-        let metric = judged.metric.to_uppercase();
+        let metric = judged.metric;
         let told: Vec<String> = rows.iter().map(|row| format!("{} {}", row.name, signed(row.value))).collect();
         let name = format!("{title}: {metric} of {} minus each baseline: {}", judged.generator, told.join(", "));
         let caption = format!("{metric} of {} minus the baseline\u{2019}s, with 95 % intervals", judged.generator);
@@ -312,45 +314,83 @@ fn differences(judged: Option<&Verdict>) -> Result<Vec<Chart>> {
     Ok(charts)
 }
 
-fn tests(evaluation: &Evaluation) -> Vec<TestsView> {
+fn tests(evaluation: &Evaluation, rows: &[Row<'_>]) -> Vec<TestsView> {
     let generator = evaluation.generator.as_deref();
     let of_generator = |test: &&Comparison| generator.is_some_and(|name| test.row == name || test.with == name);
-    let (ours, others): (Vec<&Comparison>, Vec<&Comparison>) = evaluation.comparisons.iter().partition(of_generator);
+    let (mut ours, mut others): (Vec<&Comparison>, Vec<&Comparison>) =
+        evaluation.comparisons.iter().partition(of_generator);
+    // In the order of the tables: who is hardest to beat comes first.
+    let place = |name: &str| rows.iter().position(|row| row.name == name).unwrap_or(rows.len());
+    for tests in [&mut ours, &mut others] {
+        tests.sort_by_key(|test| {
+            let (a, b) = (place(&test.row), place(&test.with));
+            (a.min(b), a.max(b))
+        });
+    }
     let mut tables = Vec::new();
     if !ours.is_empty() {
-        let rows = ours.iter().map(|test| test_view(test, generator)).collect();
-        let title = format!("Paired tests of the generator ({})", ours.len());
-        tables.push(TestsView { title, open: true, judged: true, rows });
+        tables.push(tests_view("Paired tests of the generator", true, &ours, generator));
     }
     if !others.is_empty() {
-        let rows = others.iter().map(|test| test_view(test, None)).collect();
-        let title = format!("Paired tests between baselines ({})", others.len());
-        tables.push(TestsView { title, open: false, judged: false, rows });
+        tables.push(tests_view("Paired tests between baselines", false, &others, None));
     }
     tables
 }
 
-fn test_view(test: &Comparison, generator: Option<&str>) -> TestView {
-    let [low, high] = if generator == Some(test.with.as_str()) {
-        [-test.interval[1], -test.interval[0]]
-    } else {
-        test.interval
+/// One line for two rows, one column for a metric in a mode.
+fn tests_view(title: &str, open: bool, tests: &[&Comparison], generator: Option<&str>) -> TestsView {
+    let mut columns: Vec<(&str, &str)> = Vec::new();
+    let mut pairs: Vec<(&str, &str)> = Vec::new();
+    for test in tests {
+        let (column, pair) = ((test.mode.as_str(), test.metric.as_str()), (test.row.as_str(), test.with.as_str()));
+        if !columns.contains(&column) {
+            columns.push(column);
+        }
+        if !pairs.contains(&pair) {
+            pairs.push(pair);
+        }
+    }
+    let place = |mode: &str| MODES.iter().position(|known| known.0 == mode).unwrap_or(MODES.len());
+    columns.sort_by_key(|(mode, _)| place(mode));
+    let cell = |pair: (&str, &str), column: (&str, &str)| {
+        let same = |test: &&&Comparison| {
+            (test.row.as_str(), test.with.as_str()) == pair && (test.mode.as_str(), test.metric.as_str()) == column
+        };
+        tests.iter().find(same).map(|test| test_cell(test, generator))
     };
+    let row = |&(row, with): &(&str, &str)| TestRow {
+        row: row.to_owned(),
+        with: with.to_owned(),
+        cells: columns.iter().map(|&column| cell((row, with), column)).collect(),
+    };
+    TestsView {
+        title: format!("{title} ({})", tests.len()),
+        open,
+        rows: pairs.iter().map(row).collect(),
+        columns: columns
+            .iter()
+            .map(|(mode, metric)| format!("{}, {metric}", MODES.get(place(mode)).map_or(*mode, |known| known.1)))
+            .collect(),
+    }
+}
+
+fn test_cell(test: &Comparison, generator: Option<&str>) -> TestCell {
+    let [low, high] = test.interval;
     let outcome = match (low.is_finite() && high.is_finite(), low > 0.0, high < 0.0) {
         (false, ..) => Outcome::Unknown,
         (_, true, _) => Outcome::Beaten,
         (_, _, true) => Outcome::Ahead,
         _ => Outcome::NotToldApart,
     };
-    let mode = MODES.iter().find(|mode| mode.0 == test.mode).map_or(test.mode.as_str(), |mode| mode.1);
-    TestView {
-        row: test.row.clone(),
-        with: test.with.clone(),
-        mode: mode.to_owned(),
-        metric: test.metric.clone(),
+    let outcome = match outcome {
+        Outcome::Beaten if generator != Some(test.row.as_str()) => Outcome::Ahead,
+        Outcome::Ahead if generator != Some(test.row.as_str()) => Outcome::Beaten,
+        outcome => outcome,
+    };
+    TestCell {
         difference: signed(test.difference),
         interval: range(Some(&test.interval), signed).unwrap_or_else(|| metric(None)),
         p: p_value(test.p_value),
-        said: said(outcome),
+        said: generator.map(|_| said(outcome)),
     }
 }

@@ -47,11 +47,10 @@ struct TableRow {
 pub(super) fn view(rows: &[Row<'_>]) -> Result<Option<BucketsView>> {
     let has = |name: &str| all(rows).any(|(_, bucket)| bucket.contains_key(name));
     let Some(charted) = CHARTED.into_iter().find(|name| has(name)) else { return Ok(None) };
-    let shown = charted.to_uppercase();
     let mut view = BucketsView {
         about: format!(
-            "{shown} by the target\u{2019}s training interactions: head holds the most popular items, cold those that \
-             training never saw. Bars bear the numbers of the rows."
+            "{charted} by the target\u{2019}s training interactions: head holds the most popular items, cold those that \
+             training never saw. Numbers under the bars are those of the rows."
         ),
         legend: rows
             .iter()
@@ -84,7 +83,7 @@ pub(super) fn view(rows: &[Row<'_>]) -> Result<Option<BucketsView>> {
         let values: Vec<Vec<Option<f64>>> =
             rows.iter().map(|row| names.iter().map(|name| value(row, name)).collect()).collect();
         let table = Table {
-            title: format!("{title}: {shown}"),
+            title: format!("{title}: {charted}"),
             columns: groups.iter().map(|(name, users)| format!("{name} ({users})")).collect(),
             rows: rows
                 .iter()
@@ -107,8 +106,8 @@ pub(super) fn view(rows: &[Row<'_>]) -> Result<Option<BucketsView>> {
                 format!("{}: {}", row.name, cells.join(", "))
             })
             .collect();
-        let name = format!("{title}, {shown} by popularity of the target. {}", told.join("; "));
-        view.charts.push(Chart::new(format!("{title}:"), shown.clone(), plots::grouped_bars(&name, &groups, &values)?));
+        let name = format!("{title}, {charted} by popularity of the target. {}", told.join("; "));
+        view.charts.push(Chart::new(format!("{title}:"), charted, plots::grouped_bars(&name, &groups, &values)?));
         view.tables.push(table);
     }
     Ok((!view.charts.is_empty()).then_some(view))

@@ -52,15 +52,9 @@ pub(super) fn view(quality: &TokenizerView) -> Result<SemanticIdsView> {
     let code_use = used.map(|(at, counts)| {
         let most = counts.iter().copied().max().unwrap_or(0);
         let unused = counts.iter().filter(|&&n| n == 0).count();
-        let even = counts.iter().map(|&n| f64::from(n)).sum::<f64>() / counts.len() as f64;
-        let caption = format!(
-            "most used {}, alike {}, unused {}",
-            count(most.into()),
-            figure(even, 1),
-            plural(unused as u64, "code")
-        );
+        let caption = format!("at most {}, {} unused", plural(most.into(), "item"), plural(unused as u64, "code"));
         let name = format!("Items of each code of level {}, most used first: {caption}", at + 1);
-        Ok(Chart::new(format!("Level {}", at + 1), caption, plots::code_use(&name, counts)?))
+        Ok(Chart::new(format!("Level {}:", at + 1), caption, plots::code_use(&name, counts)?))
     });
     let code_use = code_use.collect::<Result<_>>()?;
     Ok(SemanticIdsView { about, levels, code_use, collisions: collisions(quality)?.into_iter().collect() })

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::Chart;
 use crate::Result;
+use crate::report::TrainingPoint;
 use crate::report::numbers::{count, figure, metric, plural};
 use crate::report::plots::{self, Curve, drawable};
-use crate::report::TrainingPoint;
 
 /// Curves that one chart has room for.
 const CURVES: usize = 6;
@@ -26,18 +26,23 @@ pub(super) fn view(points: &[TrainingPoint]) -> Result<Option<TrainingView>> {
     let Some(last) = points.iter().map(|point| point.step).max() else { return Ok(None) };
     let losses: Vec<(f64, f64)> = values(points, |point| point.loss);
     let mut about = vec![plural(last, "step")];
-    let rates: Vec<f64> = points.iter().filter_map(|point| point.learning_rate).filter(|rate| rate.is_finite()).collect();
+    let rates: Vec<f64> =
+        points.iter().filter_map(|point| point.learning_rate).filter(|rate| rate.is_finite()).collect();
     if let Some(most) = rates.iter().copied().reduce(f64::max) {
         about.push(format!("learning rate up to {}", figure(most, 6).trim_end_matches('0')));
     }
-    let mut speeds: Vec<f64> = points.iter().filter_map(|point| point.samples_per_s).filter(|s| s.is_finite()).collect();
+    let mut speeds: Vec<f64> =
+        points.iter().filter_map(|point| point.samples_per_s).filter(|s| s.is_finite()).collect();
     speeds.sort_by(f64::total_cmp);
     if let Some(median) = speeds.get(speeds.len() / 2) {
         about.push(format!("{} samples a second (median)", figure(*median, 0)));
     }
     let faults = losses.iter().filter(|(_, loss)| !drawable(*loss)).count();
     let faults = (faults > 0).then(|| {
-        format!("\u{26a0} At {} the loss was not a number or off any scale: the curve leaves them out.", plural(faults as u64, "logged step"))
+        format!(
+            "\u{26a0} At {} the loss was not a number or off any scale: the curve leaves them out.",
+            plural(faults as u64, "logged step")
+        )
     });
     let mut charts = Vec::new();
     let shown: Vec<(f64, f64)> = losses.into_iter().filter(|(_, loss)| drawable(*loss)).collect();
@@ -61,8 +66,11 @@ fn values(points: &[TrainingPoint], get: impl Fn(&TrainingPoint) -> Option<f64>)
 fn validation(points: &[TrainingPoint]) -> Result<Option<Chart>> {
     let all = || points.iter().filter_map(|point| point.validation.as_ref());
     // A validation also says how it was made: users and beam width are not curves.
-    let names: BTreeSet<&str> =
-        all().flat_map(BTreeMap::keys).map(String::as_str).filter(|name| name.contains('@') || *name == "mrr").collect();
+    let names: BTreeSet<&str> = all()
+        .flat_map(BTreeMap::keys)
+        .map(String::as_str)
+        .filter(|name| name.contains('@') || *name == "mrr")
+        .collect();
     let best_by = BEST_BY.into_iter().find(|name| names.contains(name));
     let ordered = best_by.into_iter().chain(names.into_iter().filter(|name| Some(*name) != best_by));
     let mut lines: Vec<Curve> = ordered

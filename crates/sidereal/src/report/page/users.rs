@@ -10,7 +10,6 @@ const LISTED: usize = 12;
 
 #[derive(Debug, Serialize)]
 pub(super) struct UsersView<'a> {
-    title: String,
     list: Vec<UserView<'a>>,
 }
 
@@ -46,8 +45,7 @@ pub(super) fn view(users: &[UserStory]) -> Option<UsersView<'_>> {
     if users.is_empty() {
         return None;
     }
-    let title = if users.len() == 1 { "One user".to_owned() } else { plural(users.len() as u64, "user") };
-    Some(UsersView { title, list: users.iter().map(user).collect() })
+    Some(UsersView { list: users.iter().map(user).collect() })
 }
 
 fn user(story: &UserStory) -> UserView<'_> {

@@ -33,7 +33,7 @@ pub(in crate::report) fn curves(name: &str, lines: &[Curve], ring: Option<(f64, 
     const SIZE: (i32, i32) = (520, 260);
     let named = lines.len() > 1;
     let curves: Vec<Vec<Column>> = lines.iter().map(|line| columns(&line.points)).collect();
-    let last = curves.iter().flatten().map(|column| column.step).fold(0.0, f64::max);
+    let last = lines.iter().flat_map(|line| &line.points).map(|point| point.0).fold(0.0, f64::max);
     let steps = 0.0..if last > 0.0 { last } else { 1.0 };
     let span = steps.end;
     let heights = axis(curves.iter().flatten().flat_map(|column| [column.low, column.high]));
