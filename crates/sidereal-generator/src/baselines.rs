@@ -49,7 +49,7 @@ pub struct BaselineMethod {
     pub summary: &'static str,
     /// Whether it needs item vectors.
     pub needs_embeddings: bool,
-    /// Writes the scores of histories (whose items are in the catalog), [B, N].
+    /// Writes the scores of histories (whose items are in the catalog), `[B, N]`.
     #[serde(skip)]
     score: fn(&Statistics, &[&[ItemIndex]], &mut [f32]),
 }
@@ -82,11 +82,11 @@ impl Baseline {
         self.statistics.items()
     }
 
-    /// Scores of several histories (each oldest first, [H]) at once. Faster than one at a time where vectors are
+    /// Scores of several histories (each oldest first, `[H]`) at once. Faster than one at a time where vectors are
     /// multiplied.
     ///
     /// # Shapes
-    /// `scores`: [B, N]
+    /// `scores`: `[B, N]`
     ///
     /// # Errors
     /// A history item that is not in the catalog.

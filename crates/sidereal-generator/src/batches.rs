@@ -40,11 +40,11 @@ pub struct Samples<'a> {
 /// A batch of token ids, padded at the right to its longest history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Token ids of the histories, row-major; padding is [`CodeVocab::PAD`]: [B, T].
+    /// Token ids of the histories, row-major; padding is [`CodeVocab::PAD`]: `[B, T]`.
     pub history: Vec<u32>,
-    /// Tokens of each history before the padding: [B].
+    /// Tokens of each history before the padding: `[B]`.
     pub lengths: Vec<u32>,
-    /// Token ids of the targets, row-major: [B, L].
+    /// Token ids of the targets, row-major: `[B, L]`.
     pub target: Vec<u32>,
     /// B.
     pub rows: usize,
@@ -161,7 +161,7 @@ fn cumulative_weights(histories: &Histories, samples: &[Sample]) -> Vec<f64> {
         .collect()
 }
 
-/// Token ids of a history, oldest first: the codes of its most recent `max_history` items, [T].
+/// Token ids of a history, oldest first: the codes of its most recent `max_history` items, `[T]`.
 ///
 /// # Panics
 /// If an item is not in the catalog.

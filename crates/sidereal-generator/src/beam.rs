@@ -20,7 +20,7 @@ use crate::scoring::{NextCodeModel, ScoreNorm};
 /// One question: what comes after this history, among the items that the filter leaves?
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// Token ids of the history, oldest first, [T].
+    /// Token ids of the history, oldest first, `[T]`.
     pub history: &'a [u32],
     /// The leaves and items that may be returned.
     pub filter: &'a LeafFilter,

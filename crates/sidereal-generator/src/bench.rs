@@ -86,11 +86,11 @@ pub fn process_cpu_s() -> Option<f64> {
 /// Samples that a training step is measured on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrainInput {
-    /// Token ids of histories, 0 is padding at the right: [N, T].
+    /// Token ids of histories, 0 is padding at the right: `[N, T]`.
     pub history: Vec<u32>,
     /// T.
     pub history_tokens: usize,
-    /// Token ids of targets: [N, L].
+    /// Token ids of targets: `[N, L]`.
     pub target: Vec<u32>,
     /// L.
     pub levels: usize,
@@ -208,9 +208,9 @@ pub struct BeamBench {
     pub users_per_s: f64,
     /// Wall time of one batch.
     pub latency_ms: f64,
-    /// Semantic IDs found, [users, W, L].
+    /// Semantic IDs found, `[users, W, L]`.
     pub sequences: Vec<Vec<Vec<u16>>>,
-    /// Their scores (log-probabilities over the whole vocabulary), [users, W].
+    /// Their scores (log-probabilities over the whole vocabulary), `[users, W]`.
     pub scores: Vec<Vec<f32>>,
     /// Times of the runs.
     pub times: Times,

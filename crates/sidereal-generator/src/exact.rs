@@ -33,7 +33,7 @@ impl<'a, M: NextCodeModel> ExactScorer<'a, M> {
         Ok(Self { model, catalog, norm, max_history })
     }
 
-    /// Scores of all leaves, dead ones minus infinity: [leaves].
+    /// Scores of all leaves, dead ones minus infinity: `[leaves]`.
     ///
     /// # Errors
     /// A log-probability that is not finite; whatever the model says.
@@ -127,7 +127,7 @@ impl<M: NextCodeModel> ItemScorer for ExactScorer<'_, M> {
 /// The 0-based rank of a target among scores of the whole catalog, ties counted against it.
 ///
 /// # Shapes
-/// `scores`: [N]
+/// `scores`: `[N]`
 ///
 /// # Panics
 /// If the target is not below N.

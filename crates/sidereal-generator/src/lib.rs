@@ -3,7 +3,7 @@
 //! The modules, in the order of the data: [`batches`] makes training samples of histories, [`models`] are the
 //! networks, [`training`] fits one and leaves a [`generator`] in a folder. To ask it, [`beam`] search writes codes
 //! along the catalog's trie through the traits of [`scoring`] and answers with a [`ranking`]; [`exact`] scores every
-//! item and is the beam search's oracle. [`bench`] measures both on inputs that other programs can be given.
+//! item and is the beam search's oracle. [`bench`](mod@bench) measures both on inputs that other programs can be given.
 //!
 //! Absent on purpose: reading data (sidereal-data), making semantic IDs (sidereal-tokenizer), metrics over rankings
 //! (sidereal-core), printing, and device kernels.

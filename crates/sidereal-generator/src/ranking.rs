@@ -27,7 +27,7 @@ pub struct ScoredLeaf {
 pub struct SearchStats {
     /// Alive children that were scored, over all levels.
     pub candidates: u64,
-    /// Beams kept after each level, [L]. All zero: the filter leaves no item.
+    /// Beams kept after each level, `[L]`. All zero: the filter leaves no item.
     pub beams: Vec<u32>,
 }
 

@@ -35,7 +35,7 @@ impl ScoreNorm {
 /// Log-probabilities of the codes of one level, a row for each prefix.
 ///
 /// # Shapes
-/// `values`: [R, K], R prefixes, K the level's codes
+/// `values`: `[R, K]`, R prefixes, K the level's codes
 #[derive(Debug, Clone, PartialEq)]
 pub struct CodeScores {
     values: Vec<f32>,
@@ -57,7 +57,7 @@ impl CodeScores {
         self.values.len() / self.codes
     }
 
-    /// The log-probabilities after prefix `row`, [K].
+    /// The log-probabilities after prefix `row`, `[K]`.
     ///
     /// # Panics
     /// If there is no such row.
@@ -80,7 +80,7 @@ pub trait NextCodeModel: Sync {
     /// How many requests a state should hold. A constant of the model and device, never of the number of threads.
     fn requests_per_state(&self) -> usize;
 
-    /// Reads histories (token ids, oldest first, each [T]) and scores the codes of level 0, a row per history.
+    /// Reads histories (token ids, oldest first, each `[T]`) and scores the codes of level 0, a row per history.
     ///
     /// With [`ScoreNorm::Children`] a model normalises over the level: the search, which knows the trie, does the rest.
     ///
@@ -107,7 +107,7 @@ pub trait ItemScorer: Sync {
     /// The name in reports.
     fn name(&self) -> &str;
 
-    /// Scores for one history (oldest first, [H]), higher is better: [N].
+    /// Scores for one history (oldest first, `[H]`), higher is better: `[N]`.
     ///
     /// # Errors
     /// Whatever keeps the model from an answer.

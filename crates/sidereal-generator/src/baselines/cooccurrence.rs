@@ -16,7 +16,7 @@ const MAX_REACH: usize = 6;
 /// Counts from an item (row) to another (column).
 #[derive(Debug)]
 pub(super) struct Cooccurrence {
-    /// Where each row begins, [N + 1].
+    /// Where each row begins, `[N + 1]`.
     offsets: Vec<usize>,
     /// Ascending within a row.
     columns: Vec<ItemIndex>,

@@ -49,7 +49,7 @@ pub(super) fn recent(history: &[ItemIndex]) -> impl Iterator<Item = (ItemIndex, 
 /// Adds up rows of co-occurrence; its memory is used again for the next history.
 pub(super) struct Sums<'a> {
     statistics: &'a Statistics,
-    /// Zero between calls, [N].
+    /// Zero between calls, `[N]`.
     dense: Vec<f64>,
     touched: Vec<ItemIndex>,
 }

@@ -13,17 +13,17 @@ const REACH: usize = 5;
 /// Counts over the training parts of all histories, and item vectors of length one.
 #[derive(Debug)]
 pub struct Statistics {
-    /// Training interactions of each item, [N].
+    /// Training interactions of each item, `[N]`.
     pub(super) popularity: Vec<u32>,
-    /// What popularity adds where it only breaks ties: less than a thousandth, [N].
+    /// What popularity adds where it only breaks ties: less than a thousandth, `[N]`.
     pub(super) tie_break: Vec<f64>,
-    /// What divides the counts of an item's column where popular items are damped, as a factor, [N].
+    /// What divides the counts of an item's column where popular items are damped, as a factor, `[N]`.
     pub(super) damping: Vec<f64>,
     /// Items next to each other.
     pub(super) transitions: Cooccurrence,
     /// Items within [`REACH`] steps of each other.
     pub(super) neighbours: Cooccurrence,
-    /// Item vectors, [N, D].
+    /// Item vectors, `[N, D]`.
     pub(super) vectors: Option<UnitVectors>,
 }
 

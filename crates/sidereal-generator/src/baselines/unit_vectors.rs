@@ -5,7 +5,7 @@ use sidereal_core::{Embeddings, ItemIndex};
 /// Item vectors divided by their length.
 ///
 /// # Shapes
-/// `values`: [N, D]
+/// `values`: `[N, D]`
 #[derive(Debug)]
 pub(super) struct UnitVectors {
     width: usize,
@@ -31,16 +31,16 @@ impl UnitVectors {
         self.width
     }
 
-    /// `query += weight * vector of item`, [D].
+    /// `query += weight * vector of item`, `[D]`.
     pub(super) fn add_to(&self, query: &mut [f64], item: ItemIndex, weight: f64) {
         let row = &self.values[item as usize * self.width..][..self.width];
         query.iter_mut().zip(row).for_each(|(q, &v)| *q += weight * f64::from(v));
     }
 
-    /// Products of queries with all items, tile by tile: `visit(first item, products)`, products [B, items of the tile].
+    /// Products of queries with all items, tile by tile: `visit(first item, products)`, products `[B, items of the tile]`.
     ///
     /// # Shapes
-    /// `queries`: [B, D]
+    /// `queries`: `[B, D]`
     pub(super) fn products(&self, queries: &[f64], mut visit: impl FnMut(usize, &[f64])) {
         let users = queries.len() / self.width;
         let mut items = vec![0.0; TILE * self.width];
@@ -58,7 +58,7 @@ impl UnitVectors {
 /// `out = a b^T` on the calling thread: the users above are already spread over threads.
 ///
 /// # Shapes
-/// `a`: [M, D], `b`: [N, D], `out`: [M, N]
+/// `a`: `[M, D]`, `b`: `[N, D]`, `out`: `[M, N]`
 fn product(a: &[f64], b: &[f64], width: usize, out: &mut [f64]) {
     let (m, n) = (a.len() / width, b.len() / width);
     assert_eq!((a.len(), b.len(), out.len()), (m * width, n * width, m * n), "sizes of a product");

@@ -10,7 +10,7 @@
 //! gradients, constrained beams), `tests/fixtures/t5_*`, made by `benches/peers/make_fixtures.py`.
 //!
 //! # Shapes
-//! histories u32 [B, T] -> encoder states [B, T, D] -> logits [B * L, V]
+//! histories u32 `[B, T]` -> encoder states `[B, T, D]` -> logits `[B * L, V]`
 
 mod config;
 mod cpu;
@@ -136,7 +136,7 @@ impl T5 {
     /// Encoder states of padded histories, for comparison.
     ///
     /// # Shapes
-    /// `ids`: u32 [B, T]; `lengths`: [B]; result: [B, T, D]
+    /// `ids`: u32 `[B, T]`; `lengths`: `[B]`; result: `[B, T, D]`
     ///
     /// # Errors
     /// Whatever the device says.
@@ -148,7 +148,7 @@ impl T5 {
     /// Logits of a batch's targets, each code given those before it.
     ///
     /// # Shapes
-    /// result: [B * L, V]
+    /// result: `[B * L, V]`
     ///
     /// # Errors
     /// Whatever the device says.

@@ -10,7 +10,7 @@
 //! *Checked against*: see [`super::t5`], which is the whole network.
 //!
 //! # Shapes
-//! history [B, H * L] -> codes [B, L]
+//! history `[B, H * L]` -> codes `[B, L]`
 
 use serde::{Deserialize, Serialize};
 use sidereal_core::{CodeVocab, Error as CoreError};

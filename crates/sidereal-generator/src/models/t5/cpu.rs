@@ -3,7 +3,7 @@
 //! # What makes it fast?
 //! Weights are stored [in, out], ready for the product, queries, keys and values of a block in one matrix. Histories
 //! are not padded: a group of requests is one matrix of all its tokens. Cross-attention keys and values are computed
-//! once a request and shared by its beams, keys as [H * dk, T] so that queries meet them in their natural order. The
+//! once a request and shared by its beams, keys as `[H * dk, T]` so that queries meet them in their natural order. The
 //! keys and values of a prefix stay where the step that made them wrote them; a prefix is a list of rows, one for each
 //! step, so nothing is copied when the beam search reorders its beams. The first step has one row a request.
 
@@ -76,9 +76,9 @@ struct FeedForwardBlock {
 pub(super) struct CpuState {
     encoded: Arc<Encoded>,
     steps: Vec<Arc<StepRows>>,
-    /// For each step but the last, which of its rows each prefix went through; [steps - 1] of [R].
+    /// For each step but the last, which of its rows each prefix went through; `[steps - 1]` of `[R]`.
     through: Vec<Vec<u32>>,
-    /// The request of each prefix, [R].
+    /// The request of each prefix, `[R]`.
     request_of: Vec<u32>,
 }
 
@@ -166,7 +166,7 @@ impl CpuT5 {
         self.advance(state, parents, &tokens, norm)
     }
 
-    /// Encoder states of histories, one after the other without padding: [tokens, D].
+    /// Encoder states of histories, one after the other without padding: `[tokens, D]`.
     fn encoder_states(&self, histories: &[&[u32]], spans: &[Range<usize>]) -> Result<Buffer> {
         let c = &self.config;
         let (d, inner, dk, heads) = (c.d_model, c.inner(), c.d_kv, c.num_heads);
@@ -374,7 +374,7 @@ impl CpuT5 {
         Ok(row_of(&self.embedding, token as usize, d))
     }
 
-    /// The encoder's bias by offset (key position less query position), from `1 - T` to `T - 1`: [H, 2 T - 1].
+    /// The encoder's bias by offset (key position less query position), from `1 - T` to `T - 1`: `[H, 2 T - 1]`.
     fn offset_bias(&self, longest: usize) -> Vec<f32> {
         if longest == 0 {
             return Vec::new();
@@ -385,7 +385,7 @@ impl CpuT5 {
         by_head(&self.encoder_bias, &of_offset, self.config.num_heads)
     }
 
-    /// The decoder's bias of the positions up to `level`, seen from it: [H, level + 1].
+    /// The decoder's bias of the positions up to `level`, seen from it: `[H, level + 1]`.
     fn causal_bias(&self, level: usize) -> Vec<f32> {
         let of_position = buckets(&self.config, level, 1, level + 1, false);
         by_head(&self.decoder_bias, &of_position, self.config.num_heads)
@@ -423,7 +423,7 @@ fn flat(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(tensor.flatten_all()?.to_vec1()?)
 }
 
-/// Matrices of equally many rows side by side: [R, sum of widths].
+/// Matrices of equally many rows side by side: `[R, sum of widths]`.
 fn side_by_side(parts: &[(&[f32], usize)]) -> Vec<f32> {
     let rows = parts.first().map_or(0, |(data, width)| data.len() / width);
     let mut joined = Vec::with_capacity(parts.iter().map(|(data, _)| data.len()).sum());
@@ -435,7 +435,7 @@ fn side_by_side(parts: &[(&[f32], usize)]) -> Vec<f32> {
     joined
 }
 
-/// Keys and values of a [D, 2 * inner] matrix as two matrices.
+/// Keys and values of a `[D, 2 * inner]` matrix as two matrices.
 fn halves(kv: &[f32], inner: usize) -> (Vec<f32>, Vec<f32>) {
     let half = |from: usize| kv.chunks_exact(2 * inner).flat_map(|row| row[from..from + inner].to_vec()).collect();
     (half(0), half(inner))

@@ -159,7 +159,7 @@ impl DeviceT5 {
     }
 }
 
-/// Prefixes laid out as [B, W], W the most prefixes of a request; places without one repeat row 0.
+/// Prefixes laid out as `[B, W]`, W the most prefixes of a request; places without one repeat row 0.
 struct Places {
     width: usize,
     row_at: Vec<u32>,   // [B * W]

@@ -54,7 +54,7 @@ impl Dropout {
 /// Which tokens of padded histories are real.
 #[derive(Debug, Clone)]
 pub(super) struct Padding {
-    /// 0 at tokens, minus infinity at padding; `None` if nothing is padded: [B, T].
+    /// 0 at tokens, minus infinity at padding; `None` if nothing is padded: `[B, T]`.
     pub(super) key_mask: Option<Tensor>,
 }
 
@@ -82,7 +82,7 @@ impl Forward<'_> {
     /// Encoder states of padded histories.
     ///
     /// # Shapes
-    /// `ids`: u32 [B, T]; result: [B, T, D]
+    /// `ids`: u32 `[B, T]`; result: `[B, T, D]`
     pub(super) fn encode(&self, ids: &Tensor, padding: &Padding) -> Result<Tensor> {
         let t = ids.dim(1)?;
         let bias = self.bias(&self.weights.encoder_bias, 0, t, t, true)?;
@@ -99,7 +99,7 @@ impl Forward<'_> {
     /// Logits of every decoder position, all targets' tokens being given.
     ///
     /// # Shapes
-    /// `ids`: u32 [B, L]; `states`: [B, T, D]; result: [B * L, V]
+    /// `ids`: u32 `[B, L]`; `states`: `[B, T, D]`; result: `[B * L, V]`
     pub(super) fn decode(&self, ids: &Tensor, states: &Tensor, padding: &Padding) -> Result<Tensor> {
         let (b, l) = ids.dims2()?;
         let bias = self.bias(&self.weights.decoder_bias, 0, l, l, false)?;
@@ -120,7 +120,7 @@ impl Forward<'_> {
     /// The head over the whole vocabulary.
     ///
     /// # Shapes
-    /// `x`: [R, D]; result: [R, V]
+    /// `x`: `[R, D]`; result: `[R, V]`
     pub(super) fn logits(&self, x: &Tensor) -> Result<Tensor> {
         let scale = self.config.output_scale();
         let x = if scale == 1.0 { x.clone() } else { (x * scale)? };
@@ -173,7 +173,7 @@ impl Forward<'_> {
         }
     }
 
-    /// The additive bias of queries at `first` and after: [H, Tq, Tk].
+    /// The additive bias of queries at `first` and after: `[H, Tq, Tk]`.
     pub(super) fn bias(
         &self,
         table: &Tensor,

@@ -42,7 +42,7 @@ fn fits(len: usize, rows: usize, columns: usize, row_step: usize, column_step: u
 /// `out = a b` or `out += a b`, on the calling thread.
 ///
 /// # Shapes
-/// `a`: [M, K], `b`: [K, N], `out`: [M, N]
+/// `a`: `[M, K]`, `b`: `[K, N]`, `out`: `[M, N]`
 pub(super) fn matmul(out: Output<'_>, a: View<'_>, b: View<'_>) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     assert_eq!(k, b.rows, "inner sizes of a product differ");
@@ -178,7 +178,7 @@ for_each_instruction_set! {
     /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row.
     ///
     /// # Shapes
-    /// `x`, `out`: [R, D]; `weight`: [D]
+    /// `x`, `out`: `[R, D]`; `weight`: `[D]`
     fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
         let width = weight.len();
         for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
@@ -215,7 +215,7 @@ for_each_instruction_set! {
     /// Softmax of every row after a bias is added, in place. Row `r`'s bias begins at `bias_start - r * bias_back`.
     ///
     /// # Shapes
-    /// `scores`: [R, T]; `bias`: anything that holds the rows' slices, or empty for none
+    /// `scores`: `[R, T]`; `bias`: anything that holds the rows' slices, or empty for none
     fn softmax(scores: &mut [f32], columns: usize, bias: &[f32], bias_start: usize, bias_back: usize) {
         for (row, scores) in scores.chunks_exact_mut(columns).enumerate() {
             if !bias.is_empty() {
@@ -257,7 +257,7 @@ for_each_instruction_set! {
     /// value, one after the other; the query is that of the last position.
     ///
     /// # Shapes
-    /// `out`: [H * dk]; `positions`: P rows of [3 * H * dk]; `bias`: [H, P]
+    /// `out`: `[H * dk]`; `positions`: P rows of [3 * H * dk]; `bias`: `[H, P]`
     fn attend_prefix(out: &mut [f32], positions: &[&[f32]], bias: &[f32], head_width: usize) {
         let inner = out.len();
         let count = positions.len();

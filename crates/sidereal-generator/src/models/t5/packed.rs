@@ -11,7 +11,7 @@ const PANEL: usize = 64;
 /// Rows of one product: eight of its six-row tiles.
 const ROWS: usize = 48;
 
-/// A weight matrix [I, O] as panels of up to 64 columns, each [I, width].
+/// A weight matrix `[I, O]` as panels of up to 64 columns, each `[I, width]`.
 #[derive(Debug, Clone)]
 pub(super) struct Packed {
     panels: Vec<f32>,
@@ -23,7 +23,7 @@ impl Packed {
     /// From a row-major matrix.
     ///
     /// # Shapes
-    /// `values`: [I, O]
+    /// `values`: `[I, O]`
     pub(super) fn new(values: &[f32], output: usize) -> Self {
         let input = values.len().checked_div(output).unwrap_or(0);
         let mut panels = Vec::with_capacity(values.len());
@@ -44,7 +44,7 @@ impl Packed {
     /// `out = x w`, or `out += x w`; rows of `out` are `out_step` apart.
     ///
     /// # Shapes
-    /// `x`: [R, I]; `out`: [R, O]
+    /// `x`: `[R, I]`; `out`: `[R, O]`
     pub(super) fn product(&self, out: &mut [f32], out_step: usize, x: &[f32], rows: usize, add: bool) {
         for start in (0..self.output).step_by(PANEL) {
             let width = PANEL.min(self.output - start);
