@@ -213,3 +213,6 @@ fn count(facts: &mut Facts, items: &Items, histories: &Histories) {
     facts.max_history = lengths().max().unwrap_or(0);
     facts.mean_history = histories.mean_len();
 }
+
+#[cfg(test)]
+mod tests;

@@ -188,3 +188,6 @@ fn check_len(place: &str, bytes: usize, rows: usize, width: usize, precision: Pr
     let problem = format!("its shape [{rows}, {width}] needs {wanted} bytes of numbers, but it has {bytes}");
     Err(Error::input(place, problem, AGAIN))
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,3 +18,6 @@ pub use formats::{FORMATS, VectorFile};
 pub use precision::Precision;
 pub use stage::load;
 pub use vectors::{VectorFacts, Vectors, read_vectors, vectors_for_items};
+
+#[cfg(test)]
+mod written;

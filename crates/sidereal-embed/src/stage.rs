@@ -49,3 +49,42 @@ pub fn load(dir: &Path) -> Result<Embeddings> {
         .map_err(|e| Error::artifact(&path, e.to_string(), "make the embeddings again with `sidereal embed`"))?;
     Ok(vectors.embeddings)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::written::safetensors;
+    use sidereal_core::artifact::{Manifest, StageWriter};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn vectors_are_kept_in_their_precision() {
+        let dir = tempfile::tempdir().unwrap();
+        let values = [1.5, -2.0, 0.0, 1024.0];
+        for (precision, size) in [(Precision::F16, 2), (Precision::Bf16, 2), (Precision::F32, 4), (Precision::F64, 4)] {
+            let vectors = read_vectors(&safetensors(dir.path(), precision, &[2, 2], &values), None).unwrap();
+            vectors.save_into(dir.path()).unwrap();
+            assert_eq!(load(dir.path()).unwrap(), vectors.embeddings);
+            let bytes = std::fs::read(dir.path().join(FILE)).unwrap();
+            let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            assert_eq!((header % 8, bytes.len()), (0, 8 + header + 4 * size));
+        }
+    }
+
+    #[test]
+    fn a_stage_that_was_edited_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = dir.path().join("embeddings");
+        let vectors = read_vectors(&safetensors(dir.path(), Precision::F32, &[1, 2], &[1.0, 2.0]), None).unwrap();
+        let writer = StageWriter::begin(&stage).unwrap();
+        vectors.save_into(writer.dir()).unwrap();
+        writer.finish(Manifest::new("embeddings", None, vectors.facts.to_json(), BTreeMap::new())).unwrap();
+        assert_eq!(load(&stage).unwrap().values(), [1.0, 2.0]);
+        let mut bytes = std::fs::read(stage.join(FILE)).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(stage.join(FILE), bytes).unwrap();
+        assert!(load(&stage).unwrap_err().to_string().contains("its bytes have changed"));
+        assert!(load(dir.path()).unwrap_err().to_string().contains("embeddings.safetensors"));
+    }
+}

@@ -131,8 +131,10 @@ impl Source<'_> {
 
 fn match_ids<'a>(file: &VectorFile, items: &Items) -> Result<Source<'a>> {
     let mut row_of: HashMap<ItemId, usize> = HashMap::new();
+    let mut seen = 0;
     for batch in file.batches(0)? {
         let batch = batch?;
+        seen = batch.first_row + batch.values.len() / file.width();
         for (row, id) in (batch.first_row..).zip(batch.ids.unwrap_or_default()) {
             if let Some(first) = row_of.get(&id) {
                 let problem = format!("item id {:?} appears a second time (first in row {first})", id.as_str());
@@ -145,6 +147,7 @@ fn match_ids<'a>(file: &VectorFile, items: &Items) -> Result<Source<'a>> {
             row_of.insert(id, row);
         }
     }
+    check_claim(file, seen)?;
     let rows: Vec<Option<usize>> = items.ids().iter().map(|id| row_of.get(id).copied()).collect();
     let without: Vec<&str> =
         rows.iter().zip(items.ids()).filter(|(row, _)| row.is_none()).map(|(_, id)| id.as_str()).collect();
@@ -226,5 +229,95 @@ impl Target {
         }
         let zero_rows = vectors().filter(|(_, v)| v.iter().all(|x| *x == 0.0)).count() as u64;
         Ok((Embeddings::new(rows, file.width(), self.values)?, zero_rows))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::written::{npy, parquet, safetensors};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn items(ids: &[&str]) -> Items {
+        let ids: Vec<ItemId> = ids.iter().map(|id| ItemId::from(*id)).collect();
+        let titles = vec![None; ids.len()];
+        Items::new(ids, titles, BTreeMap::new()).unwrap()
+    }
+
+    fn rows(in_file: u32, kept: Option<&[u32]>) -> ItemRows {
+        ItemRows { in_file, kept: kept.map(<[u32]>::to_vec) }
+    }
+
+    #[test]
+    fn rows_follow_the_items_file_and_its_kept_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = safetensors(dir.path(), Precision::F32, &[3, 2], &[1.0, 2.0, 0.0, 0.0, 5.0, 6.0]);
+        let all = vectors_for_items(&path, None, &items(&["a", "b", "c"]), &rows(3, None)).unwrap();
+        assert_eq!(all.embeddings.values(), [1.0, 2.0, 0.0, 0.0, 5.0, 6.0]);
+        assert_eq!((all.facts.zero_rows, all.facts.unused_rows, all.facts.matched_by_id), (1, 0, false));
+        let some = vectors_for_items(&path, None, &items(&["a", "c"]), &rows(3, Some(&[0, 2]))).unwrap();
+        assert_eq!(some.embeddings.values(), [1.0, 2.0, 5.0, 6.0]);
+        assert_eq!(some.facts.unused_rows, 1);
+    }
+
+    #[test]
+    fn another_number_of_rows_is_told_with_both_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = npy(dir.path(), Precision::F32, false, &[2, 1], &[1.0, 2.0]);
+        let error = vectors_for_items(&path, None, &items(&["a"]), &rows(3, None)).unwrap_err().to_string();
+        assert!(error.contains("2 vectors, but the items file has 3 items; give one row for each row"), "{error}");
+    }
+
+    #[test]
+    fn ids_match_rows_whatever_their_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let vectors = [Some(vec![1.0]), Some(vec![2.0]), Some(vec![3.0])];
+        let path = parquet(dir.path(), Some(&["x", "b", "a"]), &vectors);
+        let read = vectors_for_items(&path, None, &items(&["a", "b"]), &rows(9, None)).unwrap();
+        assert_eq!(read.embeddings.values(), [3.0, 2.0]);
+        assert!(read.facts.matched_by_id && read.facts.unused_rows == 1);
+        let error = vectors_for_items(&path, None, &items(&["a", "z", "y"]), &rows(3, None)).unwrap_err().to_string();
+        assert!(error.contains("2 of 3 items have no vector (\"z\", \"y\")"), "{error}");
+        let twice = parquet(dir.path(), Some(&["a", "b", "a"]), &vectors);
+        let error = vectors_for_items(&twice, None, &items(&["a"]), &rows(1, None)).unwrap_err().to_string();
+        assert!(error.contains("row 2: item id \"a\" appears a second time (first in row 0)"), "{error}");
+        let all = read_vectors(&path, None).unwrap();
+        assert_eq!(all.item_ids.unwrap()[2].as_str(), "a");
+    }
+
+    #[test]
+    fn rows_that_are_not_finite_are_named_with_their_items() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = safetensors(dir.path(), Precision::F32, &[3, 1], &[1.0, f32::NAN, f32::INFINITY]);
+        let error = vectors_for_items(&path, None, &items(&["a", "b", "c"]), &rows(3, None)).unwrap_err().to_string();
+        assert!(error.contains("2 of 3 vectors hold NaN") && error.contains("row 1 (item \"b\"), row 2 (item \"c\")"));
+        let kept = vectors_for_items(&path, None, &items(&["a"]), &rows(3, Some(&[0])));
+        assert_eq!(kept.unwrap().embeddings.values(), [1.0], "rows that no item uses may hold anything");
+        assert!(read_vectors(&path, None).unwrap_err().to_string().contains("row 1, row 2; encode"));
+    }
+
+    proptest! {
+        #[test]
+        fn every_format_gives_the_same_vectors(rows in 1usize..6, width in 1usize..5, seed in any::<u32>()) {
+            // Numbers that every precision holds.
+            let values: Vec<f32> = (0..rows * width).map(|i| ((seed as usize + 7 * i) % 64) as f32 - 32.0).collect();
+            let dir = tempfile::tempdir().unwrap();
+            for precision in [Precision::F16, Precision::Bf16, Precision::F32, Precision::F64] {
+                for path in [
+                    safetensors(dir.path(), precision, &[rows, width], &values),
+                    npy(dir.path(), precision, false, &[rows, width], &values),
+                    npy(dir.path(), precision, true, &[rows, width], &values),
+                ] {
+                    let read = read_vectors(&path, None).unwrap();
+                    prop_assert_eq!(read.embeddings.values(), &values[..]);
+                    prop_assert_eq!((read.embeddings.rows(), read.precision), (rows, precision));
+                }
+            }
+            let lists: Vec<Option<Vec<f32>>> = values.chunks(width).map(|v| Some(v.to_vec())).collect();
+            let read = read_vectors(&parquet(dir.path(), None, &lists), None).unwrap();
+            prop_assert_eq!(read.embeddings.values(), &values[..]);
+        }
     }
 }

@@ -179,3 +179,6 @@ pub(super) fn interactions(path: &Path, map: &ColumnMap) -> Result<InteractionTa
     }
     events.finish()
 }
+
+#[cfg(test)]
+mod tests;

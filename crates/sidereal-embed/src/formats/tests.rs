@@ -1,0 +1,208 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, FixedSizeListBuilder, Float16Builder, Float32Builder, Float64Builder, Int32Array, LargeListBuilder,
+    ListBuilder,
+};
+
+use super::*;
+use crate::vectors::read_vectors;
+use crate::written::{npy, npy_of, parquet, parquet_of, safetensors, write};
+
+fn told(path: &Path, name: Option<&str>) -> String {
+    read_vectors(path, name).unwrap_err().to_string()
+}
+
+/// A safetensors file with this header and `bytes` zeros behind it.
+fn with_header(dir: &Path, header: &str, bytes: usize) -> PathBuf {
+    write(dir, "v.safetensors", &[&(header.len() as u64).to_le_bytes(), header.as_bytes(), &vec![0; bytes]])
+}
+
+#[test]
+fn missing_empty_and_foreign_files_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    for format in FORMATS {
+        let path = dir.path().join(format!("v{}", format.ending));
+        assert!(told(&path, None).contains("cannot read"), "{}", format.ending);
+        std::fs::write(&path, b"").unwrap();
+        assert!(told(&path, None).contains("the file is empty"), "{}", format.ending);
+        std::fs::write(&path, b"these are no vectors at all").unwrap();
+        assert!(told(&path, None).contains("write it again"), "{}", format.ending);
+    }
+    let error = told(Path::new("vectors.pkl"), None);
+    assert!(
+        error.contains("vectors.pkl") && error.contains(".safetensors (a tensor") && error.contains(".npy"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_tensor_is_the_named_one_or_the_usual_one_or_the_only_matrix() {
+    let dir = tempfile::tempdir().unwrap();
+    let tensor = |name: &str, shape: &str, from: usize, to: usize| {
+        format!(r#""{name}":{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}"#)
+    };
+    let header = |parts: &[String]| format!("{{{}}}", parts.join(","));
+    let two = [tensor("a", "[1,2]", 0, 8), tensor("b", "[1,3]", 8, 20)];
+    let path = with_header(dir.path(), &header(&two), 20);
+    assert!(
+        told(&path, None).contains("2 have two dimensions; name the tensor with `--name` (there are: \"a\", \"b\")")
+    );
+    assert_eq!(VectorFile::open(&path, Some("b")).unwrap().width(), 3);
+    assert!(told(&path, Some("c")).contains("there is no tensor \"c\""));
+    let usual = [tensor("a", "[1,2]", 0, 8), tensor("embeddings", "[1,3]", 8, 20)];
+    assert_eq!(VectorFile::open(&with_header(dir.path(), &header(&usual), 20), None).unwrap().width(), 3);
+    let only = [tensor("a", "[2]", 0, 8), tensor("b", "[3,1]", 8, 20)];
+    assert_eq!(VectorFile::open(&with_header(dir.path(), &header(&only), 20), None).unwrap().rows(), 3);
+    assert!(told(&with_header(dir.path(), &header(&only), 20), Some("a")).contains("the shape [2], not [N, D]"));
+}
+
+#[test]
+fn odd_types_and_shapes_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let header = |dtype: &str, shape: &str, to: usize| {
+        format!(r#"{{"embeddings":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[0,{to}]}}}}"#)
+    };
+    assert!(
+        told(&with_header(dir.path(), &header("I32", "[1,2]", 8), 8), None).contains("is I32, but vectors are f16")
+    );
+    assert!(told(&with_header(dir.path(), &header("F32", "[0,2]", 0), 0), None).contains("no vectors in it"));
+    assert!(told(&with_header(dir.path(), &header("F32", "[3,0]", 0), 0), None).contains("vectors are 0 wide"));
+    assert!(
+        told(&with_header(dir.path(), &header("F16", "[1,100000]", 200_000), 200_000), None).contains("100000 wide")
+    );
+}
+
+#[test]
+fn hostile_safetensors_headers_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), "v.safetensors", &[&u64::MAX.to_le_bytes(), b"{}"]);
+    assert!(told(&path, None).contains("header claims"));
+    let one = r#""t":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]}"#;
+    assert!(told(&with_header(dir.path(), &format!("{{{one},{one}}}"), 4), None).contains("appears twice"));
+    let empty = |i: usize| format!(r#""{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#);
+    let many: Vec<String> = (0..5000).map(empty).collect();
+    assert!(told(&with_header(dir.path(), &format!("{{{}}}", many.join(",")), 0), None).contains("more than 4096"));
+}
+
+#[test]
+fn npy_headers_are_judged_and_never_evaluated() {
+    let dir = tempfile::tempdir().unwrap();
+    let header = |descr: &str, shape: &str| format!("{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}");
+    let error = |descr: &str, shape: &str, bytes: usize| {
+        told(&npy_of(dir.path(), &header(descr, shape), &vec![0; bytes]), None)
+    };
+    assert!(error("'|O'", "(2,)", 9).contains("Python objects (a pickle), which are never read; save it with"));
+    assert!(error("'<i8'", "(1, 1)", 8).contains("numbers of type \"<i8\""));
+    assert!(error("[('a', '<f4')]", "(2,)", 8).contains("records of several fields"));
+    assert!(error("'<f4'", "(2,)", 8).contains("the shape [2], not [N, D]"));
+    assert!(error("'<f4'", "(1, 2, 3)", 24).contains("the shape [1, 2, 3], not [N, D]"));
+    assert!(error("'<f4'", "(2, 2)", 12).contains("[2, 2] needs 16 bytes of numbers, but it has 12"));
+    assert!(error("'<f4'", "(2, 2)", 20).contains("but it has 20"));
+    assert!(error("'<f8'", "(9999999999999, 9999999999999)", 0).contains("more than a file can have"));
+    assert!(error("'<f4'", "(__import__('os'), 2)", 8).contains("does not say the shape"));
+    let version = write(dir.path(), "v.npy", &[b"\x93NUMPY\x09\x00\x00\x00"]);
+    assert!(told(&version, None).contains("version 9"));
+    let huge = write(dir.path(), "v.npy", &[b"\x93NUMPY\x02\x00\xff\xff\xff\xff"]);
+    assert!(told(&huge, None).contains("claims 4294967295 bytes"));
+    assert!(told(&npy(dir.path(), Precision::F32, false, &[1, 1], &[1.0]), Some("x")).contains("leave the name out"));
+}
+
+#[test]
+fn big_endian_arrays_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let header = "{'descr': '>f4', 'fortran_order': False, 'shape': (1, 2), }";
+    let path = npy_of(dir.path(), header, &[1.5f32.to_be_bytes(), (-2.0f32).to_be_bytes()].concat());
+    assert_eq!(read_vectors(&path, None).unwrap().embeddings.values(), [1.5, -2.0]);
+}
+
+#[test]
+fn list_columns_of_every_kind_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut large = LargeListBuilder::new(Float64Builder::new());
+    large.values().append_slice(&[1.0, 2.0]);
+    large.append(true);
+    let mut fixed = FixedSizeListBuilder::new(Float16Builder::new(), 2);
+    fixed.values().append_slice(&[half::f16::from_f32(1.0), half::f16::from_f32(2.0)]);
+    fixed.append(true);
+    let columns: [(Precision, ArrayRef); 2] =
+        [(Precision::F64, Arc::new(large.finish())), (Precision::F16, Arc::new(fixed.finish()))];
+    for (precision, column) in columns {
+        let path = parquet_of(dir.path(), vec![("clip", column)]);
+        assert!(told(&path, None).contains("no column is named embedding, embeddings"));
+        let read = read_vectors(&path, Some("clip")).unwrap();
+        assert_eq!((read.embeddings.values(), read.precision), (&[1.0, 2.0][..], precision));
+    }
+}
+
+#[test]
+fn bad_rows_of_parquet_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = |vectors: &[Option<Vec<f32>>]| told(&parquet(dir.path(), None, vectors), None);
+    assert!(error(&[Some(vec![1.0]), None]).contains("row 1: the vector is missing"));
+    assert!(error(&[None]).contains("row 0: the vector is missing"));
+    assert!(
+        error(&[Some(vec![1.0]), Some(vec![1.0, 2.0])]).contains("row 1: the vector has 2 numbers, but others have 1")
+    );
+    assert!(error(&[Some(vec![])]).contains("vectors are 0 wide"));
+    assert!(error(&[]).contains("no vectors"));
+    let mut nulls = ListBuilder::new(Float32Builder::new());
+    nulls.values().append_null();
+    nulls.append(true);
+    let path = parquet_of(dir.path(), vec![("vector", Arc::new(nulls.finish()))]);
+    assert!(told(&path, None).contains("row 0: a number of the vector is missing"));
+    let path = parquet_of(dir.path(), vec![("vector", Arc::new(Int32Array::from(vec![1])))]);
+    assert!(told(&path, None).contains("column \"vector\" is Int32, but vectors are lists of f16, f32 or f64"));
+    assert!(told(&path, Some("x")).contains("there is no column \"x\" (there are: \"vector\")"));
+    let ids = parquet(dir.path(), Some(&["a", ""]), &[Some(vec![1.0]), Some(vec![1.0])]);
+    assert!(told(&ids, None).contains("row 1: the item id is missing"));
+}
+
+#[test]
+fn reading_may_begin_at_any_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let values = [1.0, 2.0, 3.0];
+    let lists: Vec<Option<Vec<f32>>> = values.iter().map(|&x| Some(vec![x])).collect();
+    for path in [
+        safetensors(dir.path(), Precision::F32, &[3, 1], &values),
+        npy(dir.path(), Precision::F32, true, &[3, 1], &values),
+        parquet(dir.path(), None, &lists),
+    ] {
+        let file = VectorFile::open(&path, None).unwrap();
+        for from in 0..=3 {
+            let batches: Vec<Batch> = file.batches(from).unwrap().collect::<Result<_>>().unwrap();
+            let rest: Vec<f32> = batches.iter().flat_map(|batch| batch.values.clone()).collect();
+            assert_eq!(rest, values[from..]);
+            assert!(batches.iter().all(|batch| batch.first_row == from));
+        }
+    }
+}
+
+#[test]
+fn truncated_files_are_refused_and_mutated_ones_never_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let values = [1.0, 2.0, 3.0, 4.0];
+    let lists: Vec<Option<Vec<f32>>> = values.chunks(2).map(|v| Some(v.to_vec())).collect();
+    for path in [
+        safetensors(dir.path(), Precision::F16, &[2, 2], &values),
+        npy(dir.path(), Precision::F32, false, &[2, 2], &values),
+        parquet(dir.path(), Some(&["a", "b"]), &lists),
+    ] {
+        let bytes = std::fs::read(&path).unwrap();
+        for len in 0..bytes.len() {
+            std::fs::write(&path, &bytes[..len]).unwrap();
+            assert!(read_vectors(&path, None).is_err(), "{} cut to {len} bytes", path.display());
+        }
+        for at in 0..bytes.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut bad = bytes.clone();
+                bad[at] ^= flip;
+                std::fs::write(&path, &bad).unwrap();
+                let _ = read_vectors(&path, None);
+            }
+        }
+    }
+}
