@@ -1,9 +1,10 @@
 //! Vectors to semantic IDs.
 //!
-//! Item embeddings [N, D] go through a recorded [`pre_step`] and a quantizer ([`quantizers`]: one file a method, behind one
-//! list) and come out as semantic IDs [N, L]. An [`ItemTokenizer`] is both together: [`ItemTokenizer::train`] fits it,
-//! [`ItemTokenizer::encode`] replays it on any items to come, [`report`] says how good the codes are, for imported
-//! catalogs too. Underneath lie an exact nearest-codeword search, k-means and a stack of residual codebooks.
+//! Item embeddings [N, D] go through a recorded [`pre_step`] and a quantizer ([`quantizers`]: one file a method,
+//! behind one list) and come out as semantic IDs [N, L]. An [`ItemTokenizer`] is both together:
+//! [`ItemTokenizer::train`] fits it, [`ItemTokenizer::encode`] replays it on any items to come, [`report`] says how
+//! good the codes are, for imported catalogs too. Underneath lie an exact nearest-codeword search, k-means and a stack
+//! of residual codebooks.
 //!
 //! Absent on purpose: reading of tables (`sidereal-embed`, `sidereal-data`), the manifest of a stage (the facade writes
 //! it), what happens to items that share a semantic ID (the catalog of `sidereal-core`), and text tokenizers.

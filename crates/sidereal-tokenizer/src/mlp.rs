@@ -11,8 +11,8 @@ use crate::arrays::{ArraySet, NamedArray};
 use crate::product::{product, transposed};
 use sidereal_nn::rng::Rng;
 
-/// Rows of one product. Shorter blocks are filled up, so that every row sees a product of the same shape, which is summed in
-/// the same order: a row's result does not depend on the rows beside it.
+/// Rows of one product. Shorter blocks are filled up, so that every row sees a product of the same shape, which is
+/// summed in the same order: a row's result does not depend on the rows beside it.
 const BLOCK: usize = 256;
 
 /// Layers whose tensors are parameters.

@@ -3,9 +3,8 @@
 //! For row x and codeword c, the screen computes s = |c|^2 - 2 x.c, which orders codewords as the distance does. Its
 //! rounding error is bounded, whatever the order in which a kernel sums (Higham, *Accuracy and Stability of Numerical
 //! Algorithms*, section 3.1): |error| <= e = 2 g |x| max|c| + 3 u max|c|^2, with u = 2^-24 and g = (D + 2) u. So the
-//! true nearest codeword is among those with s <= min s + 2 e. Where only one is, it is the answer; the few rows with more
-//! (about one in fifty on text embeddings) compare these by distances in f64, summed in a fixed order; equal distances go
-//! to the smaller code.
+//! true nearest codeword is among those with s <= min s + 2 e. Where only one is, it is the answer; rows with more
+//! compare these by distances in f64, summed in a fixed order; equal distances go to the smaller code.
 //!
 //! Codes therefore do not depend on the kernel, the number of threads, or which rows travel in one batch.
 

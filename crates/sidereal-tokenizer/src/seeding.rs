@@ -1,11 +1,12 @@
 //! Greedy k-means++ seeding by rejection: the exact distribution, at the speed of a matrix product.
 //!
-//! k-means++ (Arthur and Vassilvitskii, SODA 2007, section 2.2) draws each next centre with probability proportional to
-//! the squared distance to the centres so far; its greedy form draws 2 + ln K candidates and takes the one that lowers the
-//! sum of squared distances most, which misses far fewer clusters. Taken literally, both read the whole matrix once a
-//! centre. Here a batch of candidates is drawn from the distribution as it stands, and one product gives their distances
-//! to all rows. Then each candidate in turn is kept with probability (its squared distance by now) / (the one it was drawn
-//! with): rejection sampling makes the kept ones follow the distribution of the one-by-one procedure.
+//! k-means++ (Arthur and Vassilvitskii, SODA 2007, section 2.2) draws each next centre with probability proportional
+//! to the squared distance to the centres so far; its greedy form draws 2 + ln K candidates and takes the one that
+//! lowers the sum of squared distances most, which misses far fewer clusters. Taken literally, both read the whole
+//! matrix once a centre. Here a batch of candidates is drawn from the distribution as it stands, and one product gives
+//! their distances to all rows. Then each candidate in turn is kept with probability (its squared distance by now) /
+//! (the one it was drawn with): rejection sampling makes the kept ones follow the distribution of the one-by-one
+//! procedure.
 
 use rayon::prelude::*;
 use sidereal_nn::rng::Rng;
@@ -77,7 +78,8 @@ fn draw(distances: &[f64], wanted: usize, rng: &mut Rng) -> Vec<(usize, f64)> {
 
 /// Squared distances of all rows to the candidates, [M, C].
 fn distances_to(rows: &[f32], width: usize, norms: &[f64], candidates: &[usize]) -> Vec<f64> {
-    let packed: Vec<f32> = candidates.iter().flat_map(|&c| &rows[c * width..(c + 1) * width]).copied().collect(); // [C, d]
+    let row = |&c: &usize| &rows[c * width..(c + 1) * width];
+    let packed: Vec<f32> = candidates.iter().flat_map(row).copied().collect(); // [C, d]
     let columns = transposed(&packed, width); // [d, C]
     let count = candidates.len();
     let mut out = vec![0f64; norms.len() * count];

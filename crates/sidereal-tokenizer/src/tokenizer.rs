@@ -1,7 +1,8 @@
 //! An item tokenizer: a pre-step, a quantizer and how both were made, trained once and used on every item to come.
 //!
 //! On disk it is two files in a folder: `tokenizer.json` (method, sizes, settings, seed, what training saw) and
-//! `codebooks.safetensors` (`codebooks.{l}` [K_l, d], nets, pre-step). Sizes come from the files; nothing is asked again.
+//! `codebooks.safetensors` (`codebooks.{l}` [K_l, d], nets, pre-step). Sizes come from the files; nothing is asked
+//! again.
 
 use std::path::Path;
 

@@ -203,7 +203,8 @@ pub trait Quantizer: std::fmt::Debug + Send + Sync {
     /// [N, L] to [N, D]
     fn reconstruct(&self, ids: &SemanticIds) -> Result<Embeddings>;
 
-    /// The vectors that codewords are compared with at level 0: the inputs themselves, or what an encoder makes of them.
+    /// The vectors that codewords are compared with at level 0: the inputs themselves, or what an encoder makes of
+    /// them.
     ///
     /// # Errors
     /// A width that is not [`Quantizer::width`].

@@ -1,11 +1,13 @@
 //! Residual k-means: every level clusters what the levels before left over.
 //!
-//! *Paper*: the tokenizer of OneRec (Deng et al., arXiv 2502.18965, section 3.2) and of GRID (Ju et al., arXiv 2507.22224,
-//! section 3.1). GRID finds it at least as good as RQ-VAE for recommendation; it has no nets, is deterministic and takes
-//! minutes on a CPU, so it is the default.
-//! *Differs from the papers*: Lloyd's iterations on all rows instead of mini-batches; greedy k-means++ seeds from a sample; no
-//! balancing. `normalize_residuals` gives GRID's variant, `spherical` keeps codewords at length 1 (for use with it).
-//! *Checked against*: `tests/fixtures/rkmeans` (faiss codebooks and codes), written by `benches/peers/make_fixtures.py`.
+//! *Paper*: GRID (Ju et al., arXiv 2507.22224), which finds it at least as good as RQ-VAE for recommendation; OneRec
+//! (Deng et al., arXiv 2502.18965) uses a balanced form. It has no nets, is deterministic and takes minutes on a CPU,
+//! so it is the default.
+//! *Differs from the papers*: Lloyd's iterations on all rows instead of mini-batches; greedy k-means++ seeds from a
+//! sample; no balancing. `normalize_residuals` gives GRID's variant, `spherical` keeps codewords at length 1 (for use
+//! with it).
+//! *Checked against*: `tests/fixtures/rkmeans` (faiss codebooks and codes), written by
+//! `benches/peers/make_fixtures.py`.
 //!
 //! # Shapes
 //! Embeddings [N, D]; L codebooks [K_l, D]; semantic IDs [N, L].
@@ -26,7 +28,7 @@ use crate::residual::ResidualCodebooks;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RqKmeansConfig {
-    /// K of every level. Default: three levels of 256 (GRID, table 2).
+    /// K of every level. Default: three levels of 256, the best of GRID's on Amazon data.
     pub codes: Vec<u32>,
     /// What is done to embeddings first.
     pub pre_step: PreStep,
@@ -57,7 +59,7 @@ impl Default for RqKmeansConfig {
 }
 
 impl MethodKind for RqKmeansConfig {
-    const PAPER: &'static str = "OneRec, arXiv 2502.18965, section 3.2; GRID, arXiv 2507.22224, section 3.1";
+    const PAPER: &'static str = "GRID, arXiv 2507.22224; OneRec, arXiv 2502.18965 (balanced)";
     const STATUS: Status = Status::Stable;
 
     fn with_codes(codes: Vec<u32>) -> Self {

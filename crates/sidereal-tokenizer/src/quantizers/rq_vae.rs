@@ -1,15 +1,14 @@
 //! RQ-VAE: an autoencoder whose latent is quantized residual by residual.
 //!
-//! *Paper*: Lee et al., arXiv 2203.01941, sections 3.1 and 3.2; as an item tokenizer TIGER, arXiv 2305.05065, section 3.1.
+//! *Paper*: Lee et al., arXiv 2203.01941, section 3.1; as an item tokenizer TIGER, arXiv 2305.05065, section 3.1.
 //! *Differs from the papers*: the residual passed on is r - sg(e), so every level's commitment reaches the encoder and
 //! every codebook sees its own level's loss only (LC-Rec subtracts the straight-through value instead); codebooks start
 //! from k-means; codes that an epoch never used restart at residuals; the net of the lowest collision rate is kept.
 //! *Checked against*: `tests/fixtures/rqvae` (codes, latents, losses, gradients), written by
 //! `benches/peers/make_fixtures.py`.
 //!
-//! # Shapes
-//! Embeddings [N, D] to latents [N, d] by the encoder; L codebooks [K_l, d]; semantic IDs [N, L]; their sums [N, d] back to
-//! [N, D] by the decoder.
+//! # Shapes Embeddings [N, D] to latents [N, d] by the encoder; L codebooks [K_l, d]; semantic IDs [N, L]; their sums
+//! [N, d] back to [N, D] by the decoder.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,17 +30,17 @@ mod training;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RqVaeConfig {
-    /// K of every level. Default: three levels of 256 (TIGER, section 4.2).
+    /// K of every level. Default: three levels of 256 (TIGER).
     pub codes: Vec<u32>,
     /// What is done to embeddings first. Default: standardise, without which codes collapse on many embeddings.
     pub pre_step: PreStep,
-    /// Widths between D and d; the decoder mirrors them. Default: 512, 256, 128 (TIGER, section 4.2).
+    /// Widths between D and d; the decoder mirrors them. Default: 512, 256, 128 (TIGER).
     pub hidden: Vec<usize>,
-    /// d. Default: 32 (TIGER, section 4.2).
+    /// d. Default: 32 (TIGER).
     pub latent: usize,
     /// How squared differences become one number.
     pub reduction: Reduction,
-    /// Weight of the commitment beside the codebook loss. Default: 0.25 (TIGER, section 4.2).
+    /// Weight of the commitment beside the codebook loss. Default: 0.25 (TIGER).
     pub commitment: f64,
     /// Weight of the quantization loss beside the reconstruction.
     pub quantization_weight: f64,

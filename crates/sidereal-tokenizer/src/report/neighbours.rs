@@ -14,7 +14,8 @@ use crate::product::{product, squared_distance, transposed};
 const SAMPLE: usize = 1000;
 const NEIGHBOURS: usize = 10;
 
-/// Overlap of an item's nearest neighbours by cosine of the embeddings with those by shared prefix, then latent distance.
+/// Overlap of an item's nearest neighbours by cosine of the embeddings with those by shared prefix, then latent
+/// distance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NeighbourPreservation {
     /// Neighbours of an item.

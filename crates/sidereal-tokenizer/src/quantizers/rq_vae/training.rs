@@ -333,7 +333,7 @@ fn reconstruction_error(net: &RqVae, rows: &Embeddings, ids: &SemanticIds) -> Re
 
 fn diverged(epoch: usize, batch: usize, value: f64) -> Error {
     let place = format!("rq-vae training, epoch {}, batch {}", epoch + 1, batch + 1);
-    let mend = "lower rq-vae.learning_rate or rq-vae.clip_norm, set rq-vae.pre_step to \"standardise\", or look for extreme \
-                values in the embeddings";
+    let mend = "lower rq-vae.learning_rate or rq-vae.clip_norm, set rq-vae.pre_step to \"standardise\", or look for \
+                extreme values in the embeddings";
     Error::input(place, format!("the loss is {value}"), mend)
 }
