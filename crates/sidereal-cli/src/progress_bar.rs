@@ -59,7 +59,6 @@ impl Progress for Bars {
         if total.is_none() {
             bar.unset_length();
         }
-        bar.set_length(total.unwrap_or(0));
         let template = if total.is_some() {
             format!("{{prefix:>24}} {{bar:28}} {{pos}}/{{len}} {unit} {{per_sec}} eta {{eta}} {{msg}}")
         } else {

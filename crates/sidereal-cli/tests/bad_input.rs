@@ -136,7 +136,12 @@ fn embeddings_of_integers_are_refused() {
 
 #[test]
 fn a_misspelt_key_names_its_line() {
-    for (from, to) in [("max_epochs", "max_epoch"), ("codes =", "code ="), ("seed", "sead"), ("[generator.tiger]", "[generator.lion]")] {
+    for (from, to) in [
+        ("max_epochs", "max_epoch"),
+        ("codes =", "code ="),
+        ("seed", "sead"),
+        ("[generator.tiger]", "[generator.lion]"),
+    ] {
         let (world, error) = refused(|world| edit(world, "recipe.toml", from, to));
         let wrong = to.trim_matches(['[', ']', ' ', '=']).rsplit('.').next().unwrap();
         assert_says(&error, &["recipe.toml, line", wrong]);
@@ -172,7 +177,9 @@ fn a_run_folder_that_cannot_be_written_is_refused() {
 fn a_generator_of_another_catalog_is_refused_with_both_names() {
     let world = World::new();
     world.run_until("generator");
-    let version = |world: &World| world.json(&["inspect", "run/catalog", "--json"])["facts"]["manifest"]["facts"]["version"].clone();
+    let version = |world: &World| {
+        world.json(&["inspect", "run/catalog", "--json"])["facts"]["manifest"]["facts"]["version"].clone()
+    };
     let trained = version(&world);
     // Other codebooks, another catalog; the generator stays.
     world.answer(&["tokenizer", "train", "run", "--method", "rq-kmeans", "--codes", "8,8", "--seed", "8", "--quiet"]);
@@ -212,7 +219,19 @@ fn damaged_artefacts_are_refused_and_named() {
         ("run/catalog/catalog.safetensors", &["recommend", "run", "--history", "S1V0"][..]),
         ("run/generator/model.safetensors", &["recommend", "run", "--history", "S1V0"]),
         ("run/generator/config.json", &["recommend", "run", "--history", "S1V0"]),
-        ("run/tokenizer/codebooks.safetensors", &["tokenizer", "encode", "run", "--embeddings", "data/embeddings.safetensors", "--out", "x.parquet", "--quiet"]),
+        (
+            "run/tokenizer/codebooks.safetensors",
+            &[
+                "tokenizer",
+                "encode",
+                "run",
+                "--embeddings",
+                "data/embeddings.safetensors",
+                "--out",
+                "x.parquet",
+                "--quiet",
+            ],
+        ),
         ("run/split/split.safetensors", &["evaluate", "run", "--quiet"]),
         ("run/data/items.parquet", &["evaluate", "run", "--quiet"]),
     ] {
@@ -230,7 +249,13 @@ fn stages_out_of_order_say_what_is_missing() {
     let world = World::new();
     assert_says(&world.refusal(&["evaluate", "nowhere"]), &["nowhere"]);
     fs::create_dir(world.path("empty")).unwrap();
-    for command in [&["tokenizer", "train", "empty"][..], &["catalog", "build", "empty"], &["generator", "train", "empty"], &["recommend", "empty", "--history", "a"], &["evaluate", "empty"]] {
+    for command in [
+        &["tokenizer", "train", "empty"][..],
+        &["catalog", "build", "empty"],
+        &["generator", "train", "empty"],
+        &["recommend", "empty", "--history", "a"],
+        &["evaluate", "empty"],
+    ] {
         assert_says(&world.refusal(&[command, &["--quiet"]].concat()), &["empty", "there is no"]);
     }
     assert_says(&world.refusal(&["tokenizer", "train", "empty", "--method", "magic"]), &["magic", "rq-kmeans"]);
@@ -257,7 +282,12 @@ fn a_missing_device_is_an_error() {
 #[test]
 fn wrong_flags_exit_with_2() {
     let world = World::new();
-    for arguments in [&["recommend"][..], &["frobnicate"], &["evaluate", "run", "--split", "nothing"], &["run", "recipe.toml", "--out", "r", "--until", "noon"]] {
+    for arguments in [
+        &["recommend"][..],
+        &["frobnicate"],
+        &["evaluate", "run", "--split", "nothing"],
+        &["run", "recipe.toml", "--out", "r", "--until", "noon"],
+    ] {
         assert_eq!(world.sidereal(arguments).status.code(), Some(2), "{arguments:?}");
     }
 }
@@ -281,9 +311,9 @@ fn a_full_disk_is_told_and_leaves_nothing_half_written() {
         return;
     }
     let error = world.refusal(&["run", "recipe.toml", "--data", "data", "--out", "small/run", "--quiet"]);
-    let halves = fs::read_dir(target.join("run")).unwrap().filter(|entry| {
-        entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.')
-    });
+    let halves = fs::read_dir(target.join("run"))
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
     let halves = halves.count();
     let unmounted = std::process::Command::new("umount").arg(&target).status().unwrap();
     assert!(unmounted.success());

@@ -30,11 +30,24 @@ fn kill_when(world: &World, appears: &str) {
 fn a_run_killed_at_any_stage_is_completed_with_the_same_bytes() {
     let calm = World::new();
     calm.run_until("generator");
-    for moment in ["run/data", "run/embeddings", "run/split", "run/tokenizer", "run/catalog", "run/generator.partial", "run/generator"] {
+    for moment in [
+        "run/data",
+        "run/embeddings",
+        "run/split",
+        "run/tokenizer",
+        "run/catalog",
+        "run/generator.partial",
+        "run/generator",
+    ] {
         let world = World::new();
         kill_when(&world, moment);
         world.run_until("generator");
-        for file in ["data/items.parquet", "catalog/catalog.safetensors", "split/split.safetensors", "generator/model.safetensors"] {
+        for file in [
+            "data/items.parquet",
+            "catalog/catalog.safetensors",
+            "split/split.safetensors",
+            "generator/model.safetensors",
+        ] {
             let bytes = |world: &World| std::fs::read(world.path("run").join(file)).unwrap();
             assert!(bytes(&world) == bytes(&calm), "{file} differs after a kill at {moment}");
         }

@@ -95,7 +95,8 @@ fn the_stages_one_by_one_give_what_the_recipe_gives() {
     let world = World::new();
     world.run_until("catalog");
     for command in [
-        &["data", "prepare", "--items", "data/items.csv", "--interactions", "data/interactions.csv", "--out", "steps"][..],
+        &["data", "prepare", "--items", "data/items.csv", "--interactions", "data/interactions.csv", "--out", "steps"]
+            [..],
         &["embed", "steps", "--from", "data/embeddings.safetensors"],
         &["tokenizer", "train", "steps", "--method", "rq-kmeans", "--codes", "8,8", "--seed", "7"],
         &["catalog", "build", "steps", "--collisions", "postings"],
@@ -135,7 +136,9 @@ fn the_number_of_threads_does_not_change_a_byte() {
 fn methods_and_completions_answer() {
     let world = World::new();
     let methods = world.json(&["methods", "--json"]);
-    for (kind, name) in [("tokenizers", "rq-kmeans"), ("tokenizers", "rq-vae"), ("generators", "tiger"), ("baselines", "fused")] {
+    for (kind, name) in
+        [("tokenizers", "rq-kmeans"), ("tokenizers", "rq-vae"), ("generators", "tiger"), ("baselines", "fused")]
+    {
         let found = methods[kind].as_array().unwrap().iter().find(|method| method["name"] == name);
         assert!(found.is_some_and(|method| method["paper"].is_string() && method["status"].is_string()), "{name}");
     }

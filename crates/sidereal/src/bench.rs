@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use sidereal_core::CodeVocab;
 use sidereal_core::{Embeddings, Error, Progress, SemanticIds, Trie};
 use sidereal_generator::bench::{
     TrainInput, bench_beam, bench_beam_input, bench_catalog, bench_model, bench_train_step, process_cpu_s,
 };
 use sidereal_generator::models::t5::T5Config;
 use sidereal_generator::models::tiger::TigerConfig;
-use sidereal_core::CodeVocab;
 use sidereal_nn::device::DeviceChoice;
 use sidereal_nn::rng::Rng;
 use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig};
@@ -52,7 +52,8 @@ pub fn train(wish: &TrainWish, device: DeviceChoice) -> Result<Value> {
         return Err(Error::config("--vocab", problem, "give a larger vocabulary").into());
     }
     let config = TigerConfig { dropout: wish.dropout, ..TigerConfig::default() };
-    let t5 = T5Config { vocab_size: wish.vocab, ..config.t5(&CodeVocab::new(CodeVocab::FIRST_CODE, &vec![codes; levels]))? };
+    let t5 =
+        T5Config { vocab_size: wish.vocab, ..config.t5(&CodeVocab::new(CodeVocab::FIRST_CODE, &vec![codes; levels]))? };
     let model = bench_model(None, t5, wish.seed, &device.open()?)?;
     let input = TrainInput::random(wish.batch * 4, wish.encoder_tokens, levels, codes, wish.seed);
     let found = bench_train_step(&model, &input, wish.batch, wish.steps, wish.runs, wish.seed)?;

@@ -7,9 +7,9 @@ use serde::Serialize;
 use sidereal_core::CodeVocab;
 use sidereal_generator::models::t5::T5Config;
 
+use crate::Result;
 use crate::recipe::Recipe;
 use crate::run::Run;
-use crate::Result;
 
 /// Arithmetic operations that a core does in a second while training or searching, fused operations in f32.
 const OPERATIONS_PER_CORE_S: f64 = 60e9;

@@ -243,9 +243,10 @@ fn verdict(generator: &str, comparisons: &[Comparison]) -> Vec<String> {
             _ => "is not told apart from",
         };
         let where_ = if c.mode == "no_filter" { "on the whole catalog" } else { "with the history removed" };
+        let p = if c.p_value < 0.001 { "p < 0.001".to_owned() } else { format!("p = {:.3}", c.p_value) };
         format!(
-            "{generator} {what} {} {where_}: NDCG@10 {:+.4} [{:+.4}, {:+.4}], p = {:.3}",
-            c.with, c.difference, c.interval[0], c.interval[1], c.p_value
+            "{generator} {what} {} {where_}: NDCG@10 {:+.4} [{:+.4}, {:+.4}], {p}",
+            c.with, c.difference, c.interval[0], c.interval[1]
         )
     })
     .collect()

@@ -95,7 +95,9 @@ impl Evaluation {
     /// All rows of the table, the generator first.
     pub fn rows(&self) -> Vec<(&str, Modes<&Metrics>)> {
         let mut rows = Vec::new();
-        if let (Some(name), Some(no_filter), Some(seen_removed)) = (&self.generator, &self.no_filter, &self.seen_removed) {
+        if let (Some(name), Some(no_filter), Some(seen_removed)) =
+            (&self.generator, &self.no_filter, &self.seen_removed)
+        {
             rows.push((name.as_str(), Modes { no_filter, seen_removed }));
         }
         rows.extend(self.baselines.iter().map(|(name, modes)| {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sidereal_core::{CollisionPolicy, SplitRule};
+use sidereal_core::{CodeVocab, CollisionPolicy, Error, SplitRule};
 use sidereal_data::ColumnMap;
 use sidereal_generator::GeneratorConfig;
 use sidereal_tokenizer::TokenizerConfig;
@@ -101,7 +101,7 @@ impl Recipe {
     /// # Errors
     /// A file that cannot be read; TOML that is malformed, or has a key that does not exist (the line is shown).
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| sidereal_core::Error::io("read", path, e))?;
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
         Self::parse(&text, &path.display().to_string())
     }
 
@@ -110,13 +110,30 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::load`].
     pub fn parse(text: &str, name: &str) -> Result<Self> {
-        toml::from_str(text).map_err(|e| {
+        let recipe: Self = toml::from_str(text).map_err(|e| {
             let line = e.span().map_or(String::new(), |span| {
                 format!(", line {}", text.get(..span.start).unwrap_or("").matches('\n').count() + 1)
             });
             let mend = "correct the key or value there (`sidereal methods` lists the methods, the README the keys)";
-            sidereal_core::Error::input(format!("{name}{line}"), e.message().trim(), mend).into()
-        })
+            Error::input(format!("{name}{line}"), e.message().trim(), mend)
+        })?;
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// Refuses values that no run can have before anything is made.
+    ///
+    /// # Errors
+    /// The first such key.
+    pub fn check(&self) -> Result<()> {
+        self.tokenizer.check()?;
+        self.generator.check()?;
+        self.generator.t5(&CodeVocab::new(CodeVocab::FIRST_CODE, self.tokenizer.codes()))?;
+        if self.evaluate.beam == 0 {
+            let mend = "use 50, or at least the largest K that you want to see";
+            return Err(Error::config("evaluate.beam", "a beam width of 0 finds nothing", mend).into());
+        }
+        Ok(())
     }
 
     /// The recipe as TOML, every default spelt out.

@@ -211,7 +211,9 @@ impl Run {
     /// Names the first item that differs.
     pub fn check_items(&self, catalog: &Catalog, data: &PreparedData) -> Result<()> {
         let items = &data.items;
-        let differs = |i: usize| i >= catalog.len() || i >= items.len() || catalog.item_id(i as u32) != items.id(i as u32).as_str();
+        let differs = |i: usize| {
+            i >= catalog.len() || i >= items.len() || catalog.item_id(i as u32) != items.id(i as u32).as_str()
+        };
         let first = (0..catalog.len().max(items.len())).find(|&i| differs(i));
         first.map_or(Ok(()), |i| {
             let problem = format!(

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::run::{Run, Stage};
 use crate::Result;
+use crate::run::{Run, Stage};
 
 /// A configuration as a manifest keeps it.
 pub(crate) fn resolved<T: Serialize>(config: &T) -> serde_json::Value {

@@ -33,8 +33,7 @@ pub(crate) fn execute(context: &Context, out: &Path) -> Result<ExitCode> {
         }
     }
     let recipe = Recipe::parse(RECIPE, "the demo's recipe")?;
-    let setting =
-        Setting { data: Some(&source), device: context.global.device, progress: context.progress.as_ref() };
+    let setting = Setting { data: Some(&source), device: context.global.device, progress: context.progress.as_ref() };
     let code = super::run::whole(context, &run, &recipe, setting, Stage::Report)?;
     if !context.global.json {
         show_users(context, &run)?;

@@ -30,7 +30,11 @@ pub(crate) fn execute(context: &Context, run: &Path, wish: Wish) -> Result<ExitC
         seed: wish.seed,
     };
     let evaluation = evaluate(&run, question, context.global.device, context.progress.as_ref())?;
-    if context.global.json { output::json(&evaluation)? } else { table(&evaluation)? }
+    if context.global.json {
+        output::json(&evaluation)?
+    } else {
+        table(&evaluation)?
+    }
     Ok(ExitCode::SUCCESS)
 }
 

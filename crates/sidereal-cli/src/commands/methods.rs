@@ -15,7 +15,9 @@ pub(crate) fn execute(context: &Context) -> Result<ExitCode> {
         output::json(&all)?;
         return Ok(ExitCode::SUCCESS);
     }
-    for (kind, list) in [("tokenizers", &all.tokenizers), ("generators", &all.generators), ("baselines", &all.baselines)] {
+    for (kind, list) in
+        [("tokenizers", &all.tokenizers), ("generators", &all.generators), ("baselines", &all.baselines)]
+    {
         output::line(kind)?;
         for Method { name, paper, status } in list {
             output::line(&format!("  {name:<14} {status:<13} {paper}"))?;

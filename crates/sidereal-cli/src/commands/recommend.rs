@@ -35,7 +35,8 @@ pub(crate) fn execute(context: &Context, arguments: &Recommend) -> Result<ExitCo
                 let mend = "name the Parquet file to write with --out F.parquet";
                 sidereal::core::Error::config("--out", "--users needs a file for its answers", mend)
             })?;
-            let done = sidereal::batch::recommend_users(&run, &recommender, users, out, wish, context.progress.as_ref())?;
+            let done =
+                sidereal::batch::recommend_users(&run, &recommender, users, out, wish, context.progress.as_ref())?;
             if context.global.json {
                 output::json(&done)?;
             } else {

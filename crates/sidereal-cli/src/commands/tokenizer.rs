@@ -19,7 +19,8 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
             let run = Run::open(&run)?;
             let levels = levels.or((!codes.contains(',')).then_some(DEFAULT_LEVELS));
             let config = TokenizerConfig::with_defaults(&method, parse_codes(&codes, levels)?)?;
-            let outcome = stages::tokenizer::make(&run, &config, seed, context.global.device, context.progress.as_ref())?;
+            let outcome =
+                stages::tokenizer::make(&run, &config, seed, context.global.device, context.progress.as_ref())?;
             context.answer_stage(&run, Stage::Tokenizer, outcome)
         }
         Tokenizer::Encode { tokenizer, embeddings, out } => {
@@ -27,7 +28,12 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
             if context.global.json {
                 output::json(&done)?;
             } else {
-                output::line(&format!("{} items, {} distinct semantic IDs: {}", done.items, done.unique_ids, out.display()))?;
+                output::line(&format!(
+                    "{} items, {} distinct semantic IDs: {}",
+                    done.items,
+                    done.unique_ids,
+                    out.display()
+                ))?;
             }
             Ok(ExitCode::SUCCESS)
         }

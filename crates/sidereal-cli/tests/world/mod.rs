@@ -34,7 +34,12 @@ impl World {
 
     /// Runs the binary in the world's folder.
     pub fn sidereal(&self, arguments: &[&str]) -> Output {
-        assert_cmd::Command::cargo_bin("sidereal").unwrap().current_dir(self.folder.path()).args(arguments).output().unwrap()
+        assert_cmd::Command::cargo_bin("sidereal")
+            .unwrap()
+            .current_dir(self.folder.path())
+            .args(arguments)
+            .output()
+            .unwrap()
     }
 
     /// Runs the binary and expects it to answer.
@@ -55,7 +60,11 @@ impl World {
         let output = self.sidereal(arguments);
         let told = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {told}");
-        assert!(output.stdout.is_empty(), "{arguments:?} printed an answer: {:?}", String::from_utf8_lossy(&output.stdout));
+        assert!(
+            output.stdout.is_empty(),
+            "{arguments:?} printed an answer: {:?}",
+            String::from_utf8_lossy(&output.stdout)
+        );
         let error = told.lines().filter(|line| line.starts_with("error: ")).collect::<Vec<_>>();
         assert_eq!(error.len(), 1, "{arguments:?}: {told}");
         assert!(!told.contains("panicked"), "{told}");
@@ -112,7 +121,12 @@ fn items_csv() -> String {
     let mut text = "item_id,title,brand,price\n".to_owned();
     for series in 0..SERIES {
         for volume in 0..LENGTH {
-            text += &format!("{},\"Series {series}, volume {volume}\",brand{},{}\n", item_id(series, volume), series % 3, volume + 1);
+            text += &format!(
+                "{},\"Series {series}, volume {volume}\",brand{},{}\n",
+                item_id(series, volume),
+                series % 3,
+                volume + 1
+            );
         }
     }
     text

@@ -100,14 +100,20 @@ fn in_order_of(items: &sidereal_core::Items, index: Index, file: &Path) -> Resul
     let rows: HashMap<&str, usize> = index.ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();
     let without: Vec<&str> = items.ids().iter().map(|id| id.as_str()).filter(|id| !rows.contains_key(id)).collect();
     if !without.is_empty() {
-        let problem = format!("{} of {} items have no semantic ID: {}", without.len(), items.len(), first_few(&without));
+        let problem =
+            format!("{} of {} items have no semantic ID: {}", without.len(), items.len(), first_few(&without));
         let mend = "give them one, or import into a new run folder without data";
         return Err(Error::input(file.display().to_string(), problem, mend).into());
     }
     let unknown: Vec<&str> = index.ids.iter().map(|id| id.as_str()).filter(|id| items.index_of(id).is_none()).collect();
     if !unknown.is_empty() {
         let problem = format!("{} IDs belong to no item of the run: {}", unknown.len(), first_few(&unknown));
-        return Err(Error::input(file.display().to_string(), problem, "remove them, or prepare the data with these items").into());
+        return Err(Error::input(
+            file.display().to_string(),
+            problem,
+            "remove them, or prepare the data with these items",
+        )
+        .into());
     }
     let codes = items.ids().iter().flat_map(|id| index.sids.row(rows[id.as_str()]).iter().copied()).collect();
     Ok(Index { ids: items.ids().to_vec(), sids: SemanticIds::new(index.sids.levels(), codes)? })

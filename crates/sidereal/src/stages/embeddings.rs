@@ -33,11 +33,10 @@ pub fn from_file(run: &Run, file: &Path, name: Option<&str>, progress: &dyn Prog
     run.stage(Stage::Embeddings, wanted, |out| {
         let data = run.data()?;
         progress.start("read vectors", Some(data.items.len() as u64), "items");
-        let vectors = sidereal_embed::read_vectors(file, name)?;
-        let embeddings = vectors.for_items(&data.items, &data.kept_items(), data.item_rows.in_file)?;
-        sidereal_embed::save(&embeddings, out.dir())?;
+        let vectors = sidereal_embed::vectors_for_items(file, name, &data.items, &data.item_rows)?;
+        vectors.save_into(out.dir())?;
         progress.advance(data.items.len() as u64);
         progress.finish();
-        Ok(json!({ "items": embeddings.rows(), "width": embeddings.width() }))
+        Ok(vectors.facts.to_json())
     })
 }

@@ -72,7 +72,10 @@ fn page_data(run: &Run, recipe: &Recipe, evaluation: Evaluation, device: DeviceC
         ("items", data.items.len().to_string()),
         ("interactions", data.histories.events().to_string()),
         ("mean history", format!("{:.1}", data.histories.mean_len())),
-        ("training samples up to", split.train_end.iter().map(|&end| u64::from(end.saturating_sub(1))).sum::<u64>().to_string()),
+        (
+            "training samples up to",
+            split.train_end.iter().map(|&end| u64::from(end.saturating_sub(1))).sum::<u64>().to_string(),
+        ),
         ("catalog version", catalog.version().to_owned()),
         ("generator", format!("{}, {} parameters, weights of step {}", info.method, info.parameters, info.step)),
         ("seed", recipe.seed.to_string()),

@@ -13,7 +13,8 @@ use crate::stages::{inputs, resolved};
 /// # Errors
 /// No prepared data; a time rule on data without times.
 pub fn make(run: &Run, rule: SplitRule) -> Result<Outcome> {
-    let wanted = Manifest::new(Stage::Split.name(), None, json!({ "rule": resolved(&rule) }), inputs(run, &[Stage::Data])?);
+    let wanted =
+        Manifest::new(Stage::Split.name(), None, json!({ "rule": resolved(&rule) }), inputs(run, &[Stage::Data])?);
     run.stage(Stage::Split, wanted, |out| {
         let data = run.data()?;
         let split = Split::new(&data.histories, rule)?;

@@ -26,7 +26,8 @@ pub fn make(
     progress: &dyn Progress,
 ) -> Result<Outcome> {
     config.check()?;
-    let wanted = Manifest::new(Stage::Tokenizer.name(), Some(seed), resolved(config), inputs(run, &[Stage::Embeddings])?);
+    let wanted =
+        Manifest::new(Stage::Tokenizer.name(), Some(seed), resolved(config), inputs(run, &[Stage::Embeddings])?);
     let work_dir = run.work_dir(Stage::Tokenizer);
     let outcome = run.stage(Stage::Tokenizer, wanted, |out| {
         let embeddings = run.embeddings()?;
@@ -56,7 +57,8 @@ pub fn report(run: &Run, progress: &dyn Progress) -> Result<QualityReport> {
     };
     let tokenizer = if run.has(Stage::Tokenizer) { Some(run.tokenizer()?) } else { None };
     // An imported catalog's codes are not those of a tokenizer that happens to be beside it.
-    let tokenizer = tokenizer.filter(|t| t.codes_per_level() == &catalog.codes_per_level()[..catalog.tokenizer_levels()]);
+    let tokenizer =
+        tokenizer.filter(|t| t.codes_per_level() == &catalog.codes_per_level()[..catalog.tokenizer_levels()]);
     let embeddings = if run.has(Stage::Embeddings) { Some(run.embeddings()?) } else { None };
     let learned = data.as_ref().zip(split.as_ref());
     let popularity = learned.map(|(data, split)| split.training_popularity(&data.histories, catalog.len()));
@@ -82,7 +84,9 @@ pub fn sentence(report: &QualityReport) -> String {
         .levels
         .iter()
         .enumerate()
-        .map(|(l, level)| format!("  level {l}: {} of {} codes used, perplexity {:.1}", level.used, level.codes, level.perplexity))
+        .map(|(l, level)| {
+            format!("  level {l}: {} of {} codes used, perplexity {:.1}", level.used, level.codes, level.perplexity)
+        })
         .collect();
     format!(
         "{} items, {} distinct semantic IDs, collision rate {:.4}, largest bucket {}\n{}\n  prefixes by depth: {:?}",
