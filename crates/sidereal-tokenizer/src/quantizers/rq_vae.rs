@@ -7,8 +7,9 @@
 //! *Checked against*: `tests/fixtures/rqvae` (codes, latents, losses, gradients), written by
 //! `benches/peers/make_fixtures.py`.
 //!
-//! # Shapes Embeddings [N, D] to latents [N, d] by the encoder; L codebooks [K_l, d]; semantic IDs [N, L]; their sums
-//! [N, d] back to [N, D] by the decoder.
+//! # Shapes
+//! Embeddings [N, D] to latents [N, d] by the encoder; L codebooks [K_l, d]; semantic IDs [N, L]; their sums [N, d]
+//! back to [N, D] by the decoder.
 
 use serde::{Deserialize, Serialize};
 
