@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::dropout::Mask;
-use super::product::{Matrix, Target, blocks, product, product_into};
+use super::product::{Matrix, Target, blocks, product, product_into, transposed};
 use super::{check, composed, cpu};
 use crate::error::Result;
 
@@ -161,6 +161,9 @@ impl CustomOp3 for FeedForward {
         let rows = xs.len() / width;
         let block = Self::block_rows(rows, width, hidden);
         let scale = self.dropout.map_or(1.0, |(p, _)| 1.0 / (1.0 - p));
+        // Laid out once, or every block would pack them for itself.
+        let down_t = transposed(Matrix::rows(ds, outputs).t(), outputs, hidden); // [O, F]
+        let up_t = transposed(Matrix::rows(us, hidden).t(), hidden, width); // [F, D]
         let mut dh = cpu::unfilled(rows * hidden);
         let mut dx = cpu::unfilled(rows * width);
         let tasks = dh.par_chunks_mut(block * hidden).zip(dx.par_chunks_mut(block * width)).enumerate();
@@ -169,10 +172,10 @@ impl CustomOp3 for FeedForward {
             let g = Matrix::rows(&g[i * block * outputs..], outputs);
             // SAFETY: dh holds [count, F] and dx [count, D]; both belong to this task.
             unsafe {
-                let down = Matrix::rows(ds, outputs).t();
+                let down = Matrix::rows(&down_t, hidden);
                 product_into([count, hidden, outputs], Target::new(dh, hidden), g, down, 1.0);
                 gate(dh, &h[i * block * hidden..], scale);
-                let (dh, up) = (Matrix::rows(dh, hidden), Matrix::rows(us, hidden).t());
+                let (dh, up) = (Matrix::rows(dh, hidden), Matrix::rows(&up_t, width));
                 product_into([count, width, hidden], Target::new(dx, width), dh, up, 1.0);
             }
         });
