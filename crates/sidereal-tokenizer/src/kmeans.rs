@@ -79,13 +79,13 @@ struct Clusters {
     width: usize,
     /// [K, d]
     codewords: Vec<f32>,
-    /// [K]; a cluster is unused until a row is found for it.
+    /// `[K]`; a cluster is unused until a row is found for it.
     used: Vec<bool>,
-    /// [N]
+    /// `[N]`
     assignment: Vec<u32>,
     /// [K, d]
     sums: Vec<f64>,
-    /// [K]
+    /// `[K]`
     counts: Vec<u64>,
 }
 

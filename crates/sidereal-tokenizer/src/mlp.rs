@@ -18,7 +18,7 @@ const BLOCK: usize = 256;
 /// Layers whose tensors are parameters.
 #[derive(Debug, Clone)]
 pub(crate) struct TrainableMlp {
-    /// Weight [I, O] and bias [O] of each layer.
+    /// Weight [I, O] and bias `[O]` of each layer.
     layers: Vec<(Tensor, Tensor)>,
 }
 
@@ -69,12 +69,12 @@ struct Layer {
     outputs: usize,
     /// [I, O]
     weight: Vec<f32>,
-    /// [O]
+    /// `[O]`
     bias: Vec<f32>,
 }
 
 impl Mlp {
-    /// Takes `{name}.{i}.weight` [O, I] and `{name}.{i}.bias` [O] for widths D, ..., d.
+    /// Takes `{name}.{i}.weight` [O, I] and `{name}.{i}.bias` `[O]` for widths D, ..., d.
     pub(crate) fn load(name: &str, widths: &[usize], arrays: &mut ArraySet) -> Result<Self> {
         let layer = |(i, pair): (usize, &[usize])| {
             let (inputs, outputs) = (pair[0], pair[1]);

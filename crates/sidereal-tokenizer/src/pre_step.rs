@@ -32,7 +32,7 @@ pub enum PreStep {
 pub(crate) enum FittedPreStep {
     None,
     L2Normalise,
-    /// `mean` and `deviation`: [D]
+    /// `mean` and `deviation`: `[D]`
     Standardise {
         mean: Vec<f32>,
         deviation: Vec<f32>,
@@ -101,7 +101,7 @@ impl FittedPreStep {
     }
 }
 
-/// Sums of `f(column, value)` over the rows, [D].
+/// Sums of `f(column, value)` over the rows, `[D]`.
 fn column_sums(embeddings: &Embeddings, f: impl Fn(usize, f64) -> f64 + Sync) -> Vec<f64> {
     let width = embeddings.width();
     let partial: Vec<Vec<f64>> = embeddings

@@ -31,9 +31,9 @@ pub struct QualityReport {
     pub items_in_collision: usize,
     /// Most items of one semantic ID.
     pub max_bucket: usize,
-    /// Use of each level, [L].
+    /// Use of each level, `[L]`.
     pub levels: Vec<Level>,
-    /// Distinct prefixes of each depth 1 to L, [L].
+    /// Distinct prefixes of each depth 1 to L, `[L]`.
     pub prefixes: Vec<usize>,
     /// Mean squared error of an item's vector, summed over its dimensions, and its share of the vectors' own length.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -41,7 +41,7 @@ pub struct QualityReport {
     /// Share of an item's nearest neighbours that its codes keep.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub neighbours: Option<NeighbourPreservation>,
-    /// Share of items in the largest category of their prefix, by depth, [L]; items without a category are left out.
+    /// Share of items in the largest category of their prefix, by depth, `[L]`; items without a category are left out.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub category_purity: Option<Vec<f64>>,
     /// Collisions of popular and of rare items.
@@ -59,7 +59,7 @@ pub struct Reconstruction {
     pub mean_squared_error: f64,
     /// Sum of |x - x'|^2 over sum of |x|^2.
     pub relative_error: f64,
-    /// Length left after each level over the length before it, in the latent space, [L].
+    /// Length left after each level over the length before it, in the latent space, `[L]`.
     pub residual_ratios: Vec<f64>,
 }
 
@@ -70,9 +70,9 @@ pub struct Evidence<'a> {
     pub embeddings: Option<&'a Embeddings>,
     /// The tokenizer that made the codes; used with `embeddings`.
     pub tokenizer: Option<&'a ItemTokenizer>,
-    /// Training interactions of each item, [N].
+    /// Training interactions of each item, `[N]`.
     pub popularity: Option<&'a [u32]>,
-    /// One category of each item, [N].
+    /// One category of each item, `[N]`.
     pub categories: Option<&'a [Option<String>]>,
     /// Pairs of items bought together, from training histories: see [`consecutive_pairs`].
     pub co_purchases: Option<&'a [(ItemIndex, ItemIndex)]>,
@@ -86,7 +86,7 @@ pub struct Evidence<'a> {
 /// Codes that are not below `codes_per_level`, and evidence about another number of items.
 ///
 /// # Shapes
-/// `ids`: [N, L]; `codes_per_level`: [L]
+/// `ids`: [N, L]; `codes_per_level`: `[L]`
 pub fn report(ids: &SemanticIds, codes_per_level: &[u32], evidence: &Evidence<'_>) -> crate::Result<QualityReport> {
     let mut report = structure(ids, codes_per_level)?;
     let check = |what: &str, count: usize| -> Result<()> {

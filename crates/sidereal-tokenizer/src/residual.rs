@@ -22,7 +22,7 @@ pub(crate) struct ResidualCodebooks {
     width: usize,
     codes: Vec<u32>,
     levels: Vec<NearestCodeword>,
-    /// Mean length of the residual before each level, [L]; empty when residuals are not normalised.
+    /// Mean length of the residual before each level, `[L]`; empty when residuals are not normalised.
     lengths: Vec<f32>,
 }
 
@@ -63,7 +63,7 @@ impl ResidualCodebooks {
         self.width
     }
 
-    /// K of every level, [L].
+    /// K of every level, `[L]`.
     pub(crate) fn codes(&self) -> &[u32] {
         &self.codes
     }

@@ -34,7 +34,7 @@ pub struct Description {
     pub format_version: u32,
     /// D.
     pub width: usize,
-    /// K of every level, [L].
+    /// K of every level, `[L]`.
     pub codes_per_level: Vec<u32>,
     /// The seed of its training.
     pub seed: u64,
@@ -125,7 +125,7 @@ impl ItemTokenizer {
         &*self.quantizer
     }
 
-    /// K of every level, [L].
+    /// K of every level, `[L]`.
     pub fn codes_per_level(&self) -> &[u32] {
         &self.description.codes_per_level
     }

@@ -81,7 +81,7 @@ impl TokenizerConfig {
         self.method().check()
     }
 
-    /// K of every level, [L].
+    /// K of every level, `[L]`.
     pub fn codes(&self) -> &[u32] {
         self.method().codes()
     }
@@ -134,7 +134,7 @@ pub struct Trained {
 
 /// The settings of one method.
 pub trait MethodConfig {
-    /// K of every level, [L].
+    /// K of every level, `[L]`.
     fn codes(&self) -> &[u32];
 
     /// What is done to embeddings first.
@@ -180,7 +180,7 @@ pub trait Quantizer: std::fmt::Debug + Send + Sync {
     /// D, the width of its inputs.
     fn width(&self) -> usize;
 
-    /// K of every level, [L].
+    /// K of every level, `[L]`.
     fn codes_per_level(&self) -> &[u32];
 
     /// L.

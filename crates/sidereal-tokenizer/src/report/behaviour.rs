@@ -24,11 +24,11 @@ pub struct CollisionByPopularity {
 pub struct CoPurchase {
     /// Pairs looked at.
     pub pairs: usize,
-    /// Share of pairs that share at least the first 1 to L codes, [L].
+    /// Share of pairs that share at least the first 1 to L codes, `[L]`.
     pub shared: Vec<f64>,
-    /// The same share among all pairs of different items, exactly, [L].
+    /// The same share among all pairs of different items, exactly, `[L]`.
     pub random: Vec<f64>,
-    /// `shared` over `random`, [L]; none where no two items share a prefix.
+    /// `shared` over `random`, `[L]`; none where no two items share a prefix.
     pub lift: Vec<Option<f64>>,
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Model {
 
 /// What the codebooks make of latents.
 pub(super) struct Quantized {
-    /// u32 [B], one tensor a level.
+    /// u32 `[B]`, one tensor a level.
     pub(super) codes: Vec<Tensor>,
     /// Sum of the codewords, [B, d].
     pub(super) sum: Tensor,
@@ -146,7 +146,7 @@ impl Model {
 /// The code of every row: exact on the CPU, as encoding finds them; by candle's ops elsewhere.
 ///
 /// # Shapes
-/// [B, d] and [K, d] to u32 [B]
+/// [B, d] and [K, d] to u32 `[B]`
 fn nearest_codes(residual: &Tensor, codebook: &Tensor) -> Result<Tensor> {
     if let Device::Cpu = residual.device() {
         let search = NearestCodeword::new(codebook.flatten_all()?.to_vec1::<f32>()?, codebook.dim(1)?);

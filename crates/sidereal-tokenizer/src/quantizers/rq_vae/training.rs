@@ -136,7 +136,7 @@ impl Run<'_> {
     }
 
     /// # Shapes
-    /// [B] to [B, D]
+    /// `[B]` to [B, D]
     fn batch(&self, items: &[usize]) -> Result<Tensor> {
         let values: Vec<f32> = items.iter().flat_map(|&i| self.rows.row(i)).copied().collect();
         Ok(Tensor::from_vec(values, (items.len(), self.rows.width()), &self.training.device)?)
