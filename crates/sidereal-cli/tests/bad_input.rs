@@ -37,7 +37,7 @@ fn assert_no_halves(world: &World) {
 fn edit(world: &World, file: &str, from: &str, to: &str) {
     let text = fs::read_to_string(world.path(file)).unwrap();
     assert!(text.contains(from), "{file} has no {from:?}");
-    fs::write(world.path(file), text.replacen(from, to, 1)).unwrap();
+    fs::write(world.path(file), text.replace(from, to)).unwrap();
 }
 
 #[test]
@@ -136,14 +136,11 @@ fn embeddings_of_integers_are_refused() {
 
 #[test]
 fn a_misspelt_key_names_its_line() {
-    for (from, to) in [
-        ("max_epochs", "max_epoch"),
-        ("codes =", "code ="),
-        ("seed", "sead"),
-        ("[generator.tiger]", "[generator.lion]"),
-    ] {
+    for (from, to) in
+        [("max_epochs", "max_epoch"), ("codes =", "code ="), ("seed", "sead"), ("generator.tiger", "generator.lion")]
+    {
         let (world, error) = refused(|world| edit(world, "recipe.toml", from, to));
-        let wrong = to.trim_matches(['[', ']', ' ', '=']).rsplit('.').next().unwrap();
+        let wrong = to.trim_matches([' ', '=']).rsplit('.').next().unwrap();
         assert_says(&error, &["recipe.toml, line", wrong]);
         assert!(!world.path("run").exists(), "a wrong recipe makes no run");
     }

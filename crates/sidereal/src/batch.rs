@@ -44,6 +44,7 @@ pub fn recommend_users(
     wish: Wish,
     progress: &dyn Progress,
 ) -> Result<Done> {
+    parquet_file::check_folder(out)?;
     let data = run.data()?;
     let histories = &data.histories;
     let chosen = choose(histories, users)?;

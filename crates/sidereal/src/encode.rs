@@ -30,6 +30,7 @@ pub struct Done {
 /// # Errors
 /// No tokenizer; vectors of another width; an output that cannot be written.
 pub fn encode_file(tokenizer: &Path, embeddings: &Path, out: &Path, progress: &dyn Progress) -> Result<Done> {
+    parquet_file::check_folder(out)?;
     let dir = match tokenizer.join(Stage::Tokenizer.name()).join(MANIFEST).is_file() {
         true => tokenizer.join(Stage::Tokenizer.name()),
         false => tokenizer.to_path_buf(),

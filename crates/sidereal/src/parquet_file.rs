@@ -20,6 +20,19 @@ use crate::Result;
 /// The metadata key that holds the job.
 const JOB_KEY: &str = "sidereal.job";
 
+/// Refuses an output whose folder is not there, before any work is done.
+///
+/// # Errors
+/// Names the folder.
+pub(crate) fn check_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let problem = format!("there is no folder {} to write it into", folder.display());
+    Err(Error::input(path.display().to_string(), problem, "make the folder, or choose another place").into())
+}
+
 /// Writes batches to a file under a temporary name and renames it.
 ///
 /// # Errors

@@ -99,11 +99,14 @@ pub fn sentence(report: &QualityReport) -> String {
     )
 }
 
-/// The items' category column, whatever it is called; of a path or list, its first part.
+/// The items' category column, whatever it is called; of a path ("Toys > Puzzles") or list, its first part.
 fn categories(items: &Items) -> Option<Vec<Option<String>>> {
     let column = ["category", "categories", "genres", "genre"].iter().find_map(|name| items.attributes().get(*name))?;
     Some(match column {
-        Attribute::Text(values) => values.clone(),
+        Attribute::Text(values) => {
+            let first = |path: &String| path.split(['>', '|']).next().map(|part| part.trim().to_owned());
+            values.iter().map(|path| path.as_ref().and_then(first)).collect()
+        }
         Attribute::TextList(values) => values.iter().map(|list| list.first().cloned()).collect(),
         Attribute::Number(_) => return None,
     })
