@@ -106,7 +106,7 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + vector::exp(-x))
 }
 
-const TWO_ROOT_TWO_OVER_PI: f32 = 1.595_769_1;
+const TWO_ROOT_TWO_OVER_PI: f32 = 1.595_769;
 const CUBIC: f32 = 0.044_715;
 
 cpu::vectorised! {

@@ -44,7 +44,7 @@ pub fn attention(q: &Tensor, kv: &Tensor, bias: Option<&Tensor>, args: &Attentio
     let [batch, queries, inner] = *q.dims() else {
         return check::refuse(OP, format!("q has shape {:?}", q.dims()), "give it as [batch, queries, heads * width]");
     };
-    if args.heads == 0 || inner % args.heads != 0 {
+    if args.heads == 0 || !inner.is_multiple_of(args.heads) {
         let problem = format!("{inner} features cannot be cut into {} heads", args.heads);
         return check::refuse(OP, problem, "choose a number of heads that divides the width");
     }

@@ -136,7 +136,7 @@ vectorised! {
 /// The sum of squares of a tensor, in f64.
 pub(crate) fn sum_of_squares(tensor: &Tensor) -> Result<f64> {
     if !is_fused(&[tensor]) {
-        return Ok(tensor.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?);
+        return tensor.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>();
     }
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();

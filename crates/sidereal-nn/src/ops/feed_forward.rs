@@ -54,8 +54,8 @@ cpu::vectorised! {
 cpu::vectorised! {
     fn relu_dropout_in_place(hidden: &mut [f32], mask: Mask, first: u32) {
         for (i, v) in hidden.iter_mut().enumerate() {
-            let kept = mask.keeps(first.wrapping_add(i as u32)) & !(*v < 0.0);
-            *v = if kept { *v * mask.scale } else { 0.0 };
+            let active = if *v < 0.0 { 0.0 } else { *v };
+            *v = if mask.keeps(first.wrapping_add(i as u32)) { active * mask.scale } else { 0.0 };
         }
     }
 }
