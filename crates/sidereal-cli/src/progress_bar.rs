@@ -46,8 +46,13 @@ impl Task {
         let seconds = self.began.elapsed().as_secs_f64();
         let rate = if seconds > 0.0 { done as f64 / seconds } else { 0.0 };
         let of = self.bar.length().map_or(String::new(), |total| format!("/{total}"));
+        let left = self
+            .bar
+            .length()
+            .filter(|&total| total > done && rate > 0.0)
+            .map_or(String::new(), |total| format!(", {:.0} s left", (total - done) as f64 / rate));
         let note = if self.note.is_empty() { String::new() } else { format!(", {}", self.note) };
-        eprintln!("{}: {done}{of} {} ({rate:.0}/s){note}{end}", self.name, self.unit);
+        eprintln!("{}: {done}{of} {} ({rate:.0}/s){left}{note}{end}", self.name, self.unit);
         self.last_line = Instant::now();
     }
 }
@@ -56,8 +61,9 @@ impl Progress for Bars {
     fn start(&self, name: &str, total: Option<u64>, unit: &'static str) {
         self.finish();
         let bar = if self.terminal { ProgressBar::new(total.unwrap_or(0)) } else { ProgressBar::hidden() };
-        if total.is_none() {
-            bar.unset_length();
+        match total {
+            Some(total) => bar.set_length(total),
+            None => bar.unset_length(),
         }
         let template = if total.is_some() {
             format!("{{prefix:>24}} {{bar:28}} {{pos}}/{{len}} {unit} {{per_sec}} eta {{eta}} {{msg}}")
