@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Fields, Float64Type, Int64Type, TimeUnit, UInt64Type};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use sidereal_core::{Error, Result};
 
 use crate::columns::listed;
@@ -31,8 +31,10 @@ impl ParquetFile {
     /// A file that is missing, empty, truncated or not Parquet; one without columns.
     pub fn open(path: &Path) -> Result<Self> {
         let file = crate::sources::open(path)?;
-        let metadata =
-            guarded(path, || ArrowReaderMetadata::load(&file, Default::default()).map_err(|e| e.to_string()))?;
+        // Files may carry an Arrow schema beside Parquet's own. It adds nothing that is used here, and its reader
+        // panics on damaged bytes.
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let metadata = guarded(path, || ArrowReaderMetadata::load(&file, options).map_err(|e| e.to_string()))?;
         Ok(Self { path: path.to_path_buf(), file, metadata })
     }
 

@@ -43,12 +43,11 @@ impl<'de, T: DeserializeOwned> Visitor<'de> for Entries<T> {
     }
 }
 
-/// The entries and the order in which they are taken.
-fn entries<T: DeserializeOwned>(
-    reader: impl Read,
-    place: &str,
-    shape: &str,
-) -> Result<(Vec<Option<(String, T)>>, Vec<u32>)> {
+/// The entries (taken one by one) and the order in which they are taken.
+type Ordered<T> = (Vec<Option<(String, T)>>, Vec<u32>);
+
+/// Reads the object.
+fn entries<T: DeserializeOwned>(reader: impl Read, place: &str, shape: &str) -> Result<Ordered<T>> {
     let mut json = serde_json::Deserializer::from_reader(BufReader::new(reader));
     let read = json.deserialize_map(Entries::<T>(PhantomData)).and_then(|entries| json.end().map(|()| entries));
     let entries = read.map_err(|e| match e.classify() {

@@ -27,9 +27,7 @@ fn kind(data_type: &DataType) -> Option<Kind> {
         t if is_text(t) => Some(Kind::Text),
         t if t.is_numeric() => Some(Kind::Number),
         DataType::Boolean | DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => Some(Kind::Text),
-        DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) if is_text(plain(f.data_type())) => {
-            Some(Kind::TextList)
-        }
+        DataType::List(f) if is_text(plain(f.data_type())) => Some(Kind::TextList),
         _ => None,
     }
 }

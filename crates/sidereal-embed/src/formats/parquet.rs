@@ -41,15 +41,15 @@ pub(super) fn open(path: &Path, name: Option<&str>) -> Result<Contents> {
         return Err(Error::input(place, "the column of vectors is gone", AGAIN));
     };
     let found = of_vectors.data_type();
-    let (element, fixed) = match found {
-        DataType::List(field) | DataType::LargeList(field) => (field.data_type(), None),
-        DataType::FixedSizeList(field, width) => (field.data_type(), Some(*width)),
-        other => (other, None),
+    // Parquet itself has one kind of list: fixed-size and large ones are told apart only by writers.
+    let element = match found {
+        DataType::List(field) => Some(field.data_type()),
+        _ => None,
     };
     let precision = match element {
-        DataType::Float16 if element != found => Precision::F16,
-        DataType::Float32 if element != found => Precision::F32,
-        DataType::Float64 if element != found => Precision::F64,
+        Some(DataType::Float16) => Precision::F16,
+        Some(DataType::Float32) => Precision::F32,
+        Some(DataType::Float64) => Precision::F64,
         _ => {
             let problem =
                 format!("column {:?} is {found}, but vectors are lists of f16, f32 or f64", of_vectors.name());
@@ -64,12 +64,9 @@ pub(super) fn open(path: &Path, name: Option<&str>) -> Result<Contents> {
         let problem = format!("column {ID:?} is {}, but ids are strings or integers", field.data_type());
         return Err(Error::input(place, problem, "cast it in the program that writes the file"));
     }
-    let fixed = fixed.map(|width| usize::try_from(width).unwrap_or(0));
-    let mut columns = Columns { file, vectors, ids, width: fixed.unwrap_or(0), precision };
-    if fixed.is_none() {
-        // Lists do not say their width: the first one does.
-        columns.width = columns.first_width()?;
-    }
+    let mut columns = Columns { file, vectors, ids, width: 0, precision };
+    // Lists do not say their width: the first one does.
+    columns.width = columns.first_width()?;
     Ok(Contents::Parquet(columns))
 }
 
@@ -164,10 +161,5 @@ impl Columns {
 }
 
 fn list_at(column: &ArrayRef, row: usize) -> Option<ArrayRef> {
-    match column.data_type() {
-        DataType::List(_) => Some(column.as_list::<i32>().value(row)),
-        DataType::LargeList(_) => Some(column.as_list::<i64>().value(row)),
-        DataType::FixedSizeList(..) => Some(column.as_fixed_size_list().value(row)),
-        _ => None,
-    }
+    column.as_list_opt::<i32>().map(|lists| lists.value(row))
 }
