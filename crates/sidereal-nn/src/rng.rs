@@ -49,7 +49,7 @@ impl Rng {
         rng
     }
 
-    /// 64 random bits; also a seed for [`crate::ops::dropout`].
+    /// 64 random bits; also a seed for [`crate::ops::dropout()`].
     pub fn next_u64(&mut self) -> u64 {
         self.inner.next_u64()
     }

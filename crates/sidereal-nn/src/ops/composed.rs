@@ -8,7 +8,7 @@ use crate::ops::attention::Attention;
 use crate::ops::dropout::keep_mask;
 use crate::ops::loss::CrossEntropy;
 
-/// See [`crate::ops::linear`].
+/// See [`crate::ops::linear()`].
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -22,7 +22,7 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     Ok(y.reshape(dims)?)
 }
 
-/// See [`crate::ops::linear_bias`].
+/// See [`crate::ops::linear_bias()`].
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -30,7 +30,7 @@ pub fn linear_bias(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor>
     Ok(linear(x, weight)?.broadcast_add(bias)?)
 }
 
-/// See [`crate::ops::tied_head`].
+/// See [`crate::ops::tied_head()`].
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -38,7 +38,7 @@ pub fn tied_head(x: &Tensor, table: &Tensor) -> Result<Tensor> {
     linear(x, &table.t()?)
 }
 
-/// See [`crate::ops::rms_norm`]. Half types are normalised in f32.
+/// See [`crate::ops::rms_norm()`]. Half types are normalised in f32.
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -49,7 +49,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     Ok(wide.broadcast_div(&root)?.to_dtype(dtype)?.broadcast_mul(weight)?)
 }
 
-/// See [`crate::ops::gelu_tanh`].
+/// See [`crate::ops::gelu_tanh()`].
 ///
 /// # Errors
 /// A tensor that candle refuses.
@@ -58,7 +58,7 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
     Ok(((x * 0.5)? * (inner.tanh()? + 1.0)?)?)
 }
 
-/// See [`crate::ops::silu`].
+/// See [`crate::ops::silu()`].
 ///
 /// # Errors
 /// A tensor that candle refuses.
@@ -67,7 +67,7 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     Ok((x / (x.neg()?.exp()? + 1.0)?)?)
 }
 
-/// See [`crate::ops::dropout`]. The mask is the fused op's, drawn on the host.
+/// See [`crate::ops::dropout()`]. The mask is the fused op's, drawn on the host.
 ///
 /// # Errors
 /// A device without memory.
@@ -80,7 +80,7 @@ pub fn dropout(x: &Tensor, p: f32, seed: u64) -> Result<Tensor> {
     Ok((x * mask)?)
 }
 
-/// See [`crate::ops::feed_forward_relu`].
+/// See [`crate::ops::feed_forward_relu()`].
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -92,7 +92,7 @@ pub fn feed_forward_relu(x: &Tensor, up: &Tensor, down: &Tensor, drop: Option<(f
     linear(&hidden, down)
 }
 
-/// See [`crate::ops::embedding`].
+/// See [`crate::ops::embedding()`].
 ///
 /// # Errors
 /// An id outside the table.
@@ -102,7 +102,7 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     Ok(table.index_select(&ids.flatten_all()?, 0)?.reshape(dims)?)
 }
 
-/// See [`crate::ops::attention`].
+/// See [`crate::ops::attention()`].
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -144,7 +144,7 @@ fn causal_mask(queries: usize, keys: usize, dtype: DType, device: &candle_core::
     Ok(Tensor::from_vec(values, (queries, keys), device)?.to_dtype(dtype)?)
 }
 
-/// See [`crate::ops::cross_entropy`].
+/// See [`crate::ops::cross_entropy()`].
 ///
 /// # Errors
 /// Shapes that do not fit; a target outside the vocabulary.
