@@ -18,7 +18,7 @@ impl SemanticIds {
     /// # Errors
     /// No levels, or a length that is not a multiple of `levels`.
     pub fn new(levels: usize, codes: Vec<u16>) -> Result<Self> {
-        if levels == 0 || codes.len() % levels != 0 {
+        if levels == 0 || !codes.len().is_multiple_of(levels) {
             let problem = format!("{} codes are not rows of {levels} levels", codes.len());
             return Err(Error::input("semantic IDs", problem, "give every item one code per level"));
         }

@@ -158,7 +158,7 @@ impl Exam<'_> {
         evaluation.mean_history_length = events as f64 / self.examples.len() as f64;
         self.progress.start("evaluate intervals", Some(rows.len() as u64), "rows");
         for (name, modes) in rows {
-            let report = |row: &Row| RowReport::new(row, &targets, &self.buckets, &DEFAULT_KS, &self.bootstrap);
+            let report = |row: &Row| RowReport::new(row, &targets, &self.buckets, DEFAULT_KS, &self.bootstrap);
             let reports = Modes { no_filter: report(&modes.no_filter), seen_removed: report(&modes.seen_removed) };
             let detail = Modes { no_filter: detail(&reports.no_filter), seen_removed: detail(&reports.seen_removed) };
             evaluation.details.insert(name.clone(), detail);

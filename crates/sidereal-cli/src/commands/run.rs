@@ -44,10 +44,10 @@ pub(crate) fn whole(
     let mut stages = Vec::new();
     pipeline::run(run, recipe, setting, until, |finished| {
         context.tell_stage(finished.stage, finished.outcome, finished.seconds);
-        if finished.stage == Stage::Split {
-            if let Ok(estimate) = sidereal::estimate::of_run(run, recipe) {
-                context.tell(&estimate.sentence());
-            }
+        if finished.stage == Stage::Split
+            && let Ok(estimate) = sidereal::estimate::of_run(run, recipe)
+        {
+            context.tell(&estimate.sentence());
         }
         stages.push(json!({ "stage": finished.stage.name(), "seconds": finished.seconds,
             "kept": finished.outcome == sidereal::Outcome::Kept }));

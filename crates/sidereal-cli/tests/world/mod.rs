@@ -1,5 +1,5 @@
 //! A small world for the tests of the command line: series of items that users take in order, and its recipe.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,18 +7,18 @@ use std::process::Output;
 
 use tempfile::TempDir;
 
-pub const SERIES: usize = 8;
-pub const LENGTH: usize = 5;
-pub const USERS: usize = 60;
-pub const WIDTH: usize = 12;
+pub(crate) const SERIES: usize = 8;
+pub(crate) const LENGTH: usize = 5;
+pub(crate) const USERS: usize = 60;
+pub(crate) const WIDTH: usize = 12;
 
 /// A temporary folder with `data/` in it.
-pub struct World {
+pub(crate) struct World {
     folder: TempDir,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let world = Self { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(world.path("data")).unwrap();
         fs::write(world.path("data/items.csv"), items_csv()).unwrap();
@@ -28,12 +28,12 @@ impl World {
         world
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Runs the binary in the world's folder.
-    pub fn sidereal(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn sidereal(&self, arguments: &[&str]) -> Output {
         assert_cmd::Command::cargo_bin("sidereal")
             .unwrap()
             .current_dir(self.folder.path())
@@ -43,20 +43,20 @@ impl World {
     }
 
     /// Runs the binary and expects it to answer.
-    pub fn answer(&self, arguments: &[&str]) -> String {
+    pub(crate) fn answer(&self, arguments: &[&str]) -> String {
         let output = self.sidereal(arguments);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// Runs the binary and parses its JSON.
-    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> serde_json::Value {
         let text = self.answer(arguments);
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{arguments:?} printed no JSON ({e}): {text}"))
     }
 
     /// Runs the binary and expects exit status 2 and one paragraph on standard error, which is returned.
-    pub fn refusal(&self, arguments: &[&str]) -> String {
+    pub(crate) fn refusal(&self, arguments: &[&str]) -> String {
         let output = self.sidereal(arguments);
         let told = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {told}");
@@ -72,16 +72,16 @@ impl World {
     }
 
     /// The world's recipe up to a stage, into `run`.
-    pub fn run_until(&self, stage: &str) {
+    pub(crate) fn run_until(&self, stage: &str) {
         self.answer(&["run", "recipe.toml", "--data", "data", "--out", "run", "--until", stage, "--quiet"]);
     }
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-pub const RECIPE: &str = r#"
+pub(crate) const RECIPE: &str = r#"
 description = "A small world"
 seed = 7
 split = "leave-one-out"
@@ -147,7 +147,7 @@ fn interactions_csv() -> String {
 }
 
 /// Items of a series are near each other; no two are the same.
-pub fn vectors() -> Vec<f32> {
+pub(crate) fn vectors() -> Vec<f32> {
     let mut values = Vec::new();
     for series in 0..SERIES {
         for volume in 0..LENGTH {
@@ -160,7 +160,7 @@ pub fn vectors() -> Vec<f32> {
 }
 
 /// A safetensors file with one f32 matrix called `embeddings`.
-pub fn safetensors(rows: usize, width: usize, values: &[f32]) -> Vec<u8> {
+pub(crate) fn safetensors(rows: usize, width: usize, values: &[f32]) -> Vec<u8> {
     let bytes = values.len() * 4;
     let header = format!(r#"{{"embeddings":{{"dtype":"F32","shape":[{rows},{width}],"data_offsets":[0,{bytes}]}}}}"#);
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
@@ -170,7 +170,7 @@ pub fn safetensors(rows: usize, width: usize, values: &[f32]) -> Vec<u8> {
 }
 
 /// All files below a folder with their bytes.
-pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     collect(folder, folder, &mut found);
     found.sort();

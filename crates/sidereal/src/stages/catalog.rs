@@ -32,7 +32,7 @@ pub fn build(run: &Run, policy: CollisionPolicy) -> Result<Outcome> {
             false => None,
         };
         let codes = tokenizer.codes_per_level();
-        let catalog = Catalog::build(data.items.ids(), &sids, &codes, policy, prior.as_deref())?;
+        let catalog = Catalog::build(data.items.ids(), &sids, codes, policy, prior.as_deref())?;
         catalog.save(out.dir())?;
         Ok(facts(&catalog))
     })

@@ -147,7 +147,7 @@ fn training_points(generator: &Path) -> Result<Vec<TrainingPoint>> {
             loss: None,
             learning_rate: None,
             samples_per_s: None,
-            validation: serde_json::to_value(&metrics).ok().and_then(|value| serde_json::from_value(value).ok()),
+            validation: serde_json::to_value(metrics).ok().and_then(|value| serde_json::from_value(value).ok()),
         },
     });
     Ok(points.collect())
