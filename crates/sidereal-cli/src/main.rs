@@ -38,10 +38,12 @@ fn keep_freed_memory() {
 
 /// Tells rayon and candle how many threads to use, before either has started one.
 fn set_up_threads(threads: Option<usize>) {
-    // Candle's CPU worker pool spins between small products; on few cores that takes the time of the work itself.
-    let spin = std::env::var_os("CANDLE_BARRIER_POOL_SPIN_LIMIT").is_none().then_some("100".to_owned());
+    // Candle's own worker pool takes one operation at a time and spins in between; we run whole requests and parts of
+    // batches side by side, so its operations stay on the thread that asks. Where it is wanted, it shall not spin long.
+    let unless_set = |name: &str, value: &str| std::env::var_os(name).is_none().then(|| value.to_owned());
     let wanted = [
-        ("CANDLE_BARRIER_POOL_SPIN_LIMIT", spin),
+        ("CANDLE_NUM_THREADS", unless_set("CANDLE_NUM_THREADS", "1")),
+        ("CANDLE_BARRIER_POOL_SPIN_LIMIT", unless_set("CANDLE_BARRIER_POOL_SPIN_LIMIT", "100")),
         ("RAYON_NUM_THREADS", threads.map(|threads| threads.max(1).to_string())),
     ];
     for (name, value) in wanted {

@@ -14,8 +14,9 @@ use sidereal_nn::rng::Rng;
 use crate::Result;
 use crate::batches::Batch;
 use crate::beam::{BeamOptions, Request, beam_search};
-use crate::models::t5::{Dropout, T5, T5Config};
+use crate::models::t5::{T5, T5Config};
 use crate::scoring::ScoreNorm;
+use crate::training::gradients::{gradients, part_rows};
 
 /// Times of some runs of the same work.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -112,17 +113,23 @@ impl TrainInput {
         Self { history, history_tokens, target, levels }
     }
 
-    fn batches(&self, size: usize) -> Vec<Batch> {
+    /// Batches of `size` samples, each in parts of `part` rows as training takes them.
+    fn batches(&self, size: usize, part: usize) -> Vec<Vec<Batch>> {
         let rows = self.history.chunks_exact(self.history_tokens * size);
         let targets = self.target.chunks_exact(self.levels * size);
         rows.zip(targets)
             .map(|(history, target)| {
-                let used = |row: &[u32]| row.iter().rposition(|&t| t != CodeVocab::PAD).map_or(0, |last| last + 1);
-                let lengths: Vec<u32> = history.chunks_exact(self.history_tokens).map(|row| used(row) as u32).collect();
-                let (width, levels) = (self.history_tokens, self.levels);
-                Batch { history: history.to_vec(), lengths, target: target.to_vec(), rows: size, width, levels }
+                let histories = history.chunks(self.history_tokens * part);
+                histories.zip(target.chunks(self.levels * part)).map(|(h, t)| self.part(h, t)).collect()
             })
             .collect()
+    }
+
+    fn part(&self, history: &[u32], target: &[u32]) -> Batch {
+        let used = |row: &[u32]| row.iter().rposition(|&t| t != CodeVocab::PAD).map_or(0, |last| last + 1);
+        let lengths: Vec<u32> = history.chunks_exact(self.history_tokens).map(|row| used(row) as u32).collect();
+        let (rows, width, levels) = (lengths.len(), self.history_tokens, self.levels);
+        Batch { history: history.to_vec(), lengths, target: target.to_vec(), rows, width, levels }
     }
 }
 
@@ -161,7 +168,7 @@ pub fn bench_train_step(
     runs: usize,
     seed: u64,
 ) -> Result<TrainBench> {
-    let batches = input.batches(batch.max(1));
+    let batches = input.batches(batch.max(1), part_rows(model.device(), batch));
     if batches.is_empty() || steps == 0 {
         let problem = "fewer samples than a batch holds, or no steps";
         return Err(CoreError::config("batch", problem, "give a smaller batch, or more steps").into());
@@ -171,10 +178,11 @@ pub fn bench_train_step(
     let mut losses = Vec::new();
     let (times, ()) = Times::of(1, runs, || {
         for _ in 0..steps {
-            let dropout = Dropout::new(model.config().dropout_rate, seed.wrapping_add(losses.len() as u64));
-            let loss = model.loss(&batches[losses.len() % batches.len()], 0.0, &dropout)?;
-            optimizer.step(&loss.backward()?, 1e-3)?;
-            losses.push(loss.to_scalar::<f32>()?);
+            let parts = &batches[losses.len() % batches.len()];
+            let mask_seed = seed.wrapping_add(losses.len() as u64);
+            let (loss, grads) = gradients(model, parts, 0.0, model.config().dropout_rate, mask_seed)?;
+            optimizer.step(&grads, 1e-3)?;
+            losses.push(loss as f32);
         }
         Ok(())
     })?;

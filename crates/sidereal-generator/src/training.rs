@@ -7,14 +7,15 @@
 
 mod checkpoint;
 mod config;
+pub(crate) mod gradients;
 mod metrics_log;
 mod validation;
 
 use std::path::Path;
 use std::time::Instant;
 
+use candle_core::Device;
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device};
 use sidereal_core::{Catalog, CodeVocab, Error as CoreError, Histories, Progress, Split};
 use sidereal_nn::optimizer::{AdamW, AdamWConfig};
 use sidereal_nn::rng::Rng;
@@ -24,11 +25,12 @@ pub use metrics_log::{Event, METRICS_FILE, read_metrics};
 pub use validation::Validation;
 
 use crate::Result;
-use crate::batches::Samples;
+use crate::batches::{Batch, Samples};
 use crate::generator::{FORMAT_VERSION, Generator, GeneratorInfo};
 use crate::models::GeneratorConfig;
-use crate::models::t5::{Dropout, T5, T5Config};
+use crate::models::t5::{T5, T5Config};
 use checkpoint::{Best, Position, Store};
+use gradients::{gradients, part_rows};
 use metrics_log::MetricsLog;
 use validation::Validator;
 
@@ -209,15 +211,14 @@ impl<'a> Run<'a> {
     /// One step of the optimiser on one batch.
     fn step(&mut self, numbers: &[u32]) -> Result<()> {
         let step = self.position.step;
-        let batch = self.samples.batch(numbers);
+        let part_rows = part_rows(self.job.device, numbers.len());
+        let parts: Vec<Batch> = numbers.chunks(part_rows).map(|numbers| self.samples.batch(numbers)).collect();
         let mask_seed = Rng::new(self.job.seed, &format!("dropout {step}")).next_u64();
-        let dropout = Dropout::new(self.model.config().dropout_rate, mask_seed);
-        let loss = self.model.loss(&batch, self.config.label_smoothing, &dropout)?;
-        let value = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+        let rate = self.model.config().dropout_rate;
+        let (value, mut grads) = gradients(&self.model, &parts, self.config.label_smoothing, rate, mask_seed)?;
         if !value.is_finite() {
             return Err(diverged(step + 1, value));
         }
-        let mut grads = loss.backward()?;
         let norm = self.clip(&mut grads).map_err(|error| match error {
             // It knows the parameter, but not the step.
             crate::Error::Core(_) => diverged(step + 1, value),
