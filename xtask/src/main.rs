@@ -1,7 +1,7 @@
 //! Project chores, run as `cargo xtask CHORE` (the alias is in `.cargo/config.toml`).
 //!
 //! In reading order: [`step`] runs one command and says how long it took; [`tools`] finds or installs what a chore
-//! needs beside cargo; [`test`] is every check that must pass before a change goes in; [`bench_peers`] measures the
+//! needs beside cargo; [`mod@test`] is every check that must pass before a change goes in; [`bench_peers`] measures the
 //! project beside other programs, whose rows are in [`comparison`].
 //!
 //! What is deliberately absent: the layering test is an ordinary test (`tests/layering.rs`), not a chore of its own.

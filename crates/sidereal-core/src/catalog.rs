@@ -50,7 +50,7 @@ impl Catalog {
     /// the last level has is added.
     ///
     /// # Shapes
-    /// `ids`: [N]; `sids`: [N, L]; `codes_per_level`: [L]; `prior`: [N]
+    /// `ids`: `[N]`; `sids`: [N, L]; `codes_per_level`: `[L]`; `prior`: `[N]`
     ///
     /// # Errors
     /// Lengths that differ, a code beyond its level, no items, suffix overflow.
@@ -137,7 +137,7 @@ impl Catalog {
         self.header.codes_per_level.len()
     }
 
-    /// K of every level, [L].
+    /// K of every level, `[L]`.
     pub fn codes_per_level(&self) -> &[u32] {
         &self.header.codes_per_level
     }
@@ -172,7 +172,7 @@ impl Catalog {
         self.leaf_of[item as usize]
     }
 
-    /// An item's semantic ID, [L].
+    /// An item's semantic ID, `[L]`.
     #[inline]
     pub fn semantic_id(&self, item: ItemIndex) -> &[u16] {
         let levels = self.levels();

@@ -44,7 +44,7 @@ impl Embeddings {
         self.width
     }
 
-    /// The vector of item `i`, [D].
+    /// The vector of item `i`, `[D]`.
     ///
     /// # Panics
     /// If `i` is not below [`Embeddings::rows`].

@@ -79,17 +79,17 @@ impl Histories {
         self.users.iter().position(|u| u == id)
     }
 
-    /// User `u`'s items, oldest first, [H].
+    /// User `u`'s items, oldest first, `[H]`.
     pub fn items_of(&self, u: usize) -> &[ItemIndex] {
         &self.items[self.range(u)]
     }
 
-    /// User `u`'s times, [H], where the data has times.
+    /// User `u`'s times, `[H]`, where the data has times.
     pub fn times_of(&self, u: usize) -> Option<&[i64]> {
         Some(&self.times.as_ref()?[self.range(u)])
     }
 
-    /// User `u`'s event weights, [H], where the data has weights.
+    /// User `u`'s event weights, `[H]`, where the data has weights.
     pub fn weights_of(&self, u: usize) -> Option<&[f32]> {
         Some(&self.weights.as_ref()?[self.range(u)])
     }

@@ -17,7 +17,7 @@ use crate::semantic_id::SemanticIds;
 /// Semantic IDs by item, as an index file lists them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Index {
-    /// Item ids: in numeric order where all are integers, else in the file's order. [N]
+    /// Item ids: in numeric order where all are integers, else in the file's order. `[N]`
     pub ids: Vec<ItemId>,
     /// Their semantic IDs, [N, L].
     pub sids: SemanticIds,

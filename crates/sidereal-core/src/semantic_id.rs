@@ -40,7 +40,7 @@ impl SemanticIds {
         self.levels
     }
 
-    /// The semantic ID of item `i`, [L].
+    /// The semantic ID of item `i`, `[L]`.
     ///
     /// # Panics
     /// If `i` is not below [`SemanticIds::len`].
@@ -48,7 +48,7 @@ impl SemanticIds {
         &self.codes[i * self.levels..(i + 1) * self.levels]
     }
 
-    /// All semantic IDs in catalog order, each [L].
+    /// All semantic IDs in catalog order, each `[L]`.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[u16]> {
         self.codes.chunks_exact(self.levels)
     }

@@ -25,7 +25,7 @@ impl Example {
         histories.items_of(self.user as usize)[self.position as usize]
     }
 
-    /// The items before it, oldest first, [H].
+    /// The items before it, oldest first, `[H]`.
     pub fn history(self, histories: &Histories) -> &[ItemIndex] {
         &histories.items_of(self.user as usize)[..self.position as usize]
     }
@@ -117,7 +117,7 @@ impl Split {
         &histories.items_of(u)[..self.train_end[u] as usize]
     }
 
-    /// How often each item occurs in the training parts, [N].
+    /// How often each item occurs in the training parts, `[N]`.
     pub fn training_popularity(&self, histories: &Histories, items: usize) -> Vec<u32> {
         let mut counts = vec![0; items];
         for u in 0..histories.len() {

@@ -134,7 +134,7 @@ impl Trie {
         prefix.iter().enumerate().try_fold(0, |node, (depth, &code)| self.child(depth, node, code))
     }
 
-    /// The semantic ID of a leaf, [L].
+    /// The semantic ID of a leaf, `[L]`.
     ///
     /// # Panics
     /// If there is no such leaf.

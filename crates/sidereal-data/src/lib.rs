@@ -1,13 +1,13 @@
 //! Tables that people have -> items and histories that a run works on.
 //!
 //! The modules, in the order of the data: a file of any format that [`sources`] lists becomes a plain
-//! [`ItemTable`](table::ItemTable) or [`InteractionTable`](table::InteractionTable), its columns found by a
-//! [`ColumnMap`](columns::ColumnMap); [`prepare`](mod@prepare) joins both, drops what an optional [`k_core`] drops and
+//! [`ItemTable`] or [`InteractionTable`], its columns found by a
+//! [`ColumnMap`]; [`prepare`](mod@prepare) joins both, drops what an optional [`k_core`] drops and
 //! [`order`]s every user's events; [`stage`] puts the result on disk and reads it back. [`folder`] finds the files of a
 //! data folder.
 //!
 //! Absent on purpose: tensors, splits (those are words of the core), guesses. What is missing or contradictory is an
-//! error that names the file and row; what was decided (the order, the ties) is in the [`Facts`](facts::Facts).
+//! error that names the file and row; what was decided (the order, the ties) is in the [`Facts`].
 
 pub mod columns;
 pub mod folder;

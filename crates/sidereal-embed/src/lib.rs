@@ -1,6 +1,6 @@
 //! Item content -> vectors. So far: ready vectors, as another program encoded them.
 //!
-//! [`formats`] opens a file of vectors of any listed format as a [`VectorFile`](formats::VectorFile), which is read in
+//! [`formats`] opens a file of vectors of any listed format as a [`VectorFile`], which is read in
 //! batches of rows; [`vectors`] reads one whole, or the rows that belong to a run's items; [`stage`] puts them on disk
 //! in the [`precision`] they came in and reads them back.
 //!

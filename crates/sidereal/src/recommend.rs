@@ -32,7 +32,7 @@ pub struct Wish {
 /// One question to [`Recommender::rank`].
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
-    /// Items, oldest first, [H]; at least one.
+    /// Items, oldest first, `[H]`; at least one.
     pub history: &'a [ItemIndex],
     /// Items that must not be answered.
     pub deny: &'a [ItemIndex],
@@ -56,7 +56,7 @@ pub struct AnswerItem {
     pub item_id: String,
     /// Its title in the catalog; never generated text.
     pub title: Option<String>,
-    /// Its semantic ID, [L].
+    /// Its semantic ID, `[L]`.
     pub semantic_id: Vec<u16>,
     /// Log-probability of the semantic ID.
     pub score: f32,

@@ -49,11 +49,11 @@ pub struct TokenizerView {
     pub collision_rate: f64,
     /// Most items of one semantic ID.
     pub max_bucket: usize,
-    /// Use of each level, [L].
+    /// Use of each level, `[L]`.
     pub levels: Vec<LevelView>,
-    /// Distinct prefixes of each depth 1 to L, [L].
+    /// Distinct prefixes of each depth 1 to L, `[L]`.
     pub prefixes: Vec<usize>,
-    /// Items of each code, [L][K]; in any order.
+    /// Items of each code, `[L][K]`; in any order.
     pub code_counts: Vec<Vec<u32>>,
     /// How many semantic IDs have so many items: size to number.
     pub bucket_sizes: BTreeMap<usize, usize>,
@@ -103,7 +103,7 @@ pub struct ScoredView {
     pub score: f64,
     /// Whether it is what the user took next.
     pub is_target: bool,
-    /// Its semantic ID, [L].
+    /// Its semantic ID, `[L]`.
     pub semantic_id: Vec<u16>,
 }
 
@@ -112,7 +112,7 @@ pub struct ScoredView {
 pub struct UserStory {
     /// The user's id.
     pub user: String,
-    /// Items, oldest first, [H].
+    /// Items, oldest first, `[H]`.
     pub history: Vec<ItemView>,
     /// What the user took next.
     pub target: Option<ItemView>,

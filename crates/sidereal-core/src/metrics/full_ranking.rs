@@ -12,7 +12,7 @@ use crate::item::ItemIndex;
 /// score is not a number ranks last: a broken model never looks good.
 ///
 /// # Shapes
-/// `scores`: [N]
+/// `scores`: `[N]`
 ///
 /// # Panics
 /// If the target or an item of `seen` is not below N.
@@ -38,7 +38,7 @@ pub fn rank_of_target(scores: &[f32], target: ItemIndex, seen: Option<&[ItemInde
 /// infinity or not a number.
 ///
 /// # Shapes
-/// `scores`: [N]; answer: at most k
+/// `scores`: `[N]`; answer: at most k
 pub fn top_k(scores: &[f32], k: usize, seen: Option<&[ItemIndex]>) -> Vec<(ItemIndex, f32)> {
     let mut seen = seen.unwrap_or(&[]).to_vec();
     seen.sort_unstable();

@@ -60,7 +60,7 @@ impl RankedLists {
         (0..self.len()).map(|u| self.of(u))
     }
 
-    /// How often each item stands among the first `k` of a list, [N]. Entries outside the catalog are not counted.
+    /// How often each item stands among the first `k` of a list, `[N]`. Entries outside the catalog are not counted.
     pub fn exposure(&self, k: usize, items: usize) -> Vec<u32> {
         let mut counts = vec![0; items];
         for &item in self.iter().flat_map(|list| list.iter().take(k)) {
@@ -114,7 +114,7 @@ impl ListAudit {
 /// Share of the catalog that was shown to anybody.
 ///
 /// # Shapes
-/// `exposure`: [N]
+/// `exposure`: `[N]`
 pub fn coverage(exposure: &[u32]) -> f64 {
     exposure.iter().filter(|&&count| count > 0).count() as f64 / exposure.len().max(1) as f64
 }
@@ -125,7 +125,7 @@ pub fn coverage(exposure: &[u32]) -> f64 {
 /// With counts x ascending and i from 1: sum((2i - N - 1) x_i) / (N sum(x_i)).
 ///
 /// # Shapes
-/// `exposure`: [N]
+/// `exposure`: `[N]`
 pub fn gini(exposure: &[u32]) -> f64 {
     let mut sorted = exposure.to_vec();
     sorted.sort_unstable();

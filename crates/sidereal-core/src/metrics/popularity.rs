@@ -45,7 +45,7 @@ impl PopularityBuckets {
     /// Sorts items into buckets by their training counts.
     ///
     /// # Shapes
-    /// `training_popularity`: [N], see [`crate::Split::training_popularity`]
+    /// `training_popularity`: `[N]`, see [`crate::Split::training_popularity`]
     pub fn new(training_popularity: &[u32]) -> Self {
         let mut warm: Vec<usize> = (0..training_popularity.len()).filter(|&i| training_popularity[i] > 0).collect();
         warm.sort_by_key(|&item| std::cmp::Reverse(training_popularity[item]));
