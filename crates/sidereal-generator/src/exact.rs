@@ -123,16 +123,3 @@ impl<M: NextCodeModel> ItemScorer for ExactScorer<'_, M> {
         Ok((0..self.catalog.len() as ItemIndex).map(|item| leaves[self.catalog.leaf_of(item) as usize]).collect())
     }
 }
-
-/// The 0-based rank of a target among scores of the whole catalog, ties counted against it.
-///
-/// # Shapes
-/// `scores`: `[N]`
-///
-/// # Panics
-/// If the target is not below N.
-pub fn rank_of(scores: &[f32], target: ItemIndex) -> u32 {
-    let own = scores[target as usize];
-    let ahead = (0u32..).zip(scores).filter(|&(item, &score)| item != target && score >= own).count();
-    ahead as u32
-}

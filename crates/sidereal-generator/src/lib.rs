@@ -3,12 +3,11 @@
 //! The modules, in the order of the data: [`batches`] makes training samples of histories, [`models`] are the
 //! networks, [`training`] fits one and leaves a [`generator`] in a folder. To ask it, [`beam`] search writes codes
 //! along the catalog's trie through the traits of [`scoring`] and answers with a [`ranking`]; [`exact`] scores every
-//! item and is the beam search's oracle. [`bench`](mod@bench) measures both on inputs that other programs can be given.
+//! item and is the beam search's oracle. [`baselines`] need no training and are what any model has to beat.
+//! [`bench`](mod@bench) measures both on inputs that other programs can be given.
 //!
 //! Absent on purpose: reading data (sidereal-data), making semantic IDs (sidereal-tokenizer), metrics over rankings
 //! (sidereal-core), printing, and device kernels.
-
-pub mod baselines;
 
 pub mod batches;
 
@@ -23,6 +22,8 @@ pub mod scoring;
 pub mod beam;
 pub mod exact;
 pub mod ranking;
+
+pub mod baselines;
 
 pub mod bench;
 
