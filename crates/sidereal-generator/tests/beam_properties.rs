@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use proptest::prelude::*;
+use sidereal_core::metrics::rank_of_target;
 use sidereal_core::{Catalog, CodeVocab, CollisionPolicy, ItemId, ItemIndex, LeafFilter, SemanticIds};
 use sidereal_generator::beam::{BeamOptions, Request, beam_search};
-use sidereal_generator::exact::{ExactScorer, rank_of};
+use sidereal_generator::exact::ExactScorer;
 use sidereal_generator::scoring::CodeScores;
 use sidereal_generator::{ItemScorer, NextCodeModel, Ranking, Result, ScoreNorm};
 
@@ -246,7 +247,7 @@ proptest! {
         let ranking = scorer.ranking(&tokens, &LeafFilter::allow_all()).unwrap();
         for scored in &ranking.items {
             prop_assert_eq!(scores[scored.item as usize], scored.score);
-            prop_assert_eq!(ranking.rank_of(scored.item), Some(rank_of(&scores, scored.item)));
+            prop_assert_eq!(ranking.rank_of(scored.item), Some(rank_of_target(&scores, scored.item, None)));
         }
     }
 }
