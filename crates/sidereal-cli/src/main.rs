@@ -5,6 +5,7 @@ mod args;
 mod commands;
 mod memory;
 mod output;
+mod panics;
 mod progress_bar;
 
 use std::process::ExitCode;
@@ -21,9 +22,10 @@ fn main() -> ExitCode {
     keep_freed_memory();
     let arguments = args::Arguments::parse();
     set_up_threads(arguments.global.threads);
-    match commands::execute(arguments) {
-        Ok(code) => code,
-        Err(error) => output::fail(&error),
+    match panics::caught(|| commands::execute(arguments)) {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => output::fail(&error),
+        Err(defect) => output::fail(&defect),
     }
 }
 

@@ -97,6 +97,27 @@ fn truncated_empty_and_foreign_embeddings_are_refused() {
 }
 
 #[test]
+fn damaged_parquet_is_told_in_one_paragraph() {
+    let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/demo/items.parquet");
+    let whole = fs::read(demo).unwrap();
+    for (cut, flip) in
+        [(whole.len() / 2, 0), (whole.len(), 4), (whole.len(), whole.len() / 3), (whole.len(), whole.len() - 30)]
+    {
+        let (world, error) = refused(|world| {
+            let mut bytes = whole[..cut].to_vec();
+            if let Some(byte) = bytes.get_mut(flip) {
+                *byte ^= 0xff;
+            }
+            fs::remove_file(world.path("data/items.csv")).unwrap();
+            fs::write(world.path("data/items.parquet"), bytes).unwrap();
+        });
+        // A flipped byte inside a page may still be read as other text; then the items do not fit the interactions.
+        assert!(error.contains("items.parquet"), "{error}");
+        assert_no_halves(&world);
+    }
+}
+
+#[test]
 fn embeddings_of_another_number_of_items_name_both_counts() {
     let (world, error) = refused(|world| {
         let fewer = safetensors(SERIES * LENGTH - 1, WIDTH, &vectors()[WIDTH..]);
