@@ -49,7 +49,7 @@ pub fn make(
 /// No catalog, or a damaged stage.
 pub fn report(run: &Run, progress: &dyn Progress) -> Result<QualityReport> {
     let catalog = run.catalog()?;
-    progress.start("tokenizer report", None, "items");
+    progress.start("tokenizer report", Some(catalog.len() as u64), "items");
     let data = if run.has(Stage::Data) { Some(run.data()?) } else { None };
     let split = match &data {
         Some(data) if run.has(Stage::Split) => Some(run.split(&data.histories)?),
@@ -74,6 +74,7 @@ pub fn report(run: &Run, progress: &dyn Progress) -> Result<QualityReport> {
     };
     let sids = catalog.tokenizer_semantic_ids()?;
     let found = quality(&sids, &catalog.codes_per_level()[..catalog.tokenizer_levels()], &evidence)?;
+    progress.advance(catalog.len() as u64);
     progress.finish();
     Ok(found)
 }
