@@ -7,6 +7,7 @@ use sidereal_core::artifact::{Manifest, read_json, write_atomic, write_json};
 use sidereal_core::{Catalog, Histories, ItemIndex, Progress};
 use sidereal_generator::training::{Event, METRICS_FILE, read_metrics};
 use sidereal_nn::device::DeviceChoice;
+use sidereal_tokenizer::report::QualityReport;
 
 use crate::Result;
 use crate::evaluate::{Question, evaluate};
@@ -46,7 +47,7 @@ pub fn make(run: &Run, recipe: &Recipe, device: DeviceChoice, progress: &dyn Pro
         write_json(&out.path(EVALUATION_FILE), &evaluation)?;
         let quality = super::tokenizer::report(run, progress)?;
         write_json(&out.path(TOKENIZER_FILE), &quality)?;
-        let page = render(&page_data(run, recipe, evaluation, device)?)?;
+        let page = render(&page_data(run, recipe, evaluation, quality, device)?)?;
         write_atomic(&out.path(PAGE_FILE), |file| file.write_all(page.as_bytes()))?;
         Ok(json!({}))
     })
@@ -61,7 +62,13 @@ pub fn evaluation(run: &Run) -> Result<Evaluation> {
     Ok(read_json(&run.dir(Stage::Report).join(EVALUATION_FILE))?)
 }
 
-fn page_data(run: &Run, recipe: &Recipe, evaluation: Evaluation, device: DeviceChoice) -> Result<ReportData> {
+fn page_data(
+    run: &Run,
+    recipe: &Recipe,
+    evaluation: Evaluation,
+    quality: QualityReport,
+    device: DeviceChoice,
+) -> Result<ReportData> {
     let data = run.data()?;
     let recommender = Recommender::load(run, device, false)?;
     let catalog = recommender.catalog();
@@ -116,7 +123,7 @@ fn page_data(run: &Run, recipe: &Recipe, evaluation: Evaluation, device: DeviceC
         facts: facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         recipe_toml: recipe.to_toml(),
         evaluation: Some(evaluation),
-        tokenizer: Some(tokenizer_view(run, catalog)?),
+        tokenizer: Some(tokenizer_view(quality, catalog)),
         training: training_points(&run.dir(Stage::Generator))?,
         users: users.collect(),
     })
@@ -153,8 +160,7 @@ fn training_points(generator: &Path) -> Result<Vec<TrainingPoint>> {
     Ok(points.collect())
 }
 
-fn tokenizer_view(run: &Run, catalog: &Catalog) -> Result<TokenizerView> {
-    let quality = super::tokenizer::report(run, &sidereal_core::NoProgress)?;
+fn tokenizer_view(quality: QualityReport, catalog: &Catalog) -> TokenizerView {
     let levels = catalog.tokenizer_levels();
     let mut code_counts: Vec<Vec<u32>> =
         catalog.codes_per_level()[..levels].iter().map(|&codes| vec![0; codes as usize]).collect();
@@ -167,7 +173,7 @@ fn tokenizer_view(run: &Run, catalog: &Catalog) -> Result<TokenizerView> {
     for leaf in 0..catalog.trie().leaves() {
         *bucket_sizes.entry(catalog.postings(leaf).len()).or_insert(0usize) += 1;
     }
-    Ok(TokenizerView {
+    TokenizerView {
         items: quality.items,
         unique_ids: quality.unique_ids,
         collision_rate: quality.collision_rate,
@@ -180,5 +186,5 @@ fn tokenizer_view(run: &Run, catalog: &Catalog) -> Result<TokenizerView> {
         prefixes: quality.prefixes,
         code_counts,
         bucket_sizes: bucket_sizes.into_iter().collect(),
-    })
+    }
 }
