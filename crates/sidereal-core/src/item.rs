@@ -34,6 +34,12 @@ impl From<&str> for ItemId {
     }
 }
 
+impl std::borrow::Borrow<str> for ItemId {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+
 impl fmt::Display for ItemId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use sidereal_core::{Embeddings, Error, Result, SemanticIds};
 
-use crate::pre_step::FittedPreStep;
+use crate::pre_step::{FittedPreSteps, PreStepScratch};
 use crate::quantizers::{Quantizer, Scratch};
 
 /// Rows of one parallel block.
@@ -15,27 +15,33 @@ pub(crate) const BLOCK: usize = 512;
 /// Largest magnitude of an input: beyond it differences leave the range of f32.
 const LARGEST: f32 = 1e30;
 
-/// Applies the pre-step and the quantizer to every row.
+/// Encodes vectors that were prepared.
 ///
 /// # Errors
 /// A width that is not the quantizer's; a row with values beyond 1e30.
-pub(crate) fn encode(quantizer: &dyn Quantizer, step: &FittedPreStep, rows: &Embeddings) -> Result<SemanticIds> {
+pub(crate) fn encode_prepared(quantizer: &dyn Quantizer, rows: &Embeddings) -> Result<SemanticIds> {
     check_width(quantizer.width(), rows)?;
     check_range(rows)?;
-    let (width, levels) = (quantizer.width(), quantizer.codes_per_level().len());
+    let (width, levels) = (quantizer.width(), quantizer.levels());
+    let mut codes = vec![0u16; rows.rows() * levels];
+    let blocks = rows.values().par_chunks(BLOCK * width).zip(codes.par_chunks_mut(BLOCK * levels));
+    blocks.for_each_init(Scratch::default, |scratch, (rows, codes)| quantizer.encode_rows(rows, scratch, codes));
+    SemanticIds::new(levels, codes) // [N, L]
+}
+
+/// Prepares and encodes every row.
+///
+/// # Errors
+/// A width that is not the pre-steps'; a row with values beyond 1e30.
+pub(crate) fn encode(quantizer: &dyn Quantizer, steps: &FittedPreSteps, rows: &Embeddings) -> Result<SemanticIds> {
+    check_width(steps.width(), rows)?;
+    check_range(rows)?;
+    let (width, levels) = (steps.width(), quantizer.levels());
     let mut codes = vec![0u16; rows.rows() * levels];
     let blocks = rows.values().par_chunks(BLOCK * width).zip(codes.par_chunks_mut(BLOCK * levels));
     blocks.for_each_init(
-        || (Vec::new(), Scratch::default()),
-        |(prepared, scratch), (rows, codes)| match step {
-            FittedPreStep::None => quantizer.encode_rows(rows, scratch, codes),
-            step => {
-                prepared.clear();
-                prepared.extend_from_slice(rows);
-                step.apply(prepared, width);
-                quantizer.encode_rows(prepared, scratch, codes);
-            }
-        },
+        || (PreStepScratch::default(), Scratch::default()),
+        |(prepared, scratch), (rows, codes)| quantizer.encode_rows(steps.apply(rows, prepared), scratch, codes),
     );
     SemanticIds::new(levels, codes) // [N, L]
 }

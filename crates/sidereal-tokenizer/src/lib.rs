@@ -1,7 +1,7 @@
 //! Vectors to semantic IDs.
 //!
-//! Item embeddings [N, D] go through a recorded [`pre_step`] and a quantizer ([`quantizers`]: one file a method,
-//! behind one list) and come out as semantic IDs [N, L]. An [`ItemTokenizer`] is both together:
+//! Item embeddings [N, D] go through recorded [`pre_step`]s and a quantizer ([`quantizers`]: one file a method,
+//! behind one list) and come out as semantic IDs [N, L]. An [`ItemTokenizer`] is both together (or an [`item_table`], for methods that list items one by one):
 //! [`ItemTokenizer::train`] fits it, [`ItemTokenizer::encode`] replays it on any items to come, [`report`] says how
 //! good the codes are, for imported catalogs too. Underneath lie an exact nearest-codeword search, k-means and a stack
 //! of residual codebooks.
@@ -10,9 +10,13 @@
 //! it), what happens to items that share a semantic ID (the catalog of `sidereal-core`), and text tokenizers.
 
 pub mod codes;
+pub mod training_items;
+
 pub mod pre_step;
 
 mod product;
+
+mod linear_algebra;
 
 mod nearest;
 
@@ -24,16 +28,22 @@ mod residual;
 
 mod mlp;
 
+pub mod align;
+
 pub mod arrays;
 
 pub mod quantizers;
 
 mod encode;
 
+pub mod item_table;
+
 mod tokenizer;
 
 pub mod report;
 
-pub use quantizers::{Method, TOKENIZERS, TokenizerConfig, Training};
+pub use item_table::ItemTable;
+pub use quantizers::{Method, Model, TOKENIZERS, TokenizerConfig, Training};
 pub use sidereal_nn::{Error, Result};
-pub use tokenizer::{ARRAYS_FILE, DESCRIPTION_FILE, Description, ItemTokenizer};
+pub use tokenizer::{ARRAYS_FILE, DESCRIPTION_FILE, Description, ITEMS_FILE, ItemTokenizer};
+pub use training_items::{TrainingHistories, TrainingItems};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use sidereal_core::{Embeddings, Error, ItemIndex, Result, SemanticIds};
 
+use crate::quantizers::{Model, Quantizer};
 use crate::tokenizer::ItemTokenizer;
 
 mod behaviour;
@@ -59,8 +60,10 @@ pub struct Reconstruction {
     pub mean_squared_error: f64,
     /// Sum of |x - x'|^2 over sum of |x|^2.
     pub relative_error: f64,
-    /// Length left after each level over the length before it, in the latent space, `[L]`.
-    pub residual_ratios: Vec<f64>,
+    /// Length left after each level over the length before it, in the latent space, `[L]`; none where codes do not
+    /// refine one another.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub residual_ratios: Option<Vec<f64>>,
 }
 
 /// What a report may draw on besides the codes.
@@ -109,12 +112,12 @@ pub fn report(ids: &SemanticIds, codes_per_level: &[u32], evidence: &Evidence<'_
     }
     if let Some(embeddings) = evidence.embeddings {
         check("embeddings", embeddings.rows())?;
-        let latents = match evidence.tokenizer {
+        let latents = match evidence.tokenizer.filter(|t| matches!(t.model(), Model::Quantizer(_))) {
             None => None,
             Some(tokenizer) => {
-                let prepared = tokenizer.prepare(embeddings)?;
-                report.reconstruction = Some(reconstruction(tokenizer, &prepared, ids)?);
-                Some(tokenizer.quantizer().latents(&prepared)?)
+                let (prepared, quantizer) = (tokenizer.prepare(embeddings)?, tokenizer.quantizer()?);
+                report.reconstruction = Some(reconstruction(quantizer, &prepared, ids)?);
+                Some(quantizer.latents(&prepared)?)
             }
         };
         let latents = latents.as_ref().unwrap_or(embeddings);
@@ -124,12 +127,12 @@ pub fn report(ids: &SemanticIds, codes_per_level: &[u32], evidence: &Evidence<'_
 }
 
 fn reconstruction(
-    tokenizer: &ItemTokenizer,
+    quantizer: &dyn Quantizer,
     prepared: &Embeddings,
     ids: &SemanticIds,
 ) -> crate::Result<Reconstruction> {
     use rayon::prelude::*;
-    let back = tokenizer.quantizer().reconstruct(ids)?;
+    let back = quantizer.reconstruct(ids)?;
     let width = prepared.width();
     let sums: Vec<(f64, f64)> = prepared
         .values()
@@ -138,11 +141,11 @@ fn reconstruction(
         .map(|(x, y)| (crate::product::squared_distance(x, y), crate::product::squared_norm(x)))
         .collect();
     let (error, total) = sums.iter().fold((0.0, 0.0), |(e, t), (error, norm)| (e + error, t + norm));
-    let energy = tokenizer.quantizer().residual_energy(prepared, ids)?;
+    let energy = quantizer.residual_energy(prepared, ids)?;
     let ratio = |(before, after): (&f64, &f64)| if *before > 0.0 { (after / before).sqrt() } else { 0.0 };
     Ok(Reconstruction {
         mean_squared_error: error / prepared.rows().max(1) as f64,
         relative_error: if total > 0.0 { error / total } else { 0.0 },
-        residual_ratios: energy.iter().zip(energy.iter().skip(1)).map(ratio).collect(),
+        residual_ratios: energy.map(|energy| energy.iter().zip(energy.iter().skip(1)).map(ratio).collect()),
     })
 }

@@ -1,28 +1,32 @@
 //! An item tokenizer: a pre-step, a quantizer and how both were made, trained once and used on every item to come.
 //!
 //! On disk it is two files in a folder: `tokenizer.json` (method, sizes, settings, seed, what training saw) and
-//! `codebooks.safetensors` (`codebooks.{l}` [K_l, d], nets, pre-step). Sizes come from the files; nothing is asked
-//! again.
+//! `codebooks.safetensors` (`codebooks.{l}` [K_l, d], nets, pre-steps), or `items.safetensors` for a method that lists
+//! items. Sizes come from the files; nothing is asked again.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use sidereal_core::artifact::{read_json, write_json};
-use sidereal_core::{Embeddings, Error, Progress, SemanticIds};
+use sidereal_core::{Embeddings, Error, ItemId, Progress, SemanticIds};
 
 use crate::Result;
 use crate::arrays::{ArraySet, save_arrays};
 use crate::encode::{check_range, check_width, encode};
-use crate::pre_step::FittedPreStep;
-use crate::quantizers::{Quantizer, TokenizerConfig, Training};
+use crate::item_table::ItemTable;
+use crate::pre_step::FittedPreSteps;
+use crate::quantizers::{Model, Quantizer, TokenizerConfig, Training};
+use crate::training_items::TrainingItems;
 
 /// The description's file name.
 pub const DESCRIPTION_FILE: &str = "tokenizer.json";
 /// The arrays' file name.
 pub const ARRAYS_FILE: &str = "codebooks.safetensors";
+/// The file name of the list of a method that lists items.
+pub const ITEMS_FILE: &str = "items.safetensors";
 
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 /// Widest embeddings that a file may claim.
 const MAX_WIDTH: usize = 1 << 20;
 
@@ -50,12 +54,12 @@ pub struct Description {
 #[derive(Debug)]
 pub struct ItemTokenizer {
     description: Description,
-    step: FittedPreStep,
-    quantizer: Box<dyn Quantizer>,
+    steps: FittedPreSteps,
+    model: Model,
 }
 
 impl ItemTokenizer {
-    /// Trains on the CPU, without checkpoints.
+    /// Trains on vectors alone, on the CPU, without checkpoints.
     ///
     /// # Errors
     /// As [`ItemTokenizer::train_with`].
@@ -65,64 +69,93 @@ impl ItemTokenizer {
         seed: u64,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        Self::train_with(config, embeddings, &Training::new(seed, progress))
+        Self::train_with(config, &TrainingItems::new(embeddings), &Training::new(seed, progress))
     }
 
-    /// Trains a tokenizer. Same settings, vectors and seed give the same bytes, whatever the number of threads.
+    /// Trains a tokenizer. Same settings, items and seed give the same bytes, whatever the number of threads.
     ///
     /// # Errors
-    /// Impossible settings, no items, values beyond 1e30, and what the method itself can meet.
+    /// Impossible settings, no items, values beyond 1e30, parts about other items, and what the method itself can meet.
     ///
     /// # Shapes
-    /// `embeddings`: [N, D]
-    pub fn train_with(config: &TokenizerConfig, embeddings: &Embeddings, training: &Training<'_>) -> Result<Self> {
+    /// `items.vectors`: [N, D]
+    pub fn train_with(config: &TokenizerConfig, items: &TrainingItems<'_>, training: &Training<'_>) -> Result<Self> {
         config.check()?;
-        if embeddings.rows() == 0 {
+        if items.is_empty() {
             let mend = "give a table with at least one item";
             return Err(Error::input("embeddings", "there are no items to train a tokenizer on", mend).into());
         }
-        check_range(embeddings)?;
-        let step = config.pre_step().fit(embeddings);
-        let trained = match &step {
-            FittedPreStep::None => config.method().train(embeddings, training)?,
-            step => config.method().train(&prepared(step, embeddings)?, training)?,
-        };
+        items.check()?;
+        check_range(items.vectors)?;
+        let (steps, prepared) = FittedPreSteps::fit(config.pre_steps(), items)?;
+        let vectors = prepared.as_ref().unwrap_or(items.vectors);
+        let trained = config.method().train(&TrainingItems { vectors, ..*items }, training)?;
         let description = Description {
             format_version: FORMAT_VERSION,
-            width: embeddings.width(),
-            codes_per_level: trained.quantizer.codes_per_level().to_vec(),
+            width: items.vectors.width(),
+            codes_per_level: codes_of(&trained.model).to_vec(),
             seed: training.seed,
             config: config.clone(),
-            items: embeddings.rows(),
+            items: items.len(),
             training: trained.record,
         };
-        Ok(Self { description, step, quantizer: trained.quantizer })
+        Ok(Self { description, steps, model: trained.model })
     }
 
-    /// Semantic IDs of any items. A row's codes do not depend on the other rows or the number of threads.
+    /// Semantic IDs of any items by their vectors. A row's codes do not depend on the other rows or the number of
+    /// threads.
     ///
     /// # Errors
-    /// Vectors of another width than the tokenizer was trained on; values beyond 1e30.
+    /// Vectors of another width than the tokenizer was trained on; values beyond 1e30; a method that lists items.
     ///
     /// # Shapes
     /// [N, D] to [N, L]
     pub fn encode(&self, embeddings: &Embeddings) -> Result<SemanticIds> {
-        Ok(encode(&*self.quantizer, &self.step, embeddings)?)
+        Ok(encode(self.quantizer()?, &self.steps, embeddings)?)
     }
 
-    /// Vectors as the quantizer sees them: after the pre-step, [N, D].
+    /// Semantic IDs of items that have both ids and vectors: by vector, or by id where the method lists items.
+    ///
+    /// # Errors
+    /// As [`ItemTokenizer::encode`]; items that a list does not have.
+    ///
+    /// # Shapes
+    /// `[N]` and [N, D] to [N, L]
+    pub fn encode_items(&self, ids: &[ItemId], embeddings: &Embeddings) -> Result<SemanticIds> {
+        match &self.model {
+            Model::Quantizer(_) => self.encode(embeddings),
+            Model::Table(table) => Ok(table.look_up(ids)?),
+        }
+    }
+
+    /// Vectors as the quantizer sees them: after the pre-steps, [N, D'].
     ///
     /// # Errors
     /// As [`ItemTokenizer::encode`].
     pub fn prepare(&self, embeddings: &Embeddings) -> Result<Embeddings> {
         check_width(self.description.width, embeddings)?;
         check_range(embeddings)?;
-        prepared(&self.step, embeddings)
+        Ok(self.steps.prepare(embeddings)?)
+    }
+
+    /// How it finds semantic IDs.
+    pub fn model(&self) -> &Model {
+        &self.model
     }
 
     /// The fitted quantizer; it works on prepared vectors.
-    pub fn quantizer(&self) -> &dyn Quantizer {
-        &*self.quantizer
+    ///
+    /// # Errors
+    /// A method that lists items has none.
+    pub fn quantizer(&self) -> Result<&dyn Quantizer> {
+        match &self.model {
+            Model::Quantizer(quantizer) => Ok(&**quantizer),
+            Model::Table(_) => {
+                let problem = format!("{} lists items and has no codebooks", self.description.config.name());
+                let mend = "look items up by their ids, or train a method that encodes vectors (rq-kmeans)";
+                Err(Error::mismatch(problem, mend).into())
+            }
+        }
     }
 
     /// K of every level, `[L]`.
@@ -140,9 +173,14 @@ impl ItemTokenizer {
     /// # Errors
     /// Whatever the file system says.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        let mut arrays = self.quantizer.arrays();
-        arrays.extend(self.step.arrays());
-        save_arrays(&dir.join(ARRAYS_FILE), &arrays)?;
+        match &self.model {
+            Model::Quantizer(quantizer) => {
+                let mut arrays = quantizer.arrays();
+                arrays.extend(self.steps.arrays());
+                save_arrays(&dir.join(ARRAYS_FILE), &arrays)?;
+            }
+            Model::Table(table) => table.save(&dir.join(ITEMS_FILE))?,
+        }
         Ok(write_json(&dir.join(DESCRIPTION_FILE), &self.description)?)
     }
 
@@ -152,37 +190,50 @@ impl ItemTokenizer {
     /// Files that are missing, damaged, of another version or that contradict each other; the tensor or key is named.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(DESCRIPTION_FILE);
-        let description: Description = read_json(&path)?;
         let mend = "train the tokenizer again with this version";
-        if description.format_version != FORMAT_VERSION {
-            let problem = format!("format version {}, this is version {FORMAT_VERSION}", description.format_version);
+        // The version first: another version's settings may have keys that this one does not know.
+        let version: Versioned = read_json(&path)?;
+        if version.format_version != FORMAT_VERSION {
+            let problem = format!("format version {}, this is version {FORMAT_VERSION}", version.format_version);
             return Err(Error::artifact(&path, problem, mend).into());
         }
+        let description: Description = read_json(&path)?;
         description.config.check()?;
         if description.width == 0 || description.width > MAX_WIDTH {
             let problem = format!("width {} is not between 1 and {MAX_WIDTH}", description.width);
             return Err(Error::artifact(&path, problem, mend).into());
         }
-        if description.codes_per_level != description.config.codes() {
+        let (config, width) = (&description.config, description.width);
+        let (steps, model) = if config.method().lists_items() {
+            let table = ItemTable::load(&dir.join(ITEMS_FILE), &description.codes_per_level)?;
+            (FittedPreSteps::none(width), Model::Table(table))
+        } else {
+            let mut arrays = ArraySet::open(&dir.join(ARRAYS_FILE))?;
+            let steps = FittedPreSteps::load(config.pre_steps(), width, &mut arrays)?;
+            let quantizer = config.method().load(steps.width_out(), &mut arrays)?;
+            arrays.finish()?;
+            (steps, Model::Quantizer(quantizer))
+        };
+        if description.codes_per_level != codes_of(&model) {
             let problem = format!(
                 "codes_per_level is {:?}, but its settings say {:?}",
                 description.codes_per_level,
-                description.config.codes()
+                codes_of(&model)
             );
             return Err(Error::artifact(&path, problem, mend).into());
         }
-        let mut arrays = ArraySet::open(&dir.join(ARRAYS_FILE))?;
-        let step = description.config.pre_step().load(description.width, &mut arrays)?;
-        let quantizer = description.config.method().load(description.width, &mut arrays)?;
-        arrays.finish()?;
-        Ok(Self { description, step, quantizer })
+        Ok(Self { description, steps, model })
     }
 }
 
-fn prepared(step: &FittedPreStep, embeddings: &Embeddings) -> Result<Embeddings> {
-    use rayon::prelude::*;
-    let width = embeddings.width();
-    let mut values = embeddings.values().to_vec();
-    values.par_chunks_mut(crate::encode::BLOCK * width).for_each(|rows| step.apply(rows, width));
-    Ok(Embeddings::new(embeddings.rows(), width, values)?)
+#[derive(Deserialize)]
+struct Versioned {
+    format_version: u32,
+}
+
+fn codes_of(model: &Model) -> &[u32] {
+    match model {
+        Model::Quantizer(quantizer) => quantizer.codes_per_level(),
+        Model::Table(table) => table.codes_per_level(),
+    }
 }

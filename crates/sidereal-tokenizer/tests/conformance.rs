@@ -106,10 +106,10 @@ fn every_method_leaves_less_after_each_level_and_reconstructs_what_it_says() {
         let tokenizer = train(method.name, &[12, 8, 8], 1);
         let rows = tokenizer.prepare(&clustered()).unwrap();
         let ids = tokenizer.encode(&clustered()).unwrap();
-        let energy = tokenizer.quantizer().residual_energy(&rows, &ids).unwrap();
+        let energy = tokenizer.quantizer().unwrap().residual_energy(&rows, &ids).unwrap().unwrap();
         assert!(energy.windows(2).all(|w| w[1] < w[0]), "{}: {energy:?}", method.name);
         assert_eq!(energy.len(), 4, "{}", method.name);
-        let back = tokenizer.quantizer().reconstruct(&ids).unwrap();
+        let back = tokenizer.quantizer().unwrap().reconstruct(&ids).unwrap();
         let error =
             |other: &[f32]| -> f64 { rows.values().iter().zip(other).map(|(a, b)| f64::from(a - b).powi(2)).sum() };
         let mean: Vec<f32> = (0..rows.values().len())
@@ -139,7 +139,7 @@ fn every_method_trains_on_fewer_items_than_codes_and_on_one_item() {
             let tokenizer = ItemTokenizer::train(&config(method.name, &[64, 64]), &few, 1, &NoProgress).unwrap();
             let ids = tokenizer.encode(&few).unwrap();
             assert_eq!(ids.len(), count, "{}", method.name);
-            assert!(tokenizer.quantizer().codebook(0).iter().all(|v| v.is_finite()), "{}", method.name);
+            assert!(tokenizer.quantizer().unwrap().codebook(0).iter().all(|v| v.is_finite()), "{}", method.name);
         }
     }
 }

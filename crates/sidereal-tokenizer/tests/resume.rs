@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sidereal_core::{Embeddings, NoProgress, Progress};
 use sidereal_nn::rng::Rng;
-use sidereal_tokenizer::{ARRAYS_FILE, DESCRIPTION_FILE, ItemTokenizer, TokenizerConfig, Training};
+use sidereal_tokenizer::{ARRAYS_FILE, DESCRIPTION_FILE, ItemTokenizer, TokenizerConfig, Training, TrainingItems};
 
 fn rows() -> Embeddings {
     let mut rng = Rng::new(3, "rows");
@@ -39,7 +39,11 @@ fn bytes(tokenizer: &ItemTokenizer) -> [Vec<u8>; 2] {
 }
 
 fn train(work: &Path, progress: &dyn Progress, seed: u64) -> sidereal_tokenizer::Result<ItemTokenizer> {
-    ItemTokenizer::train_with(&config(20), &rows(), &Training { work: Some(work), ..Training::new(seed, progress) })
+    ItemTokenizer::train_with(
+        &config(20),
+        &TrainingItems::new(&rows()),
+        &Training { work: Some(work), ..Training::new(seed, progress) },
+    )
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn the_error_of_our_fit_is_at_most_two_percent_above_that_of_faiss() {
     let config = TokenizerConfig::with_defaults("rq-kmeans", vec![32; 3]).unwrap();
     let tokenizer = ItemTokenizer::train(&config, &rows, 7, &NoProgress).unwrap();
     let ids = tokenizer.encode(&rows).unwrap();
-    let energy = tokenizer.quantizer().residual_energy(&rows, &ids).unwrap();
+    let energy = tokenizer.quantizer().unwrap().residual_energy(&rows, &ids).unwrap().unwrap();
     let theirs = file.column::<f32>("residual_mse_per_level").unwrap();
     for (level, (&after, &theirs)) in energy[1..].iter().zip(&*theirs).enumerate() {
         let ours = after / 2000.0;

@@ -13,7 +13,9 @@ use sidereal_core::{Embeddings, Progress, SemanticIds};
 
 use crate::Result;
 use crate::arrays::{ArraySet, NamedArray};
+use crate::item_table::ItemTable;
 use crate::pre_step::PreStep;
+use crate::training_items::TrainingItems;
 
 pub mod rq_kmeans;
 pub mod rq_vae;
@@ -86,9 +88,9 @@ impl TokenizerConfig {
         self.method().codes()
     }
 
-    /// What is done to embeddings first.
-    pub fn pre_step(&self) -> PreStep {
-        self.method().pre_step()
+    /// What is done to embeddings first, in order.
+    pub fn pre_steps(&self) -> &[PreStep] {
+        self.method().pre_steps()
     }
 }
 
@@ -127,9 +129,18 @@ impl<'a> Training<'a> {
 /// What training gives.
 pub struct Trained {
     /// Ready to encode.
-    pub quantizer: Box<dyn Quantizer>,
+    pub model: Model,
     /// What is worth knowing about the run, for `tokenizer.json`.
     pub record: serde_json::Value,
+}
+
+/// How a trained method finds semantic IDs.
+#[derive(Debug)]
+pub enum Model {
+    /// From an item's vector.
+    Quantizer(Box<dyn Quantizer>),
+    /// From a list of items.
+    Table(ItemTable),
 }
 
 /// The settings of one method.
@@ -137,8 +148,13 @@ pub trait MethodConfig {
     /// K of every level, `[L]`.
     fn codes(&self) -> &[u32];
 
-    /// What is done to embeddings first.
-    fn pre_step(&self) -> PreStep;
+    /// What is done to embeddings first, in order.
+    fn pre_steps(&self) -> &[PreStep];
+
+    /// Whether the trained method is a list of items ([`Model::Table`]) and not a quantizer.
+    fn lists_items(&self) -> bool {
+        false
+    }
 
     /// Checks the settings beyond the numbers of codes.
     ///
@@ -146,16 +162,15 @@ pub trait MethodConfig {
     /// Names the key.
     fn check(&self) -> Result<()>;
 
-    /// Fits a quantizer to rows that went through the pre-step.
+    /// Fits a model to items whose vectors went through the pre-steps.
     ///
     /// # Errors
-    /// Training that diverges, a device that fails, checkpoints that cannot be read or written.
-    ///
-    /// # Shapes
-    /// `rows`: [N, D]
-    fn train(&self, rows: &Embeddings, training: &Training<'_>) -> Result<Trained>;
+    /// Something absent that the method needs, training that diverges, a device that fails, checkpoints that cannot be
+    /// read or written.
+    fn train(&self, items: &TrainingItems<'_>, training: &Training<'_>) -> Result<Trained>;
 
-    /// Builds the quantizer of these settings for inputs of `width` from its arrays.
+    /// Builds the quantizer of these settings for inputs of `width` from its arrays; never asked of a method that
+    /// lists items.
     ///
     /// # Errors
     /// Names the array that is missing or does not fit.
@@ -213,14 +228,15 @@ pub trait Quantizer: std::fmt::Debug + Send + Sync {
     /// [N, D] to [N, d]
     fn latents(&self, rows: &Embeddings) -> Result<Embeddings>;
 
-    /// The length of what is left after each level, summed in squares over the items: entry 0 is that of the latents.
+    /// The length of what is left when only the first l codes are known, summed in squares over the items: entry 0 is
+    /// that of the latents. None where a method's codes do not refine one another.
     ///
     /// # Errors
     /// Shapes that do not fit.
     ///
     /// # Shapes
     /// [N, D] and [N, L] to [L + 1]
-    fn residual_energy(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Vec<f64>>;
+    fn residual_energy(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Option<Vec<f64>>>;
 
     /// The codewords of a level, [K, d].
     fn codebook(&self, level: usize) -> &[f32];

@@ -17,12 +17,13 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::{Embeddings, Error, SemanticIds};
 use sidereal_nn::rng::Rng;
 
-use super::{MethodConfig, MethodKind, Quantizer, Scratch, Status, Trained, Training};
+use super::{MethodConfig, MethodKind, Model, Quantizer, Scratch, Status, Trained, Training};
 use crate::Result;
 use crate::arrays::{ArraySet, NamedArray};
 use crate::kmeans::{KMeansOptions, fit};
 use crate::pre_step::PreStep;
 use crate::residual::ResidualCodebooks;
+use crate::training_items::TrainingItems;
 
 /// Settings of residual k-means.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,8 +31,8 @@ use crate::residual::ResidualCodebooks;
 pub struct RqKmeansConfig {
     /// K of every level. Default: three levels of 256, the best of GRID's on Amazon data.
     pub codes: Vec<u32>,
-    /// What is done to embeddings first.
-    pub pre_step: PreStep,
+    /// What is done to embeddings first, in order.
+    pub pre_steps: Vec<PreStep>,
     /// Most iterations of a level.
     pub max_iterations: usize,
     /// A level ends when an iteration lowers its error by less than this share.
@@ -48,7 +49,7 @@ impl Default for RqKmeansConfig {
     fn default() -> Self {
         Self {
             codes: vec![256; 3],
-            pre_step: PreStep::None,
+            pre_steps: Vec::new(),
             max_iterations: 30,
             tolerance: 1e-4,
             spherical: false,
@@ -82,8 +83,8 @@ impl MethodConfig for RqKmeansConfig {
         &self.codes
     }
 
-    fn pre_step(&self) -> PreStep {
-        self.pre_step
+    fn pre_steps(&self) -> &[PreStep] {
+        &self.pre_steps
     }
 
     fn check(&self) -> Result<()> {
@@ -102,7 +103,8 @@ impl MethodConfig for RqKmeansConfig {
         Ok(())
     }
 
-    fn train(&self, rows: &Embeddings, training: &Training<'_>) -> Result<Trained> {
+    fn train(&self, items: &TrainingItems<'_>, training: &Training<'_>) -> Result<Trained> {
+        let rows = items.vectors;
         let width = rows.width();
         let mut residuals = rows.values().to_vec();
         let mut codebooks = ResidualCodebooks::new(width);
@@ -136,7 +138,7 @@ impl MethodConfig for RqKmeansConfig {
             codebooks.subtract_level(level, &mut residuals);
         }
         let record = serde_json::json!({ "levels": records });
-        Ok(Trained { quantizer: Box::new(RqKmeans { codebooks }), record })
+        Ok(Trained { model: Model::Quantizer(Box::new(RqKmeans { codebooks })), record })
     }
 
     fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
@@ -204,9 +206,9 @@ impl Quantizer for RqKmeans {
         Ok(rows.clone())
     }
 
-    fn residual_energy(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Vec<f64>> {
+    fn residual_energy(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Option<Vec<f64>>> {
         crate::encode::check_width(self.width(), rows)?;
-        Ok(self.codebooks.residual_energy(rows.values(), ids)?)
+        Ok(Some(self.codebooks.residual_energy(rows.values(), ids)?))
     }
 
     fn codebook(&self, level: usize) -> &[f32] {
@@ -235,16 +237,17 @@ mod tests {
         for normalize_residuals in [false, true] {
             let mut config = RqKmeansConfig::with_codes(vec![16, 8]);
             config.normalize_residuals = normalize_residuals;
-            let trained = config.train(&rows, &Training::new(1, &NoProgress)).unwrap();
+            let trained = config.train(&TrainingItems::new(&rows), &Training::new(1, &NoProgress)).unwrap();
+            let Model::Quantizer(quantizer) = trained.model else { panic!("k-means makes a quantizer") };
             let mut codes = vec![0; 700 * 2];
-            trained.quantizer.encode_rows(rows.values(), &mut Scratch::default(), &mut codes);
+            quantizer.encode_rows(rows.values(), &mut Scratch::default(), &mut codes);
             let ids = SemanticIds::new(2, codes).unwrap();
-            let energy = trained.quantizer.residual_energy(&rows, &ids).unwrap();
+            let energy = quantizer.residual_energy(&rows, &ids).unwrap().unwrap();
             assert!(energy[0] > energy[1] && energy[1] > energy[2], "{energy:?}");
             if !normalize_residuals {
                 let error = trained.record["levels"][1]["mean_squared_error"].as_f64().unwrap();
                 assert!((energy[2] / 700.0 / error - 1.0).abs() < 1e-3);
-                let back = trained.quantizer.reconstruct(&ids).unwrap();
+                let back = quantizer.reconstruct(&ids).unwrap();
                 let apart: f64 = (0..700).map(|i| crate::product::squared_distance(rows.row(i), back.row(i))).sum();
                 assert!((apart / energy[2] - 1.0).abs() < 1e-5);
             }

@@ -23,6 +23,7 @@ use crate::encode::{BLOCK, check_width};
 use crate::mlp::Mlp;
 use crate::pre_step::PreStep;
 use crate::residual::ResidualCodebooks;
+use crate::training_items::TrainingItems;
 
 mod model;
 mod training;
@@ -33,8 +34,8 @@ mod training;
 pub struct RqVaeConfig {
     /// K of every level. Default: three levels of 256 (TIGER).
     pub codes: Vec<u32>,
-    /// What is done to embeddings first. Default: standardise, without which codes collapse on many embeddings.
-    pub pre_step: PreStep,
+    /// What is done to embeddings first, in order. Default: standardise, without which codes collapse on many embeddings.
+    pub pre_steps: Vec<PreStep>,
     /// Widths between D and d; the decoder mirrors them. Default: 512, 256, 128 (TIGER).
     pub hidden: Vec<usize>,
     /// d. Default: 32 (TIGER).
@@ -80,7 +81,7 @@ impl Default for RqVaeConfig {
     fn default() -> Self {
         Self {
             codes: vec![256; 3],
-            pre_step: PreStep::Standardise,
+            pre_steps: vec![PreStep::Standardise],
             hidden: vec![512, 256, 128],
             latent: 32,
             reduction: Reduction::Mean,
@@ -123,8 +124,8 @@ impl MethodConfig for RqVaeConfig {
         &self.codes
     }
 
-    fn pre_step(&self) -> PreStep {
-        self.pre_step
+    fn pre_steps(&self) -> &[PreStep] {
+        &self.pre_steps
     }
 
     fn check(&self) -> Result<()> {
@@ -160,8 +161,8 @@ impl MethodConfig for RqVaeConfig {
         Ok(())
     }
 
-    fn train(&self, rows: &Embeddings, training: &Training<'_>) -> Result<Trained> {
-        training::train(self, rows, training)
+    fn train(&self, items: &TrainingItems<'_>, training: &Training<'_>) -> Result<Trained> {
+        training::train(self, items.vectors, training)
     }
 
     fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
@@ -227,8 +228,8 @@ impl Quantizer for RqVae {
         Ok(Embeddings::new(rows.rows(), self.codebooks.width(), forward_all(&self.encoder, rows.values()))?)
     }
 
-    fn residual_energy(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Vec<f64>> {
-        Ok(self.codebooks.residual_energy(self.latents(rows)?.values(), ids)?)
+    fn residual_energy(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Option<Vec<f64>>> {
+        Ok(Some(self.codebooks.residual_energy(self.latents(rows)?.values(), ids)?))
     }
 
     fn codebook(&self, level: usize) -> &[f32] {

@@ -26,7 +26,7 @@ pub fn build(run: &Run, policy: CollisionPolicy) -> Result<Outcome> {
     run.stage(Stage::Catalog, wanted, |out| {
         let data = run.data()?;
         let tokenizer = run.tokenizer()?;
-        let sids = tokenizer.encode(&run.embeddings()?)?;
+        let sids = tokenizer.encode_items(data.items.ids(), &run.embeddings()?)?;
         let prior = match run.has(Stage::Split) {
             true => Some(run.split(&data.histories)?.training_popularity(&data.histories, data.items.len())),
             false => None,

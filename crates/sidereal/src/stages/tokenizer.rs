@@ -2,10 +2,11 @@
 
 use serde_json::json;
 use sidereal_core::artifact::Manifest;
-use sidereal_core::{Attribute, Error, Items, Progress};
+use sidereal_core::{Attribute, Embeddings, Error, Items, Progress, Split};
+use sidereal_data::PreparedData;
 use sidereal_nn::device::DeviceChoice;
 use sidereal_tokenizer::report::{Evidence, QualityReport, consecutive_pairs, report as quality};
-use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig, Training};
+use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig, Training, TrainingHistories, TrainingItems};
 
 use crate::Result;
 use crate::run::{Outcome, Run, Stage};
@@ -26,14 +27,16 @@ pub fn make(
     progress: &dyn Progress,
 ) -> Result<Outcome> {
     config.check()?;
-    let wanted =
-        Manifest::new(Stage::Tokenizer.name(), Some(seed), resolved(config), inputs(run, &[Stage::Embeddings])?);
+    let mut stages = vec![Stage::Embeddings];
+    stages.extend([Stage::Data, Stage::Split].into_iter().filter(|&stage| run.has(stage)));
+    let wanted = Manifest::new(Stage::Tokenizer.name(), Some(seed), resolved(config), inputs(run, &stages)?);
     let work_dir = run.work_dir(Stage::Tokenizer);
     let outcome = run.stage(Stage::Tokenizer, wanted, |out| {
         let embeddings = run.embeddings()?;
         std::fs::create_dir_all(&work_dir).map_err(|e| Error::io("create", &work_dir, e))?;
         let training = Training { device: device.open()?, work: Some(&work_dir), ..Training::new(seed, progress) };
-        let tokenizer = ItemTokenizer::train_with(config, &embeddings, &training)?;
+        let known = Known::of(run)?;
+        let tokenizer = ItemTokenizer::train_with(config, &known.training_items(&embeddings), &training)?;
         tokenizer.save(out.dir())?;
         Ok(json!({ "items": embeddings.rows(), "width": embeddings.width() }))
     })?;
@@ -43,6 +46,35 @@ pub fn make(
     Ok(outcome)
 }
 
+/// What a run knows of its items besides their vectors.
+struct Known {
+    data: Option<PreparedData>,
+    split: Option<Split>,
+    categories: Option<Vec<Vec<String>>>,
+}
+
+impl Known {
+    fn of(run: &Run) -> Result<Self> {
+        let data = if run.has(Stage::Data) { Some(run.data()?) } else { None };
+        let split = match &data {
+            Some(data) if run.has(Stage::Split) => Some(run.split(&data.histories)?),
+            _ => None,
+        };
+        let categories = data.as_ref().and_then(|data| category_paths(&data.items));
+        Ok(Self { data, split, categories })
+    }
+
+    fn training_items<'a>(&'a self, vectors: &'a Embeddings) -> TrainingItems<'a> {
+        let learned = self.data.as_ref().zip(self.split.as_ref());
+        TrainingItems {
+            ids: self.data.as_ref().map(|data| data.items.ids()),
+            categories: self.categories.as_deref(),
+            histories: learned.map(|(data, split)| TrainingHistories::new(&data.histories, &split.train_end)),
+            ..TrainingItems::new(vectors)
+        }
+    }
+}
+
 /// How good the run's semantic IDs are, by whatever the run has beside them.
 ///
 /// # Errors
@@ -50,11 +82,7 @@ pub fn make(
 pub fn report(run: &Run, progress: &dyn Progress) -> Result<QualityReport> {
     let catalog = run.catalog()?;
     progress.start("tokenizer report", Some(catalog.len() as u64), "items");
-    let data = if run.has(Stage::Data) { Some(run.data()?) } else { None };
-    let split = match &data {
-        Some(data) if run.has(Stage::Split) => Some(run.split(&data.histories)?),
-        _ => None,
-    };
+    let Known { data, split, categories } = Known::of(run)?;
     let tokenizer = if run.has(Stage::Tokenizer) { Some(run.tokenizer()?) } else { None };
     // An imported catalog's codes are not those of a tokenizer that happens to be beside it.
     let tokenizer =
@@ -63,7 +91,9 @@ pub fn report(run: &Run, progress: &dyn Progress) -> Result<QualityReport> {
     let learned = data.as_ref().zip(split.as_ref());
     let popularity = learned.map(|(data, split)| split.training_popularity(&data.histories, catalog.len()));
     let co_purchases = learned.map(|(data, split)| consecutive_pairs(&data.histories, &split.train_end));
-    let categories = data.as_ref().and_then(|data| categories(&data.items));
+    // Of a path, its first part.
+    let categories: Option<Vec<Option<String>>> =
+        categories.map(|paths| paths.into_iter().map(|path| path.into_iter().next()).collect());
     let evidence = Evidence {
         embeddings: embeddings.as_ref(),
         tokenizer: tokenizer.as_ref(),
@@ -100,15 +130,15 @@ pub fn sentence(report: &QualityReport) -> String {
     )
 }
 
-/// The items' category column, whatever it is called; of a path ("Toys > Puzzles") or list, its first part.
-fn categories(items: &Items) -> Option<Vec<Option<String>>> {
+/// The items' category column, whatever it is called, as paths, outermost first ("Toys > Puzzles").
+fn category_paths(items: &Items) -> Option<Vec<Vec<String>>> {
     let column = ["category", "categories", "genres", "genre"].iter().find_map(|name| items.attributes().get(*name))?;
     Some(match column {
         Attribute::Text(values) => {
-            let first = |path: &String| path.split(['>', '|']).next().map(|part| part.trim().to_owned());
-            values.iter().map(|path| path.as_ref().and_then(first)).collect()
+            let parts = |path: &String| path.split(['>', '|']).map(|part| part.trim().to_owned()).collect();
+            values.iter().map(|path| path.as_ref().map(parts).unwrap_or_default()).collect()
         }
-        Attribute::TextList(values) => values.iter().map(|list| list.first().cloned()).collect(),
+        Attribute::TextList(values) => values.clone(),
         Attribute::Number(_) => return None,
     })
 }

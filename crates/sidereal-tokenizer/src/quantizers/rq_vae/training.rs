@@ -19,10 +19,9 @@ use super::model::Model;
 use super::{RqVae, RqVaeConfig};
 use crate::Result;
 use crate::arrays::{ArraySet, save_arrays};
-use crate::encode::encode;
+use crate::encode::encode_prepared;
 use crate::kmeans::{KMeansOptions, fit, sample_rows};
-use crate::pre_step::FittedPreStep;
-use crate::quantizers::{Quantizer, Trained, Training};
+use crate::quantizers::{self, Quantizer, Trained, Training};
 use crate::report::structure;
 
 /// Iterations of the k-means that codebooks start from; more gains nothing, because training moves them anyway.
@@ -202,7 +201,7 @@ impl Run<'_> {
     /// Encodes all items and keeps the net if it is the best so far.
     fn evaluate(&mut self) -> Result<()> {
         let net = self.model.to_quantizer()?;
-        let ids = encode(&net, &FittedPreStep::None, self.rows)?;
+        let ids = encode_prepared(&net, self.rows)?;
         let score = Score {
             epoch: self.state.epochs_done,
             collision_rate: structure(&ids, &self.config.codes)?.collision_rate,
@@ -307,7 +306,7 @@ impl Run<'_> {
             "evaluations": self.state.scores,
             "restarted_codes": self.state.restarted_codes,
         });
-        Ok(Trained { quantizer: Box::new(quantizer), record })
+        Ok(Trained { model: quantizers::Model::Quantizer(Box::new(quantizer)), record })
     }
 }
 

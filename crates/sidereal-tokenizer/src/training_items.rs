@@ -1,0 +1,109 @@
+//! What a method may learn from: vectors always, and whatever else is known of the items.
+
+use sidereal_core::{Embeddings, Error, Histories, ItemId, ItemIndex, Result};
+
+/// Items to train on. Everything but the vectors may be absent; a method that needs it says so.
+///
+/// # Shapes
+/// N items; every part that is there has N entries.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainingItems<'a> {
+    /// Their vectors, [N, D].
+    pub vectors: &'a Embeddings,
+    /// The user's ids, `[N]`.
+    pub ids: Option<&'a [ItemId]>,
+    /// Each item's path of categories, outermost first; empty where unknown. `[N]`
+    pub categories: Option<&'a [Vec<String>]>,
+    /// Each item's domain, for catalogs of several. `[N]`
+    pub domains: Option<&'a [u32]>,
+    /// Vectors learnt from behaviour, [N, C]; a row of zeros where nothing is known.
+    pub collaborative: Option<&'a Embeddings>,
+    /// What users did, training parts only.
+    pub histories: Option<TrainingHistories<'a>>,
+}
+
+impl<'a> TrainingItems<'a> {
+    /// Vectors and nothing else.
+    pub fn new(vectors: &'a Embeddings) -> Self {
+        Self { vectors, ids: None, categories: None, domains: None, collaborative: None, histories: None }
+    }
+
+    /// N.
+    pub fn len(&self) -> usize {
+        self.vectors.rows()
+    }
+
+    /// Whether there are no items.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Checks that all parts are about the same items.
+    ///
+    /// # Errors
+    /// Names the part of another length, or the event of an item that is not there.
+    pub fn check(&self) -> Result<()> {
+        let lengths = [
+            ("item ids", self.ids.map(<[_]>::len)),
+            ("category paths", self.categories.map(<[_]>::len)),
+            ("domains", self.domains.map(<[_]>::len)),
+            ("collaborative vectors", self.collaborative.map(Embeddings::rows)),
+        ];
+        for (what, count) in lengths {
+            if let Some(count) = count.filter(|&count| count != self.len()) {
+                let problem = format!("{count} {what}, but {} vectors", self.len());
+                return Err(Error::mismatch(problem, "give both for the same items, in the same order"));
+            }
+        }
+        let unknown = self.histories.iter().flat_map(TrainingHistories::iter).flatten();
+        match unknown.copied().find(|&item| item as usize >= self.len()) {
+            Some(item) => {
+                let problem = format!("a history names item {item}, but there are {} vectors", self.len());
+                Err(Error::mismatch(problem, "give histories and vectors of the same items"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The part of every user's history that training may see.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainingHistories<'a> {
+    histories: &'a Histories,
+    ends: &'a [u32],
+}
+
+impl<'a> TrainingHistories<'a> {
+    /// The first `ends[user]` events of each user.
+    pub fn new(histories: &'a Histories, ends: &'a [u32]) -> Self {
+        Self { histories, ends }
+    }
+
+    /// Every user's items, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &'a [ItemIndex]> + use<'a> {
+        let (histories, ends) = (self.histories, self.ends);
+        (0..histories.len()).zip(ends).map(move |(user, &end)| {
+            let items = histories.items_of(user);
+            &items[..items.len().min(end as usize)]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn parts_about_other_items_are_named() {
+        let vectors = Embeddings::new(2, 1, vec![0.0, 1.0]).unwrap();
+        let items = TrainingItems::new(&vectors);
+        items.check().unwrap();
+        let error = TrainingItems { domains: Some(&[1]), ..items }.check().unwrap_err().to_string();
+        assert!(error.contains("1 domains, but 2 vectors"), "{error}");
+        let histories = Histories::new(vec!["u".to_owned()], vec![0, 3], vec![0, 1, 2], None, None).unwrap();
+        let told = |ends| TrainingItems { histories: Some(TrainingHistories::new(&histories, ends)), ..items }.check();
+        told(&[2]).unwrap();
+        assert!(told(&[3]).unwrap_err().to_string().contains("item 2"));
+    }
+}
