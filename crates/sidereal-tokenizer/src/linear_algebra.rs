@@ -45,6 +45,7 @@ pub(crate) fn cross_product(a: &[f32], a_width: usize, b: &[f32], b_width: usize
 /// # Shapes
 /// [n, n] to `[n]` and [n, n]
 pub(crate) fn symmetric_eigen(matrix: &[f64], n: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+    check_finite(matrix, "eigenvalues")?;
     let decomposed = MatRef::from_row_major_slice(matrix, n, n).self_adjoint_eigen(Side::Lower);
     let decomposed = decomposed.map_err(|_| no_decomposition("eigenvalues"))?;
     let (values, vectors) = (decomposed.S().column_vector(), decomposed.U());
@@ -68,10 +69,15 @@ pub(crate) fn symmetric_eigen(matrix: &[f64], n: usize) -> Result<(Vec<f64>, Vec
 /// # Shapes
 /// [n, n] to [n, n]
 pub(crate) fn procrustes(cross: &[f64], n: usize) -> Result<Vec<f64>> {
+    check_finite(cross, "singular values")?;
     let decomposed = MatRef::from_row_major_slice(cross, n, n).thin_svd();
     let decomposed = decomposed.map_err(|_| no_decomposition("singular values"))?;
     let rotation: Mat<f64> = decomposed.U() * decomposed.V().transpose();
     Ok((0..n).flat_map(|i| (0..n).map(move |j| (i, j))).map(|at| rotation[at]).collect())
+}
+
+fn check_finite(matrix: &[f64], what: &str) -> Result<()> {
+    if matrix.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(no_decomposition(what)) }
 }
 
 fn no_decomposition(what: &str) -> Error {
