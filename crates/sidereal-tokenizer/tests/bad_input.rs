@@ -106,10 +106,10 @@ fn arrays_that_do_not_fit_the_description_are_named() {
         json["config"]["rq-kmeans"]["codes"] = serde_json::json!([4]);
     });
     assert!(error.contains("codebooks.1") && error.contains("does not belong"), "{error}");
-    let error = try_with(&|json| json["config"]["rq-kmeans"]["pre_step"] = "standardise".into());
-    assert!(error.contains("pre_step.mean") && error.contains("missing"), "{error}");
+    let error = try_with(&|json| json["config"]["rq-kmeans"]["pre_steps"] = serde_json::json!(["standardise"]));
+    assert!(error.contains("pre_steps.0.mean") && error.contains("missing"), "{error}");
     assert!(try_with(&|json| json["codes_per_level"] = serde_json::json!([5, 3])).contains("codes_per_level"));
-    assert!(try_with(&|json| json["format_version"] = 2.into()).contains("version 2"));
+    assert!(try_with(&|json| json["format_version"] = 1.into()).contains("version 1"));
     assert!(try_with(&|json| json["width"] = serde_json::json!(1u64 << 40)).contains("width"));
 }
 
@@ -127,7 +127,7 @@ fn an_unwritable_folder_is_named_and_leaves_nothing() {
 #[test]
 fn a_training_that_diverges_says_so() {
     let config: TokenizerConfig = serde_json::from_value(serde_json::json!({ "rq-vae": {
-        "codes": [4], "hidden": [4], "latent": 2, "learning_rate": 1e30, "epochs": 20, "batch": 4, "pre_step": "none",
+        "codes": [4], "hidden": [4], "latent": 2, "learning_rate": 1e30, "epochs": 20, "batch": 4, "pre_steps": [],
         "clip_norm": 1e30
     } }))
     .unwrap();
