@@ -351,8 +351,14 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 3)]
         runs: usize,
     },
-    /// Encoding items with residual k-means.
+    /// Training a tokenizer on vectors alone and encoding items with it.
     Encode {
+        /// The method (`sidereal methods` lists them).
+        #[arg(long, default_value = "rq-kmeans")]
+        method: String,
+        /// A setting of the method as key=value (max_iterations=20, beam=5).
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        settings: Vec<String>,
         /// Vectors; by default random.
         #[arg(long)]
         input: Option<PathBuf>,
@@ -368,9 +374,6 @@ pub(crate) enum Bench {
         /// Codes per level K.
         #[arg(long, default_value_t = 256)]
         codes: u32,
-        /// Iterations of the training before it.
-        #[arg(long, default_value_t = 20)]
-        iterations: usize,
         /// Timed runs.
         #[arg(long, default_value_t = 3)]
         runs: usize,

@@ -24,8 +24,8 @@ pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
         Bench::Trie { input, ids, levels, codes, runs } => {
             sidereal::bench::trie(&TrieWish { input, ids, levels, codes, runs })?
         }
-        Bench::Encode { input, items, width, levels, codes, iterations, runs } => {
-            let wish = EncodeWish { input, items, width, levels, codes, iterations, runs };
+        Bench::Encode { method, settings, input, items, width, levels, codes, runs } => {
+            let wish = EncodeWish { method, settings, input, items, width, levels, codes, runs };
             sidereal::bench::encode(&wish, context.progress.as_ref())?
         }
     };
