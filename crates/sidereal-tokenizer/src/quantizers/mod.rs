@@ -92,6 +92,11 @@ impl TokenizerConfig {
     pub fn pre_steps(&self) -> &[PreStep] {
         self.method().pre_steps()
     }
+
+    /// Whether the trained method is a list of items and not a quantizer.
+    pub fn lists_items(&self) -> bool {
+        self.method().lists_items()
+    }
 }
 
 /// A line of the list of methods.
