@@ -18,11 +18,19 @@ mod product;
 
 mod linear_algebra;
 
+mod spectrum;
+
+mod cooccurrence;
+
 mod nearest;
 
 mod seeding;
 
 mod kmeans;
+
+mod spectral;
+
+mod code_tree;
 
 mod residual;
 
