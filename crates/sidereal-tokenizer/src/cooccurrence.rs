@@ -85,6 +85,15 @@ impl CoOccurrences {
         self.row(item).map(|(_, count)| u64::from(count)).sum()
     }
 
+    /// The same without pairs of items that are not kept.
+    pub(crate) fn only(&self, kept: impl Fn(usize) -> bool + Sync) -> Self {
+        let row = |item: usize| match kept(item) {
+            true => self.row(item).filter(|&(other, _)| kept(other as usize)).collect(),
+            false => Vec::new(),
+        };
+        Self::from_rows((0..self.items()).into_par_iter().map(row).collect())
+    }
+
     /// The same without counts below `least`.
     pub(crate) fn at_least(&self, least: u32) -> Self {
         let kept = |item: usize| self.row(item).filter(|&(_, count)| count >= least).collect();

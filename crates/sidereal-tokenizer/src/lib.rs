@@ -30,6 +30,8 @@ mod kmeans;
 
 mod spectral;
 
+pub mod collaborative_vectors;
+
 mod code_tree;
 
 mod residual;

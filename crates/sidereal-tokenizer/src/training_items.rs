@@ -74,6 +74,15 @@ impl<'a> TrainingItems<'a> {
         self.collaborative.ok_or_else(|| absent(method, "collaborative vectors", mend))
     }
 
+    /// The domains, for a method that cannot do without.
+    ///
+    /// # Errors
+    /// They are absent.
+    pub fn needed_domains(&self, method: &str) -> Result<&'a [u32]> {
+        let mend = "give every item a domain";
+        self.domains.ok_or_else(|| absent(method, "domains", mend))
+    }
+
     /// Checks that all parts are about the same items.
     ///
     /// # Errors
