@@ -18,11 +18,21 @@ mod product;
 
 mod linear_algebra;
 
+mod spectrum;
+
+mod cooccurrence;
+
 mod nearest;
 
 mod seeding;
 
 mod kmeans;
+
+mod spectral;
+
+pub mod collaborative_vectors;
+
+mod code_tree;
 
 mod residual;
 

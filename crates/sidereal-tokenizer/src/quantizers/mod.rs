@@ -17,8 +17,13 @@ use crate::item_table::ItemTable;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 
+pub mod category_tree;
+pub mod collaborative;
+pub mod hybrid;
+pub mod random;
 pub mod rq_kmeans;
 pub mod rq_vae;
+pub mod sequential;
 
 /// Writes the list of methods and everything that has one arm a method.
 macro_rules! methods {
@@ -55,6 +60,16 @@ methods! {
     RqKmeans(rq_kmeans::RqKmeansConfig) = "rq-kmeans",
     /// A residual-quantized autoencoder.
     RqVae(rq_vae::RqVaeConfig) = "rq-vae",
+    /// Codes drawn from the item's id.
+    Random(random::RandomConfig) = "random",
+    /// The item's number, in digits.
+    Sequential(sequential::SequentialConfig) = "sequential",
+    /// Places in the tree of categories.
+    CategoryTree(category_tree::CategoryTreeConfig) = "category-tree",
+    /// Recursive clusters of items that users have together.
+    Collaborative(collaborative::CollaborativeConfig) = "collaborative",
+    /// Collaborative prefixes and a number for every item.
+    Hybrid(hybrid::HybridConfig) = "hybrid",
 }
 
 impl TokenizerConfig {
@@ -91,6 +106,11 @@ impl TokenizerConfig {
     /// What is done to embeddings first, in order.
     pub fn pre_steps(&self) -> &[PreStep] {
         self.method().pre_steps()
+    }
+
+    /// Whether the trained method is a list of items and not a quantizer.
+    pub fn lists_items(&self) -> bool {
+        self.method().lists_items()
     }
 }
 
@@ -174,7 +194,10 @@ pub trait MethodConfig {
     ///
     /// # Errors
     /// Names the array that is missing or does not fit.
-    fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>>;
+    fn load(&self, _width: usize, _arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
+        let mend = "look items up by their ids";
+        Err(sidereal_core::Error::mismatch("this method lists items and has no arrays", mend).into())
+    }
 }
 
 /// What a method says about itself.
