@@ -44,6 +44,8 @@ mod tokenizer;
 
 pub mod report;
 
+pub mod bench;
+
 pub use item_table::ItemTable;
 pub use quantizers::{Method, Model, TOKENIZERS, TokenizerConfig, Training};
 pub use sidereal_nn::{Error, Result};

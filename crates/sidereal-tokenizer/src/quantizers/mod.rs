@@ -18,6 +18,7 @@ use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 
 pub mod rq_kmeans;
+pub mod rq_kmeans_plus;
 pub mod rq_vae;
 
 /// Writes the list of methods and everything that has one arm a method.
@@ -55,6 +56,8 @@ methods! {
     RqKmeans(rq_kmeans::RqKmeansConfig) = "rq-kmeans",
     /// A residual-quantized autoencoder.
     RqVae(rq_vae::RqVaeConfig) = "rq-vae",
+    /// Residual k-means that goes on as a net, which starts as the identity.
+    RqKmeansPlus(rq_kmeans_plus::RqKmeansPlusConfig) = "rq-kmeans-plus",
 }
 
 impl TokenizerConfig {
