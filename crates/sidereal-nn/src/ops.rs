@@ -28,6 +28,6 @@ pub use attention::{Attention, attention};
 pub use dropout::{add_dropout, dropout};
 pub use embedding::embedding;
 pub use feed_forward::feed_forward_relu;
-pub use linear::{linear, linear_bias, tied_head};
+pub use linear::{linear, linear_bias, linear_bias_relu, tied_head};
 pub use loss::{CrossEntropy, cross_entropy};
 pub use norm::rms_norm;

@@ -36,6 +36,8 @@ mod code_tree;
 
 mod residual;
 
+mod sinkhorn;
+
 mod mlp;
 
 pub mod align;
@@ -51,6 +53,8 @@ pub mod item_table;
 mod tokenizer;
 
 pub mod report;
+
+pub mod bench;
 
 pub use item_table::ItemTable;
 pub use quantizers::{Method, Model, TOKENIZERS, TokenizerConfig, Training};

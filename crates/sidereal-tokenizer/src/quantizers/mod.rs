@@ -22,6 +22,7 @@ pub mod collaborative;
 pub mod hybrid;
 pub mod random;
 pub mod rq_kmeans;
+pub mod rq_kmeans_plus;
 pub mod rq_vae;
 pub mod sequential;
 
@@ -70,6 +71,8 @@ methods! {
     Collaborative(collaborative::CollaborativeConfig) = "collaborative",
     /// Collaborative prefixes and a number for every item.
     Hybrid(hybrid::HybridConfig) = "hybrid",
+    /// Residual k-means that goes on as a net, which starts as the identity.
+    RqKmeansPlus(rq_kmeans_plus::RqKmeansPlusConfig) = "rq-kmeans-plus",
 }
 
 impl TokenizerConfig {
