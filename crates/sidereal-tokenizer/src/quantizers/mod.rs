@@ -80,6 +80,7 @@ impl TokenizerConfig {
     /// Names the first key whose value is impossible.
     pub fn check(&self) -> Result<()> {
         crate::codes::check_codes(self.codes())?;
+        crate::pre_step::check(self.pre_steps())?;
         self.method().check()
     }
 
