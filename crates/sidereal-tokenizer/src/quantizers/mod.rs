@@ -17,8 +17,14 @@ use crate::item_table::ItemTable;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 
+pub mod fsq;
+pub mod lfq;
+pub mod parallel_moe;
 pub mod rq_kmeans;
 pub mod rq_vae;
+
+mod net_training;
+mod sliced;
 
 /// Writes the list of methods and everything that has one arm a method.
 macro_rules! methods {
@@ -55,6 +61,12 @@ methods! {
     RqKmeans(rq_kmeans::RqKmeansConfig) = "rq-kmeans",
     /// A residual-quantized autoencoder.
     RqVae(rq_vae::RqVaeConfig) = "rq-vae",
+    /// Numbers rounded to bins.
+    Fsq(fsq::FsqConfig) = "fsq",
+    /// Signs of a latent.
+    Lfq(lfq::LfqConfig) = "lfq",
+    /// Parallel experts, each with a codebook.
+    ParallelMoe(parallel_moe::ParallelMoeConfig) = "parallel-moe",
 }
 
 impl TokenizerConfig {
