@@ -7,7 +7,7 @@
 //! transformer over them (its first layer takes the place of the map out of the codewords); inputs are standardised
 //! first, because a bound needs values of about 1; levels may differ in their bins, and only levels of the same bins
 //! share a map; gradients are clipped; numbers are rounded and only then made integers (RecGPT's cast cuts off, which
-//! can be one code too low); the net of the lowest collision rate is kept.
+//! can be one code too low); the net of the least reconstruction error is kept.
 //! *Checked against*: the formulas, by hand (`fsq/grid.rs`).
 //!
 //! # Shapes

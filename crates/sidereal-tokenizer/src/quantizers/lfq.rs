@@ -6,7 +6,7 @@
 //! not residuals: a sign has no scale to leave a residual behind); commitment and weights of the entropy are those of
 //! vector-quantize-pytorch; probabilities are softmax(2 z c / temperature), and a level of more than 1,024 codes takes
 //! its entropy in groups of at most ten bits, whose sum is an upper bound on that of the level (as in Zhao et al.,
-//! arXiv 2406.07548); the net of the lowest collision rate is kept.
+//! arXiv 2406.07548); the net of the least reconstruction error is kept.
 //! *Checked against*: the entropies' definition, by brute force (`lfq/net.rs`).
 //!
 //! # Shapes

@@ -2,7 +2,9 @@
 //! all items, checkpoints.
 //!
 //! Every random choice has a generator of its own, named after its purpose and epoch, so that a run continued from a
-//! checkpoint draws what the uninterrupted run would have drawn. The net of the lowest collision rate is kept.
+//! checkpoint draws what the uninterrupted run would have drawn. The net of the least reconstruction error is kept: where
+//! codes are a grid or come from random projections, an untrained net already scatters items, so few collisions say
+//! nothing about it.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -133,7 +135,7 @@ pub(super) trait Net {
     }
 }
 
-/// What an evaluation says; smaller is better, collisions first.
+/// What an evaluation says; smaller is better, reconstruction first.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Score {
     epoch: usize,
@@ -143,7 +145,7 @@ struct Score {
 
 impl Score {
     fn beats(&self, other: &Self) -> bool {
-        (self.collision_rate, self.reconstruction_error) < (other.collision_rate, other.reconstruction_error)
+        (self.reconstruction_error, self.collision_rate) < (other.reconstruction_error, other.collision_rate)
     }
 }
 
@@ -290,7 +292,7 @@ impl<N: Net, C: MethodConfig> Run<'_, N, C> {
         }
         let mut note = format!("epoch {}, loss {:.5}", epoch + 1, sum / self.rows.rows().max(1) as f64);
         if let Some(best) = &self.state.best {
-            note += &format!(", best collision rate {:.4}", best.collision_rate);
+            note += &format!(", best reconstruction error {:.5}", best.reconstruction_error);
         }
         self.training.progress.note(&note);
         Ok(())
