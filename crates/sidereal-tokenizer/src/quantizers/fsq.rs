@@ -193,7 +193,7 @@ impl MethodConfig for FsqConfig {
         let maps = widths
             .iter()
             .enumerate()
-            .map(|(i, &numbers)| Ok(Mlp::load(&map_name(i), &[layout.slice, numbers], arrays)?));
+            .map(|(i, &numbers)| Mlp::load(&map_name(i), &[layout.slice, numbers], arrays));
         let maps = maps.collect::<Result<_>>()?;
         let decoder = Mlp::load("dec", &layout.decoder_widths(&self.hidden), arrays)?;
         Ok(Box::new(Fsq::new(layout, maps, decoder)))
