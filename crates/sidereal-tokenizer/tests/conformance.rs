@@ -88,7 +88,7 @@ fn clustered() -> Embeddings {
 
 /// A method's defaults, with the size of its training cut down where it has one.
 fn config(name: &str, codes: &[u32]) -> TokenizerConfig {
-    let config = TokenizerConfig::with_defaults(name, codes.to_vec()).unwrap();
+    let config = TokenizerConfig::with_defaults(name, sizes(name, codes)).unwrap();
     let mut json = serde_json::to_value(config).unwrap();
     for (key, value) in [("epochs", 40), ("batch", 100), ("latent", 8), ("evaluate_every", 5)] {
         if let Some(entry) = json[name].get_mut(key) {
@@ -107,6 +107,9 @@ fn config(name: &str, codes: &[u32]) -> TokenizerConfig {
 /// Sizes for a method: tables give every item a semantic ID of its own, so their last level must have room.
 fn sizes(name: &str, codes: &[u32]) -> Vec<u32> {
     let mut codes = codes.to_vec();
+    if name == "lfq" {
+        codes.iter_mut().for_each(|codes| *codes = codes.next_power_of_two());
+    }
     if let Some(last) = codes.last_mut().filter(|_| lists_items(name)) {
         *last = 400;
     }

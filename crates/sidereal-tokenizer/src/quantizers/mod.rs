@@ -21,10 +21,16 @@ pub mod category_tree;
 pub mod collaborative;
 pub mod hybrid;
 pub mod random;
+pub mod fsq;
+pub mod lfq;
+pub mod parallel_moe;
 pub mod rq_kmeans;
 pub mod rq_kmeans_plus;
 pub mod rq_vae;
 pub mod sequential;
+
+mod net_training;
+mod sliced;
 
 /// Writes the list of methods and everything that has one arm a method.
 macro_rules! methods {
@@ -73,6 +79,12 @@ methods! {
     Hybrid(hybrid::HybridConfig) = "hybrid",
     /// Residual k-means that goes on as a net, which starts as the identity.
     RqKmeansPlus(rq_kmeans_plus::RqKmeansPlusConfig) = "rq-kmeans-plus",
+    /// Numbers rounded to bins.
+    Fsq(fsq::FsqConfig) = "fsq",
+    /// Signs of a latent.
+    Lfq(lfq::LfqConfig) = "lfq",
+    /// Parallel experts, each with a codebook.
+    ParallelMoe(parallel_moe::ParallelMoeConfig) = "parallel-moe",
 }
 
 impl TokenizerConfig {
@@ -98,6 +110,7 @@ impl TokenizerConfig {
     /// Names the first key whose value is impossible.
     pub fn check(&self) -> Result<()> {
         crate::codes::check_codes(self.codes())?;
+        crate::pre_step::check(self.pre_steps())?;
         self.method().check()
     }
 
