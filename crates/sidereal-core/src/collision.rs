@@ -17,11 +17,32 @@ pub enum CollisionPolicy {
     /// TIGER's extra level (Rajput et al., 2305.05065, section 3.1): the k-th item of a collision gets code k,
     /// an item without collision 0.
     Suffix,
+    /// All but one of the items that share a semantic ID move to the nearest unused code of the last level; where a
+    /// prefix is full, what is left shares leaves.
+    NearestFree,
+    /// LC-Rec's repair (Zheng et al., 2311.09049, section 3.1): rounds of uniform mapping of each collision at the last
+    /// level; what is left shares leaves.
+    Sinkhorn,
 }
 
 impl CollisionPolicy {
     /// Names on the command line and in recipes.
-    pub const NAMES: [(&'static str, Self); 2] = [("postings", Self::Postings), ("suffix", Self::Suffix)];
+    pub const NAMES: [(&'static str, Self); 4] = [
+        ("postings", Self::Postings),
+        ("suffix", Self::Suffix),
+        ("nearest-free", Self::NearestFree),
+        ("sinkhorn", Self::Sinkhorn),
+    ];
+
+    /// The name on the command line and in recipes.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, policy)| *policy == self).map_or("", |(name, _)| name)
+    }
+
+    /// Whether semantic IDs are changed before a catalog is built of them.
+    pub fn repairs(self) -> bool {
+        matches!(self, Self::NearestFree | Self::Sinkhorn)
+    }
 }
 
 impl std::str::FromStr for CollisionPolicy {
