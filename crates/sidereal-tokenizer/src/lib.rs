@@ -26,6 +26,8 @@ mod kmeans;
 
 mod residual;
 
+mod sinkhorn;
+
 mod mlp;
 
 pub mod align;
