@@ -42,6 +42,10 @@ pub mod item_table;
 
 mod tokenizer;
 
+pub mod repair;
+
+pub mod drift;
+
 pub mod report;
 
 pub use item_table::ItemTable;
