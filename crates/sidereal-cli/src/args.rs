@@ -76,7 +76,7 @@ pub(crate) enum Command {
     /// Codebooks: train, encode, report.
     #[command(subcommand)]
     Tokenizer(Tokenizer),
-    /// Items and semantic IDs: build, import, export.
+    /// Items and semantic IDs: build, change, compare, import, export.
     #[command(subcommand)]
     Catalog(CatalogCommand),
     /// The model that writes the next item's semantic ID.
@@ -179,6 +179,23 @@ pub(crate) enum Tokenizer {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Whether new items still look like those that a run's tokenizer was trained on; exit status 1 beyond a limit.
+    Drift {
+        /// The run folder.
+        run: PathBuf,
+        /// Vectors of the new items (.npy, .safetensors, .parquet).
+        #[arg(long)]
+        embeddings: PathBuf,
+        /// Highest percentile of the training errors at which the new items' median error may stand, 0 to 100.
+        #[arg(long)]
+        max_error_percentile: Option<f64>,
+        /// Largest Jensen-Shannon divergence of level-0 codes from the catalog's, 0 to 1.
+        #[arg(long)]
+        max_divergence: Option<f64>,
+        /// Largest share of new items whose semantic ID is taken, 0 to 1.
+        #[arg(long)]
+        max_collision_share: Option<f64>,
+    },
     /// How good a run's semantic IDs are; also of an imported catalog.
     Report {
         /// The run folder.
@@ -192,9 +209,56 @@ pub(crate) enum CatalogCommand {
     Build {
         /// The run folder.
         run: PathBuf,
-        /// Items that share a semantic ID: postings (they share a leaf) or suffix (an extra level tells them apart).
+        /// Items that share a semantic ID: postings (they share a leaf), suffix (an extra level tells them apart),
+        /// nearest-free (they move to the nearest unused code of the last level) or sinkhorn (LC-Rec's repair rounds).
         #[arg(long, default_value = "postings", value_parser = clap::value_parser!(CollisionPolicy))]
         collisions: CollisionPolicy,
+    },
+    /// New items into a run's catalog; published semantic IDs stay, and so does the generator.
+    Add {
+        /// The run folder.
+        run: PathBuf,
+        /// Their vectors: Parquet with item ids, or any format with --items.
+        #[arg(long)]
+        embeddings: PathBuf,
+        /// A table of them: titles, and ids where the vectors have none (then row by row).
+        #[arg(long)]
+        items: Option<PathBuf>,
+    },
+    /// Items out of a run's catalog: nothing recommends them from now on.
+    #[command(group = clap::ArgGroup::new("which").required(true).args(["items", "items_file"]))]
+    Remove {
+        /// The run folder.
+        run: PathBuf,
+        /// Item ids, separated by commas.
+        #[arg(long)]
+        items: Option<String>,
+        /// A file with one item id a line.
+        #[arg(long)]
+        items_file: Option<PathBuf>,
+    },
+    /// What differs between two catalogs: items added, removed and moved.
+    Diff {
+        /// A run or catalog folder.
+        old: PathBuf,
+        /// Another.
+        new: PathBuf,
+        /// Write every item with its old and new semantic ID (.parquet or .jsonl).
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// The catalogs that a run has had.
+    Versions {
+        /// The run folder.
+        run: PathBuf,
+    },
+    /// Back to a catalog that a run has had; the one it has now is kept.
+    Rollback {
+        /// The run folder.
+        run: PathBuf,
+        /// The version (`sidereal catalog versions` lists them).
+        #[arg(long)]
+        to: String,
     },
     /// Semantic IDs made elsewhere into a run.
     Import {

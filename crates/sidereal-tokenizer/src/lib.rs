@@ -52,6 +52,10 @@ pub mod item_table;
 
 mod tokenizer;
 
+pub mod repair;
+
+pub mod drift;
+
 pub mod report;
 
 pub mod bench;

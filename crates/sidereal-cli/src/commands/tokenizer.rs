@@ -1,9 +1,11 @@
-//! `sidereal tokenizer train|encode|report`.
+//! `sidereal tokenizer train|encode|drift|report`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use sidereal::tokenizer::TokenizerConfig;
 use sidereal::tokenizer::codes::parse_codes;
+use sidereal::tokenizer::drift::Limits;
 use sidereal::{Result, Run, Stage, stages};
 
 use crate::args::Tokenizer;
@@ -37,6 +39,10 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
             }
             Ok(ExitCode::SUCCESS)
         }
+        Tokenizer::Drift { run, embeddings, max_error_percentile, max_divergence, max_collision_share } => {
+            let limits = Limits { max_error_percentile, max_divergence, max_collision_share };
+            drift(context, &Run::open(&run)?, &embeddings, &limits)
+        }
         Tokenizer::Report { run } => {
             let report = stages::tokenizer::report(&Run::open(&run)?, context.progress.as_ref())?;
             if context.global.json {
@@ -47,4 +53,26 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Exit status of a check that fails.
+const EXIT_NO: u8 = 1;
+
+fn drift(context: &Context, run: &Run, embeddings: &Path, limits: &Limits) -> Result<ExitCode> {
+    let vectors = sidereal::embed::read_vectors(embeddings, None)?;
+    let report = sidereal::tokenizer::drift::drift(&run.tokenizer()?, &run.catalog()?, &vectors.embeddings, limits)?;
+    if context.global.json {
+        output::json(&report)?;
+    } else {
+        let percentile = report.error_percentile.map_or("unknown".to_owned(), |p| format!("{p:.0}"));
+        output::line(&format!(
+            "{} items: median error {:.5} (percentile {percentile} of training), divergence {:.4}, collision share {:.4}",
+            report.items, report.median_error, report.divergence, report.collision_share
+        ))?;
+        for exceeded in &report.exceeded {
+            let (figure, found, limit) = (exceeded.figure, exceeded.found, exceeded.limit);
+            output::line(&format!("{figure} {found:.4} exceeds {limit}"))?;
+        }
+    }
+    Ok(if report.exceeded.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_NO) })
 }

@@ -292,6 +292,10 @@ impl Quantizer for RqVae {
         Ok(Some(self.codebooks.residual_energy(self.latents(rows)?.values(), ids)?))
     }
 
+    fn last_level_distances(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Option<Vec<f32>>> {
+        Ok(Some(self.codebooks.last_level_distances(self.latents(rows)?.values(), ids)?))
+    }
+
     fn codebook(&self, level: usize) -> &[f32] {
         self.codebooks.codebook(level)
     }

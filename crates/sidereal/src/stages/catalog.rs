@@ -8,10 +8,12 @@ use sidereal_core::artifact::{Manifest, sha256_file};
 use sidereal_core::lc_rec::{Index, read_index, write_index};
 use sidereal_core::{Catalog, CollisionPolicy, Error, SemanticIds};
 use sidereal_tokenizer::codes::parse_codes;
+use sidereal_tokenizer::repair::repair;
 
 use crate::Result;
+use crate::life::versions;
 use crate::run::{Outcome, Run, Stage};
-use crate::stages::inputs;
+use crate::stages::{inputs, resolved};
 
 /// Encodes the run's items and joins them with their semantic IDs.
 ///
@@ -26,15 +28,29 @@ pub fn build(run: &Run, policy: CollisionPolicy) -> Result<Outcome> {
     run.stage(Stage::Catalog, wanted, |out| {
         let data = run.data()?;
         let tokenizer = run.tokenizer()?;
-        let sids = tokenizer.encode_items(data.items.ids(), &run.embeddings()?)?;
+        let embeddings = run.embeddings()?;
+        let ids = data.items.ids();
+        let sids = tokenizer.encode_items(ids, &embeddings)?;
+        let (sids, repair) = match policy.repairs() {
+            true => {
+                let repaired = repair(&tokenizer, policy, ids, &embeddings, &sids)?;
+                (repaired.sids, Some(repaired.record))
+            }
+            false => (sids, None),
+        };
         let prior = match run.has(Stage::Split) {
             true => Some(run.split(&data.histories)?.training_popularity(&data.histories, data.items.len())),
             false => None,
         };
         let codes = tokenizer.codes_per_level();
-        let catalog = Catalog::build(data.items.ids(), &sids, codes, policy, prior.as_deref())?;
+        let catalog = Catalog::build(ids, &sids, codes, policy, prior.as_deref())?;
+        versions::keep_changed(run)?;
         catalog.save(out.dir())?;
-        Ok(facts(&catalog))
+        let mut facts = facts(&catalog);
+        if let Some(record) = repair {
+            facts["repair"] = resolved(&record);
+        }
+        Ok(facts)
     })
 }
 
@@ -64,6 +80,7 @@ pub fn import_lc_rec(run: &Run, file: &Path, codes: Option<&str>) -> Result<Outc
             false => index,
         };
         let catalog = Catalog::build(&ids, &sids, &codes_per_level, CollisionPolicy::Postings, None)?;
+        versions::keep_changed(run)?;
         catalog.save(out.dir())?;
         Ok(facts(&catalog))
     })
@@ -77,10 +94,11 @@ pub fn export_lc_rec(run: &Run, file: &Path) -> Result<()> {
     Ok(write_index(&run.catalog()?, file)?)
 }
 
-fn facts(catalog: &Catalog) -> serde_json::Value {
+/// What a catalog's manifest tells of it.
+pub(crate) fn facts(catalog: &Catalog) -> serde_json::Value {
     json!({
         "version": catalog.version(),
-        "items": catalog.len(),
+        "items": catalog.alive(),
         "unique_ids": catalog.trie().leaves(),
         "codes_per_level": catalog.codes_per_level(),
     })
@@ -119,7 +137,7 @@ fn in_order_of(items: &sidereal_core::Items, index: Index, file: &Path) -> Resul
     Ok(Index { ids: items.ids().to_vec(), sids: SemanticIds::new(index.sids.levels(), codes)? })
 }
 
-fn first_few(ids: &[&str]) -> String {
+pub(crate) fn first_few(ids: &[&str]) -> String {
     let shown: Vec<String> = ids.iter().take(10).map(|id| format!("{id:?}")).collect();
     let more = if ids.len() > shown.len() { ", ..." } else { "" };
     format!("{}{more}", shown.join(", "))

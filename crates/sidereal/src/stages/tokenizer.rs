@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use sidereal_core::artifact::Manifest;
-use sidereal_core::{Attribute, Embeddings, Error, Items, Progress, Split};
+use sidereal_core::{Attribute, Embeddings, Error, Items, Progress, SemanticIds, Split};
 use sidereal_data::PreparedData;
 use sidereal_nn::device::DeviceChoice;
 use sidereal_tokenizer::report::{Evidence, QualityReport, consecutive_pairs, report as quality};
@@ -81,6 +81,7 @@ impl Known {
 /// No catalog, or a damaged stage.
 pub fn report(run: &Run, progress: &dyn Progress) -> Result<QualityReport> {
     let catalog = run.catalog()?;
+    let built = catalog.built_items();
     progress.start("tokenizer report", Some(catalog.len() as u64), "items");
     let Known { data, split, categories } = Known::of(run)?;
     let tokenizer = if run.has(Stage::Tokenizer) { Some(run.tokenizer()?) } else { None };
@@ -89,7 +90,7 @@ pub fn report(run: &Run, progress: &dyn Progress) -> Result<QualityReport> {
         tokenizer.filter(|t| t.codes_per_level() == &catalog.codes_per_level()[..catalog.tokenizer_levels()]);
     let embeddings = if run.has(Stage::Embeddings) { Some(run.embeddings()?) } else { None };
     let learned = data.as_ref().zip(split.as_ref());
-    let popularity = learned.map(|(data, split)| split.training_popularity(&data.histories, catalog.len()));
+    let popularity = learned.map(|(data, split)| split.training_popularity(&data.histories, built));
     let co_purchases = learned.map(|(data, split)| consecutive_pairs(&data.histories, &split.train_end));
     // Of a path, its first part.
     let categories: Option<Vec<Option<String>>> =
@@ -102,7 +103,9 @@ pub fn report(run: &Run, progress: &dyn Progress) -> Result<QualityReport> {
         co_purchases: co_purchases.as_deref(),
         seed: REPORT_SEED,
     };
+    // Of a catalog that has lived, the items that it was built of: the run's vectors and histories are theirs.
     let sids = catalog.tokenizer_semantic_ids()?;
+    let sids = SemanticIds::new(sids.levels(), sids.codes()[..built * sids.levels()].to_vec())?;
     let found = quality(&sids, &catalog.codes_per_level()[..catalog.tokenizer_levels()], &evidence)?;
     progress.advance(catalog.len() as u64);
     progress.finish();
