@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sidereal::core::CollisionPolicy;
+use sidereal::features::Kind;
 use sidereal::nn::device::DeviceChoice;
 use sidereal::run::Stage;
 
@@ -200,6 +202,39 @@ pub(crate) enum Tokenizer {
     Report {
         /// The run folder.
         run: PathBuf,
+        /// Runs, or tokenizer folders to be judged on this run's items, to set beside it.
+        #[arg(long, num_args = 1..)]
+        compare: Vec<PathBuf>,
+        /// The HTML page to write.
+        #[arg(long)]
+        page: Option<PathBuf>,
+        /// Also what the codes of the first level stand for: items, words, category. A page always has them.
+        #[arg(long)]
+        cards: bool,
+    },
+    /// Trains several tokenizers on a run's embeddings and judges them alike: the quality tables in one command.
+    /// Finished ones are kept.
+    Compare {
+        /// The run folder.
+        run: PathBuf,
+        /// Method names separated by commas, or a TOML file of [[tokenizers]] tables.
+        #[arg(long)]
+        methods: String,
+        /// Levels L of named methods.
+        #[arg(long)]
+        levels: Option<usize>,
+        /// Codes per level K of named methods: one number, or one per level as 256,256,128.
+        #[arg(long, default_value = "256")]
+        codes: String,
+        /// Seed of every training.
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+        /// The folder to write: a tokenizer folder a label, and compare.json.
+        #[arg(long)]
+        out: PathBuf,
+        /// Also compare.html, with plots and concept cards.
+        #[arg(long)]
+        page: bool,
     },
 }
 
@@ -265,8 +300,8 @@ pub(crate) enum CatalogCommand {
         /// The file.
         file: PathBuf,
         /// Its format.
-        #[arg(long, value_enum, default_value_t = IndexFormat::LcRec)]
-        format: IndexFormat,
+        #[arg(long, default_value = "lc-rec", value_parser = format_names())]
+        format: String,
         /// Codes per level K: one number, or one per level as 256,256,128; by default the largest code and one.
         #[arg(long)]
         codes: Option<String>,
@@ -279,18 +314,29 @@ pub(crate) enum CatalogCommand {
         /// The run folder.
         run: PathBuf,
         /// The format.
-        #[arg(long, value_enum, default_value_t = IndexFormat::LcRec)]
-        format: IndexFormat,
-        /// The file to write.
+        #[arg(long, default_value = "lc-rec", value_parser = format_names())]
+        format: String,
+        /// The file or folder to write.
         #[arg(long)]
         out: PathBuf,
     },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum IndexFormat {
-    /// index.json of LC-Rec, LETTER, MiniOneRec: {"item": ["<a_12>", "<b_7>"]}.
-    LcRec,
+    /// Semantic IDs as features of another ranker: a list of ids an item, and what the ids mean.
+    Features {
+        /// The run folder.
+        run: PathBuf,
+        /// prefix (an id a prefix), ngram (an id every n codes) or pieces (a SentencePiece-like vocabulary).
+        #[arg(long, value_parser = clap::value_parser!(Kind))]
+        kind: Kind,
+        /// Ids: of pieces at most so many (8000), of prefixes and n-grams hashed into so many; by default each has its own.
+        #[arg(long)]
+        vocab: Option<u32>,
+        /// Codes of an n-gram.
+        #[arg(long, default_value_t = 2)]
+        n: usize,
+        /// The Parquet file to write: item_id and features. The vocabulary is written beside it.
+        #[arg(long)]
+        out: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -446,4 +492,10 @@ pub(crate) enum Bench {
 
 fn thread_count(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|threads| (1..=1024).contains(threads)).ok_or_else(|| "give 1 to 1024 threads".to_owned())
+}
+
+/// Names of the formats that catalogs are exchanged in.
+fn format_names() -> clap::builder::PossibleValuesParser {
+    let value = |format: &sidereal::exchange::Format| PossibleValue::new(format.name).help(format.about);
+    sidereal::exchange::FORMATS.iter().map(value).collect::<Vec<_>>().into()
 }

@@ -12,12 +12,14 @@ use crate::quantizers::{Model, Quantizer};
 use crate::tokenizer::ItemTokenizer;
 
 mod behaviour;
+mod cards;
 mod neighbours;
 mod structure;
 
 pub use behaviour::{CoPurchase, CollisionByPopularity, consecutive_pairs};
+pub use cards::{CardEvidence, CardItem, CardWord, ConceptCard, concept_cards};
 pub use neighbours::NeighbourPreservation;
-pub use structure::{Level, structure};
+pub use structure::{Level, code_counts, structure};
 
 /// The quality report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -111,6 +111,29 @@ impl ItemTokenizer {
         Ok(Self { description, steps, model: trained.model })
     }
 
+    /// A tokenizer of a quantizer that was made elsewhere, without pre-steps.
+    ///
+    /// # Errors
+    /// Settings that are impossible, ask for pre-steps, or have other numbers of codes than the quantizer.
+    pub fn from_quantizer(config: TokenizerConfig, quantizer: Box<dyn Quantizer>) -> Result<Self> {
+        config.check()?;
+        let (codes, width) = (quantizer.codes_per_level().to_vec(), quantizer.width());
+        if config.codes() != codes || !config.pre_steps().is_empty() {
+            let problem = format!("a quantizer of {codes:?} codes does not fit its settings");
+            return Err(Error::mismatch(problem, "give its own numbers of codes, and no pre-steps").into());
+        }
+        let description = Description {
+            format_version: FORMAT_VERSION,
+            width,
+            codes_per_level: codes,
+            seed: 0,
+            config,
+            items: 0,
+            training: serde_json::json!({ "imported": true }),
+        };
+        Ok(Self { description, steps: FittedPreSteps::none(width), model: Model::Quantizer(quantizer) })
+    }
+
     /// Semantic IDs of any items by their vectors. A row's codes do not depend on the other rows or the number of
     /// threads.
     ///

@@ -30,8 +30,11 @@ pub mod recommend;
 
 pub mod batch;
 pub mod encode;
+pub mod exchange;
+pub mod features;
 
 mod parquet_file;
+pub mod quality;
 pub mod report;
 
 pub mod bench;

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::evaluation::Evaluation;
+use crate::quality::Subject;
 
 mod numbers;
 mod page;
@@ -118,6 +119,25 @@ pub struct UserStory {
     pub target: Option<ItemView>,
     /// The ranking's first items, best first.
     pub recommendations: Vec<ScoredView>,
+}
+
+/// All that a page about tokenizers shows: one, or several side by side.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct QualityPage {
+    /// Its heading.
+    pub title: String,
+    /// Names and values in the order of the page.
+    pub facts: Vec<(String, String)>,
+    /// The semantic IDs that are judged; the first is the one that others are set beside.
+    pub subjects: Vec<Subject>,
+}
+
+/// The page about tokenizers, as one self-contained HTML file.
+///
+/// # Errors
+/// As [`render`].
+pub fn render_quality(data: &QualityPage) -> Result<String> {
+    page::quality_page(data)
 }
 
 /// The page, as one self-contained HTML file.

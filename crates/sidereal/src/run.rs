@@ -143,22 +143,10 @@ impl Run {
     pub fn stage(
         &self,
         stage: Stage,
-        mut wanted: Manifest,
+        wanted: Manifest,
         make: impl FnOnce(&StageWriter) -> Result<serde_json::Value>,
     ) -> Result<Outcome> {
-        let dir = self.dir(stage);
-        artifact::recover(&dir)?;
-        if self.has(stage) {
-            let found = self.manifest(stage)?;
-            if found.same_request(&wanted) {
-                artifact::verify_files(&dir, &found)?;
-                return Ok(Outcome::Kept);
-            }
-        }
-        let writer = StageWriter::begin(&dir)?;
-        wanted.facts = make(&writer)?;
-        writer.finish(wanted)?;
-        Ok(Outcome::Made)
+        keep_or_make(&self.dir(stage), wanted, make)
     }
 
     /// The prepared items and interactions.
@@ -240,4 +228,24 @@ impl Run {
             Err(Error::from(sidereal_core::Error::mismatch(problem, "build the catalog again from this run's data")))
         })
     }
+}
+
+/// Makes a folder of the kind that `wanted` says, unless what is there was asked to be the same; see [`Run::stage`].
+pub(crate) fn keep_or_make(
+    dir: &Path,
+    mut wanted: Manifest,
+    make: impl FnOnce(&StageWriter) -> Result<serde_json::Value>,
+) -> Result<Outcome> {
+    artifact::recover(dir)?;
+    if dir.join(artifact::MANIFEST).is_file() {
+        let found = artifact::read_manifest(dir, &wanted.kind)?;
+        if found.same_request(&wanted) {
+            artifact::verify_files(dir, &found)?;
+            return Ok(Outcome::Kept);
+        }
+    }
+    let writer = StageWriter::begin(dir)?;
+    wanted.facts = make(&writer)?;
+    writer.finish(wanted)?;
+    Ok(Outcome::Made)
 }

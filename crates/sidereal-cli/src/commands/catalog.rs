@@ -1,11 +1,12 @@
-//! `sidereal catalog build|add|remove|diff|versions|rollback|import|export`.
+//! `sidereal catalog build|add|remove|diff|versions|rollback|import|export|features`.
 
 use std::process::ExitCode;
 
+use sidereal::exchange::{self, Format};
 use sidereal::life::change::{self, Changed};
 use sidereal::life::migration;
 use sidereal::life::versions::{self, Version};
-use sidereal::{Result, Run, Stage, stages};
+use sidereal::{Result, Run, Stage, features, stages};
 
 use crate::args::CatalogCommand;
 use crate::commands::Context;
@@ -69,17 +70,33 @@ pub(crate) fn execute(context: &Context, command: CatalogCommand) -> Result<Exit
             }
             Ok(ExitCode::SUCCESS)
         }
-        CatalogCommand::Import { file, format: _, codes, out } => {
+        CatalogCommand::Import { file, format, codes, out } => {
+            let format = Format::of(&format)?;
             let run = Run::create(&out)?;
-            let outcome = stages::catalog::import_lc_rec(&run, &file, codes.as_deref())?;
-            context.answer_stage(&run, Stage::Catalog, outcome)
+            let (stage, outcome) = exchange::import(&run, format, &file, codes.as_deref())?;
+            context.answer_stage(&run, stage, outcome)
         }
-        CatalogCommand::Export { run, format: _, out } => {
-            stages::catalog::export_lc_rec(&Run::open(&run)?, &out)?;
+        CatalogCommand::Export { run, format, out } => {
+            let done = exchange::export(&Run::open(&run)?, Format::of(&format)?, &out)?;
             if context.global.json {
-                output::json(&serde_json::json!({ "out": out }))?;
+                output::json(&done)?;
             } else {
-                output::line(&out.display().to_string())?;
+                output::line(&done.out.display().to_string())?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        CatalogCommand::Features { run, kind, vocab, n, out } => {
+            let done = features::write(&Run::open(&run)?, features::Wish { kind, vocab, n }, &out)?;
+            if context.global.json {
+                output::json(&done)?;
+            } else {
+                output::line(&format!(
+                    "{} items, {:.2} features each of {} ids: {}",
+                    done.items,
+                    done.mean_features,
+                    done.ids,
+                    done.out.display()
+                ))?;
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -1,8 +1,12 @@
-//! `sidereal tokenizer train|encode|drift|report`.
+//! `sidereal tokenizer train|encode|drift|report|compare`.
 
 use std::path::Path;
 use std::process::ExitCode;
 
+use serde::Serialize;
+use sidereal::core::artifact::write_atomic;
+use sidereal::quality::{Subject, compare, side_by_side};
+use sidereal::report::{QualityPage, render_quality};
 use sidereal::tokenizer::TokenizerConfig;
 use sidereal::tokenizer::codes::parse_codes;
 use sidereal::tokenizer::drift::Limits;
@@ -43,14 +47,41 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
             let limits = Limits { max_error_percentile, max_divergence, max_collision_share };
             drift(context, &Run::open(&run)?, &embeddings, &limits)
         }
-        Tokenizer::Report { run } => {
-            let report = stages::tokenizer::report(&Run::open(&run)?, context.progress.as_ref())?;
+        Tokenizer::Report { run, compare, page, cards } => {
+            let subjects =
+                side_by_side(&Run::open(&run)?, &compare, cards || page.is_some(), context.progress.as_ref())?;
+            if let Some(page) = page {
+                let title = subjects.iter().map(|subject| subject.name.as_str()).collect::<Vec<_>>().join(", ");
+                let data = QualityPage { title, facts: Vec::new(), subjects: subjects.clone() };
+                let html = render_quality(&data)?;
+                write_atomic(&page, |out| out.write_all(html.as_bytes()))?;
+                context.tell(&format!("page: {}", page.display()));
+            }
+            let Some((first, others)) = subjects.split_first() else { return Ok(ExitCode::SUCCESS) };
             if context.global.json {
-                output::json(&report)?;
+                output::json(&ReportAnswer { first, compare: others })?;
             } else {
-                output::line(&stages::tokenizer::sentence(&report))?;
+                for subject in &subjects {
+                    if !others.is_empty() {
+                        output::line(&format!("{}:", subject.name))?;
+                    }
+                    output::line(&stages::tokenizer::sentence(&subject.report))?;
+                }
             }
             Ok(ExitCode::SUCCESS)
+        }
+        Tokenizer::Compare { run, methods, levels, codes, seed, out, page } => {
+            let levels = levels.or((!codes.contains(',')).then_some(DEFAULT_LEVELS));
+            let entries = compare::entries(&methods, &parse_codes(&codes, levels)?)?;
+            let wish = compare::Wish { seed, device: context.global.device, out: &out, page };
+            let found = compare::compare(&Run::open(&run)?, &entries, wish, context.progress.as_ref())?;
+            if context.global.json {
+                output::json(&found)?;
+            } else {
+                output::line(&compare::table(&found))?;
+            }
+            // The answer is no where a tokenizer could not be made.
+            Ok(if found.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
         }
     }
 }
@@ -75,4 +106,13 @@ fn drift(context: &Context, run: &Run, embeddings: &Path, limits: &Limits) -> Re
         }
     }
     Ok(if report.exceeded.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_NO) })
+}
+
+/// A report as JSON: the run's own figures, and those of what it is set beside.
+#[derive(Serialize)]
+struct ReportAnswer<'a> {
+    #[serde(flatten)]
+    first: &'a Subject,
+    #[serde(skip_serializing_if = "<[Subject]>::is_empty")]
+    compare: &'a [Subject],
 }

@@ -4,19 +4,23 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use sidereal_core::metrics::popularity::{Bucket, PopularityBuckets};
 use sidereal_core::{Error, Histories, ItemIndex, Result, SemanticIds};
 
 use super::structure::{shared_prefix, sorted};
 
-/// Share of items that share their semantic ID, by popularity.
+/// Share of items that share their semantic ID, by popularity; none where a bucket has no items. The buckets are those
+/// of [`PopularityBuckets`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CollisionByPopularity {
-    /// Of the most popular fifth.
-    pub head: f64,
-    /// Of the rest above the median.
-    pub mid: f64,
-    /// Of the less popular half.
-    pub tail: f64,
+    /// Of the most popular fifth of the items with interactions.
+    pub head: Option<f64>,
+    /// Of the next two fifths.
+    pub mid: Option<f64>,
+    /// Of the least popular two fifths.
+    pub tail: Option<f64>,
+    /// Of the items without interactions.
+    pub cold: Option<f64>,
 }
 
 /// Whether items that are bought together share prefixes.
@@ -70,13 +74,15 @@ pub(super) fn collisions_by_popularity(ids: &SemanticIds, popularity: &[u32]) ->
     for bucket in sorted(ids).chunk_by(|&a, &b| ids.row(a) == ids.row(b)).filter(|bucket| bucket.len() > 1) {
         bucket.iter().for_each(|&item| collides[item] = true);
     }
-    let mut order: Vec<usize> = (0..ids.len()).collect();
-    order.sort_by_key(|&item| (std::cmp::Reverse(popularity[item]), item));
-    let (head, rest) = order.split_at(ids.len() / 5);
-    let (mid, tail) = rest.split_at((ids.len() / 2).saturating_sub(head.len()));
-    let share =
-        |items: &[usize]| items.iter().filter(|&&item| collides[item]).count() as f64 / items.len().max(1) as f64;
-    CollisionByPopularity { head: share(head), mid: share(mid), tail: share(tail) }
+    let buckets = PopularityBuckets::new(popularity);
+    let share = |bucket: Bucket| {
+        let items = (0..ids.len() as ItemIndex).filter(|&item| buckets.of(item) == bucket);
+        let colliding = items.filter(|&item| collides[item as usize]).count();
+        let items = buckets.items(bucket);
+        (items > 0).then(|| colliding as f64 / items as f64)
+    };
+    let [head, mid, tail, cold] = Bucket::ALL.map(share);
+    CollisionByPopularity { head, mid, tail, cold }
 }
 
 pub(super) fn category_purity(ids: &SemanticIds, categories: &[Option<String>]) -> Vec<f64> {
@@ -124,9 +130,11 @@ mod tests {
 
     #[test]
     fn popular_and_rare_items_are_counted_apart() {
-        // Order by popularity: 4, 1, 0, 2, 3; head is the first, mid the second, tail the rest.
-        let found = collisions_by_popularity(&ids(), &[3, 5, 2, 1, 9]);
-        assert_eq!(found, CollisionByPopularity { head: 0.0, mid: 1.0, tail: 1.0 / 3.0 });
+        // With interactions, by popularity: 4, 1, 0, 2; items 0 and 1 share their ID.
+        let found = collisions_by_popularity(&ids(), &[3, 5, 2, 0, 9]);
+        let expected = CollisionByPopularity { head: Some(0.0), mid: Some(1.0), tail: Some(0.0), cold: Some(0.0) };
+        assert_eq!(found, expected);
+        assert_eq!(collisions_by_popularity(&ids(), &[1; 5]).cold, None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use sidereal_core::metrics::gini;
 use sidereal_core::{Result, SemanticIds};
 
 use super::QualityReport;
@@ -21,6 +22,15 @@ pub struct Level {
     pub mean_branching: f64,
     /// Most codes that follow one prefix.
     pub max_branching: usize,
+    /// Codes that no item has: `codes` less `used`.
+    #[serde(default)]
+    pub dead: usize,
+    /// How unevenly items fall on all K codes: 0 where all have as many, near 1 where one has all.
+    #[serde(default)]
+    pub gini: f64,
+    /// Share of items that have their prefix up to this level for themselves.
+    #[serde(default)]
+    pub unique: f64,
 }
 
 /// The part of the report that needs nothing but codes.
@@ -47,6 +57,7 @@ pub fn structure(ids: &SemanticIds, codes_per_level: &[u32]) -> Result<QualityRe
             }
         }
     }
+    let unique = alone(ids, &order);
     let (mut items_in_collision, mut max_bucket) = (0, 0);
     for bucket in order.chunk_by(|&a, &b| ids.row(a) == ids.row(b)) {
         max_bucket = max_bucket.max(bucket.len());
@@ -55,7 +66,9 @@ pub fn structure(ids: &SemanticIds, codes_per_level: &[u32]) -> Result<QualityRe
     let unique_ids = prefixes.last().copied().unwrap_or(0);
     let levels = (0..depth)
         .map(|level| {
-            let (used, entropy) = code_use(ids, level, codes_per_level[level]);
+            let counts = code_counts(ids, level, codes_per_level[level]);
+            let used = counts.iter().filter(|&&count| count > 0).count();
+            let entropy = entropy(&counts);
             let parents = if level == 0 { usize::from(!ids.is_empty()) } else { prefixes[level - 1] };
             Level {
                 used,
@@ -64,6 +77,9 @@ pub fn structure(ids: &SemanticIds, codes_per_level: &[u32]) -> Result<QualityRe
                 entropy,
                 mean_branching: prefixes[level] as f64 / parents.max(1) as f64,
                 max_branching: branching[level].most(),
+                dead: counts.len() - used,
+                gini: gini(&counts),
+                unique: unique[level] as f64 / ids.len().max(1) as f64,
             }
         })
         .collect();
@@ -112,16 +128,36 @@ impl Branching {
     }
 }
 
-/// Codes that occur at a level, and the entropy of their frequencies in nats.
-fn code_use(ids: &SemanticIds, level: usize, codes: u32) -> (usize, f64) {
-    let mut counts = vec![0u64; codes as usize];
+/// Items that share their prefix of each depth with no other, `[L]`.
+fn alone(ids: &SemanticIds, order: &[usize]) -> Vec<usize> {
+    let mut alone = vec![0; ids.levels()];
+    let shared = |a: Option<&usize>, b: usize| a.map_or(0, |&a| shared_prefix(ids.row(a), ids.row(b)));
+    for (at, &item) in order.iter().enumerate() {
+        let before = at.checked_sub(1).and_then(|before| order.get(before));
+        let longest = shared(before, item).max(shared(order.get(at + 1), item));
+        // Alone from the depth on at which both neighbours in sorted order differ.
+        alone.iter_mut().skip(longest).for_each(|count| *count += 1);
+    }
+    alone
+}
+
+/// Items of each code of a level, `[K]`.
+///
+/// # Panics
+/// On a code that is not below `codes`.
+pub fn code_counts(ids: &SemanticIds, level: usize, codes: u32) -> Vec<u32> {
+    let mut counts = vec![0; codes as usize];
     for row in ids.rows() {
         counts[usize::from(row[level])] += 1;
     }
-    let total = ids.len() as f64;
+    counts
+}
+
+/// Of the frequencies, in nats.
+fn entropy(counts: &[u32]) -> f64 {
+    let total: f64 = counts.iter().map(|&count| f64::from(count)).sum();
     let used = counts.iter().filter(|&&count| count > 0);
-    let entropy = used.clone().map(|&count| count as f64 / total).map(|p| -p * p.ln()).sum::<f64>();
-    (used.count(), entropy.max(0.0))
+    used.map(|&count| f64::from(count) / total).map(|p| -p * p.ln()).sum::<f64>().max(0.0)
 }
 
 #[cfg(test)]
@@ -151,6 +187,16 @@ mod tests {
         assert!(close(report.levels[2].perplexity, entropy(&[2.0, 3.0, 1.0, 2.0]).exp()));
         let branching: Vec<(f64, usize)> = report.levels.iter().map(|l| (l.mean_branching, l.max_branching)).collect();
         assert_eq!(branching, [(2.0, 2), (1.5, 2), (5.0 / 3.0, 2)]);
+        let dead: Vec<usize> = report.levels.iter().map(|l| l.dead).collect();
+        assert_eq!(dead, [2, 0, 0]);
+        // (0,1,0) is alone from depth 2 on, (0,0,0) and (2,1,2) at depth 3.
+        let unique: Vec<f64> = report.levels.iter().map(|l| l.unique).collect();
+        assert_eq!(unique, [0.0, 1.0 / 8.0, 3.0 / 8.0]);
+        // By its definition: the mean difference of two codes over twice the mean.
+        let differences: f64 =
+            [5.0, 0.0, 3.0, 0.0].iter().flat_map(|a| [5.0, 0.0, 3.0, 0.0].map(|b: f64| (a - b).abs())).sum();
+        assert!(close(report.levels[0].gini, differences / (2.0 * 4.0 * 8.0)));
+        assert!(close(report.levels[1].gini, 0.0));
     }
 
     #[test]

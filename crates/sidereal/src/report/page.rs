@@ -11,12 +11,12 @@ use crate::Result;
 
 mod evaluation;
 mod popularity;
+mod quality;
 mod tokenizer;
 mod training;
 mod users;
 
-/// Ends in `.html`: that turns the escaping on.
-const TEMPLATE: &str = "report.html";
+pub(super) use quality::quality_page;
 
 #[derive(Debug, Serialize)]
 struct Page<'a> {
@@ -83,14 +83,19 @@ pub(super) fn page(data: &ReportData) -> Result<String> {
     ];
     page.sections =
         sections.into_iter().filter(|section| section.2).map(|(anchor, title, _)| Section { anchor, title }).collect();
-    set(&page).map_err(|e| Error::input("report", format!("{e:#}"), "this is a defect: report it").into())
+    set("report.html", include_str!("template.html"), &page)
 }
 
-fn set(page: &Page<'_>) -> std::result::Result<String, minijinja::Error> {
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment
-        .set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build()?);
-    environment.add_template(TEMPLATE, include_str!("template.html"))?;
-    environment.get_template(TEMPLATE)?.render(Serde(page))
+/// Sets a template, whose name ends in `.html`: that turns the escaping on.
+fn set<T: Serialize>(name: &'static str, template: &'static str, page: &T) -> Result<String> {
+    let render = || -> std::result::Result<String, minijinja::Error> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_syntax(
+            SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build()?,
+        );
+        environment.add_template(name, template)?;
+        environment.get_template(name)?.render(Serde(page))
+    };
+    render().map_err(|e| Error::input("report", format!("{e:#}"), "this is a defect: report it").into())
 }

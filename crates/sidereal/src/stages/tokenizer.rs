@@ -1,19 +1,19 @@
 //! Embeddings -> codebooks, and how good they are.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::json;
 use sidereal_core::artifact::Manifest;
 use sidereal_core::{Attribute, Embeddings, Error, Items, Progress, SemanticIds, Split};
 use sidereal_data::PreparedData;
 use sidereal_nn::device::DeviceChoice;
-use sidereal_tokenizer::report::{Evidence, QualityReport, consecutive_pairs, report as quality};
+use sidereal_tokenizer::report::QualityReport;
 use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig, Training, TrainingHistories, TrainingItems};
 
 use crate::Result;
-use crate::run::{Outcome, Run, Stage};
+use crate::quality::side_by_side;
+use crate::run::{Outcome, Run, Stage, keep_or_make};
 use crate::stages::{inputs, resolved};
-
-/// Seed of the report's samples: a report of the same catalog is the same.
-const REPORT_SEED: u64 = 0;
 
 /// Trains the item tokenizer on the run's embeddings.
 ///
@@ -26,35 +26,57 @@ pub fn make(
     device: DeviceChoice,
     progress: &dyn Progress,
 ) -> Result<Outcome> {
+    let place = Place { dir: run.dir(Stage::Tokenizer), work: run.work_dir(Stage::Tokenizer) };
+    make_at(run, &place, config, seed, device, progress)
+}
+
+/// Where a tokenizer is written.
+pub(crate) struct Place {
+    /// Its folder.
+    pub(crate) dir: PathBuf,
+    /// Where unfinished work is kept between two tries.
+    pub(crate) work: PathBuf,
+}
+
+/// [`make`], into any place.
+pub(crate) fn make_at(
+    run: &Run,
+    place: &Place,
+    config: &TokenizerConfig,
+    seed: u64,
+    device: DeviceChoice,
+    progress: &dyn Progress,
+) -> Result<Outcome> {
     config.check()?;
     let mut stages = vec![Stage::Embeddings];
     stages.extend([Stage::Data, Stage::Split].into_iter().filter(|&stage| run.has(stage)));
     let wanted = Manifest::new(Stage::Tokenizer.name(), Some(seed), resolved(config), inputs(run, &stages)?);
-    let work_dir = run.work_dir(Stage::Tokenizer);
-    let outcome = run.stage(Stage::Tokenizer, wanted, |out| {
+    let work_dir = &place.work;
+    let outcome = keep_or_make(&place.dir, wanted, |out| {
         let embeddings = run.embeddings()?;
-        std::fs::create_dir_all(&work_dir).map_err(|e| Error::io("create", &work_dir, e))?;
-        let training = Training { device: device.open()?, work: Some(&work_dir), ..Training::new(seed, progress) };
+        std::fs::create_dir_all(work_dir).map_err(|e| Error::io("create", work_dir, e))?;
+        let training = Training { device: device.open()?, work: Some(work_dir), ..Training::new(seed, progress) };
         let known = Known::of(run)?;
         let tokenizer = ItemTokenizer::train_with(config, &known.training_items(&embeddings), &training)?;
         tokenizer.save(out.dir())?;
         Ok(json!({ "items": embeddings.rows(), "width": embeddings.width() }))
     })?;
     if work_dir.exists() {
-        std::fs::remove_dir_all(&work_dir).map_err(|e| Error::io("remove", &work_dir, e))?;
+        std::fs::remove_dir_all(work_dir).map_err(|e| Error::io("remove", work_dir, e))?;
     }
     Ok(outcome)
 }
 
 /// What a run knows of its items besides their vectors.
-struct Known {
-    data: Option<PreparedData>,
-    split: Option<Split>,
-    categories: Option<Vec<Vec<String>>>,
+pub(crate) struct Known {
+    pub(crate) data: Option<PreparedData>,
+    pub(crate) split: Option<Split>,
+    /// Each item's path of categories, outermost first; empty where unknown.
+    pub(crate) categories: Option<Vec<Vec<String>>>,
 }
 
 impl Known {
-    fn of(run: &Run) -> Result<Self> {
+    pub(crate) fn of(run: &Run) -> Result<Self> {
         let data = if run.has(Stage::Data) { Some(run.data()?) } else { None };
         let split = match &data {
             Some(data) if run.has(Stage::Split) => Some(run.split(&data.histories)?),
@@ -80,36 +102,10 @@ impl Known {
 /// # Errors
 /// No catalog, or a damaged stage.
 pub fn report(run: &Run, progress: &dyn Progress) -> Result<QualityReport> {
-    let catalog = run.catalog()?;
-    let built = catalog.built_items();
-    progress.start("tokenizer report", Some(catalog.len() as u64), "items");
-    let Known { data, split, categories } = Known::of(run)?;
-    let tokenizer = if run.has(Stage::Tokenizer) { Some(run.tokenizer()?) } else { None };
-    // An imported catalog's codes are not those of a tokenizer that happens to be beside it.
-    let tokenizer =
-        tokenizer.filter(|t| t.codes_per_level() == &catalog.codes_per_level()[..catalog.tokenizer_levels()]);
-    let embeddings = if run.has(Stage::Embeddings) { Some(run.embeddings()?) } else { None };
-    let learned = data.as_ref().zip(split.as_ref());
-    let popularity = learned.map(|(data, split)| split.training_popularity(&data.histories, built));
-    let co_purchases = learned.map(|(data, split)| consecutive_pairs(&data.histories, &split.train_end));
-    // Of a path, its first part.
-    let categories: Option<Vec<Option<String>>> =
-        categories.map(|paths| paths.into_iter().map(|path| path.into_iter().next()).collect());
-    let evidence = Evidence {
-        embeddings: embeddings.as_ref(),
-        tokenizer: tokenizer.as_ref(),
-        popularity: popularity.as_deref(),
-        categories: categories.as_deref(),
-        co_purchases: co_purchases.as_deref(),
-        seed: REPORT_SEED,
-    };
-    // Of a catalog that has lived, the items that it was built of: the run's vectors and histories are theirs.
-    let sids = catalog.tokenizer_semantic_ids()?;
-    let sids = SemanticIds::new(sids.levels(), sids.codes()[..built * sids.levels()].to_vec())?;
-    let found = quality(&sids, &catalog.codes_per_level()[..catalog.tokenizer_levels()], &evidence)?;
-    progress.advance(catalog.len() as u64);
-    progress.finish();
-    Ok(found)
+    let none: [&Path; 0] = [];
+    let mut subjects = side_by_side(run, &none, false, progress)?;
+    // The first is the run itself.
+    Ok(subjects.swap_remove(0).report)
 }
 
 /// A report for a person.
