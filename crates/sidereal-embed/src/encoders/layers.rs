@@ -85,11 +85,6 @@ impl Linear {
             None => ops::linear(x, &self.weight),
         }
     }
-
-    /// O.
-    pub(crate) fn outputs(&self) -> Result<usize> {
-        Ok(self.weight.dim(1)?)
-    }
 }
 
 /// Layer normalisation with shift (Ba et al., arXiv:1607.06450).
