@@ -23,7 +23,7 @@ pub(crate) mod cpu;
 mod product;
 mod vector;
 
-pub use activation::{gelu_tanh, relu, silu};
+pub use activation::{gelu, gelu_tanh, relu, silu};
 pub use attention::{Attention, attention};
 pub use dropout::{add_dropout, dropout};
 pub use embedding::embedding;
