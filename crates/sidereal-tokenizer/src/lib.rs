@@ -42,6 +42,7 @@ mod tokenizer;
 
 pub mod report;
 
+pub use encode::LARGEST;
 pub use item_table::ItemTable;
 pub use quantizers::{Method, Model, TOKENIZERS, TokenizerConfig, Training};
 pub use sidereal_nn::{Error, Result};

@@ -17,6 +17,10 @@ use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig};
 
 use crate::Result;
 
+mod job;
+
+pub use job::{JobWish, job, job_input};
+
 /// Levels and codes of the random catalogs and histories: those of the peers' scripts.
 const LEVELS: usize = 4;
 const CODES: u32 = 256;
