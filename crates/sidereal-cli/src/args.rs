@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sidereal::core::CollisionPolicy;
+use sidereal::encode::OnInvalid;
 use sidereal::features::Kind;
 use sidereal::nn::device::DeviceChoice;
 use sidereal::run::Stage;
@@ -170,16 +171,27 @@ pub(crate) enum Tokenizer {
         #[arg(long, default_value_t = 42)]
         seed: u64,
     },
-    /// Encodes vectors with a trained tokenizer into a Parquet of codes.
+    /// Encodes vectors of any number with a trained tokenizer into a Parquet of codes; a killed job resumes.
     Encode {
         /// A run, or a tokenizer folder.
         tokenizer: PathBuf,
-        /// Vectors (.npy, .safetensors, .parquet).
+        /// Vectors (.parquet, .npy, .safetensors): a path, or a URL (s3://, gs://, az://, https://). Given several times:
+        /// vectors of the same items in the same order, put together row by row.
+        #[arg(long, required = true)]
+        embeddings: Vec<PathBuf>,
+        /// Name of the tensor or column, where it is not the usual one; once for each --embeddings.
         #[arg(long)]
-        embeddings: PathBuf,
-        /// The Parquet file to write: row, then a code per level.
+        name: Vec<String>,
+        /// The Parquet file to write: row, item_id where the vectors have ids, codes.
         #[arg(long)]
         out: PathBuf,
+        /// Rows without a vector, with NaN, infinity or numbers beyond 1e30: error (stop and name them), null (no codes)
+        /// or skip (no row).
+        #[arg(long, default_value = "error", value_parser = clap::value_parser!(OnInvalid))]
+        on_invalid: OnInvalid,
+        /// Rows of a part, the most that a kill loses; by default 262144.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        part_rows: Option<u64>,
     },
     /// Whether new items still look like those that a run's tokenizer was trained on; exit status 1 beyond a limit.
     Drift {
@@ -487,6 +499,24 @@ pub(crate) enum Bench {
         /// Timed runs.
         #[arg(long, default_value_t = 3)]
         runs: usize,
+    },
+    /// The encode job, from a Parquet of random vectors to a Parquet of codes, for several numbers of items.
+    Job {
+        /// Numbers of items.
+        #[arg(long, value_delimiter = ',', default_value = "100000,1000000")]
+        items: Vec<u64>,
+        /// Width D.
+        #[arg(long, default_value_t = 384)]
+        width: usize,
+        /// Levels L.
+        #[arg(long, default_value_t = 3)]
+        levels: usize,
+        /// Codes per level K.
+        #[arg(long, default_value_t = 256)]
+        codes: u32,
+        /// Folder for vectors (4 D bytes an item), which are kept and used again, and for codes.
+        #[arg(long)]
+        work: PathBuf,
     },
 }
 

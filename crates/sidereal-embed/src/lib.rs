@@ -4,7 +4,8 @@
 //! [`pictures`] finds and reads its picture, [`encoders`] are the families of models behind one list, [`encode`] takes
 //! all items through one of them and [`cache`] keeps the vectors by content.
 //!
-//! [`formats`] opens a file of ready vectors of any listed format as a [`VectorFile`], which is read in
+//! [`formats`] opens a file of ready vectors of any listed format, on disk or in an object store ([`objects`]), as a
+//! [`VectorFile`], which is read in
 //! batches of rows; [`vectors`] reads one whole, or the rows that belong to a run's items; [`stage`] puts them on disk
 //! in the [`precision`] they came in and reads them back.
 //!
@@ -25,6 +26,8 @@ pub mod cache;
 
 pub mod encode;
 
+pub mod objects;
+
 pub mod formats;
 
 pub mod vectors;
@@ -34,9 +37,10 @@ pub mod stage;
 pub use cache::VectorCache;
 pub use encode::{BATCH_TOKENS, Contents, EncodeFacts, EncodeWork, cache_name, encode_items};
 pub use encoders::{ComputeType, ENCODERS, Embedder, EncoderFacts, EncoderOptions, Modality};
-pub use formats::{FORMATS, VectorFile};
+pub use formats::{Batch, FORMATS, FileIdentity, Reading, VectorFile};
 pub use hub::Hub;
 pub use model_folder::ModelFolder;
+pub use objects::StoreOptions;
 pub use precision::Precision;
 pub use stage::load;
 pub use template::Template;

@@ -60,6 +60,7 @@ pub mod report;
 
 pub mod bench;
 
+pub use encode::LARGEST;
 pub use item_table::ItemTable;
 pub use quantizers::{Method, Model, TOKENIZERS, TokenizerConfig, Training};
 pub use sidereal_nn::{Error, Result};

@@ -17,9 +17,11 @@ use sidereal_nn::rng::Rng;
 use crate::Result;
 
 mod encode;
+mod job;
 mod machine;
 
 pub use encode::{EncodeWish, encode};
+pub use job::{JobWish, job, job_input};
 pub use machine::Machine;
 
 /// Levels and codes of the random catalogs and histories: those of the peers' scripts.

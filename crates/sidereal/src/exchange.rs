@@ -15,8 +15,8 @@ use sidereal_tokenizer::ItemTokenizer;
 use sidereal_tokenizer::codes::parse_codes;
 
 use crate::Result;
-use crate::run::{Outcome, Run, Stage};
 use crate::life::versions;
+use crate::run::{Outcome, Run, Stage};
 use crate::stages::catalog::{facts, first_few};
 
 mod codebooks;

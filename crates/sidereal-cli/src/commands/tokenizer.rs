@@ -1,10 +1,13 @@
 //! `sidereal tokenizer train|encode|drift|report|compare`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
+use sidereal::core::Error;
 use sidereal::core::artifact::write_atomic;
+use sidereal::embed::StoreOptions;
+use sidereal::encode::{Done, EncodeJob, Input};
 use sidereal::quality::{Subject, compare, side_by_side};
 use sidereal::report::{QualityPage, render_quality};
 use sidereal::tokenizer::TokenizerConfig;
@@ -29,17 +32,15 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
                 stages::tokenizer::make(&run, &config, seed, context.global.device, context.progress.as_ref())?;
             context.answer_stage(&run, Stage::Tokenizer, outcome)
         }
-        Tokenizer::Encode { tokenizer, embeddings, out } => {
-            let done = sidereal::encode::encode_file(&tokenizer, &embeddings, &out, context.progress.as_ref())?;
+        Tokenizer::Encode { tokenizer, embeddings, name, out, on_invalid, part_rows } => {
+            let inputs = inputs(embeddings, name)?;
+            let stores = StoreOptions::from_environment();
+            let job = EncodeJob { tokenizer, inputs, out, on_invalid, part_rows, stores };
+            let done = job.run(context.progress.as_ref())?;
             if context.global.json {
                 output::json(&done)?;
             } else {
-                output::line(&format!(
-                    "{} items, {} distinct semantic IDs: {}",
-                    done.items,
-                    done.unique_ids,
-                    out.display()
-                ))?;
+                output::line(&told(&done, &job.out))?;
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -115,4 +116,28 @@ struct ReportAnswer<'a> {
     first: &'a Subject,
     #[serde(skip_serializing_if = "<[Subject]>::is_empty")]
     compare: &'a [Subject],
+}
+
+/// Files with their names of tensors or columns: none, or one for each.
+fn inputs(embeddings: Vec<PathBuf>, names: Vec<String>) -> Result<Vec<Input>> {
+    if !names.is_empty() && names.len() != embeddings.len() {
+        let problem = format!("{} names for {} files of vectors", names.len(), embeddings.len());
+        return Err(Error::config("--name", problem, "give it once for each --embeddings, or never").into());
+    }
+    let names = names.into_iter().map(Some).chain(std::iter::repeat(None));
+    Ok(embeddings.into_iter().zip(names).map(|(location, name)| Input { location, name }).collect())
+}
+
+fn told(done: &Done, out: &Path) -> String {
+    let counts = &done.counts;
+    let mut text =
+        format!("{} of {} rows encoded, {} distinct semantic IDs", counts.encoded, done.items, done.unique_ids);
+    if counts.null > 0 {
+        text += &format!(", {} invalid rows without codes", counts.null);
+    }
+    if counts.skipped > 0 {
+        text += &format!(", {} invalid rows left out", counts.skipped);
+    }
+    let before = if done.finished_before { " (it was finished before)" } else { "" };
+    format!("{text}: {}{before}", out.display())
 }

@@ -19,11 +19,11 @@ use crate::training_items::TrainingItems;
 
 pub mod category_tree;
 pub mod collaborative;
-pub mod hybrid;
-pub mod random;
 pub mod fsq;
+pub mod hybrid;
 pub mod lfq;
 pub mod parallel_moe;
+pub mod random;
 pub mod rq_kmeans;
 pub mod rq_kmeans_plus;
 pub mod rq_vae;
