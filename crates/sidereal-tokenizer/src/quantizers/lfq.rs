@@ -155,9 +155,9 @@ impl MethodConfig for LfqConfig {
 
     fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
         let mut widths = self.widths(width);
-        let encoder = Mlp::load("enc", &widths, arrays)?;
+        let encoder = Mlp::load("enc", &widths, false, arrays)?;
         widths.reverse();
-        let decoder = Mlp::load("dec", &widths, arrays)?;
+        let decoder = Mlp::load("dec", &widths, false, arrays)?;
         Ok(Box::new(Lfq::new(&self.codes, encoder, decoder)))
     }
 }

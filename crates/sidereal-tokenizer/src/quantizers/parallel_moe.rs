@@ -159,13 +159,13 @@ impl MethodConfig for ParallelMoeConfig {
 
     fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
         let expert = |(m, &codes): (usize, &u32)| {
-            let projection = Mlp::load(&expert_name(m), &[width, self.latent], arrays)?;
+            let projection = Mlp::load(&expert_name(m), &[width, self.latent], false, arrays)?;
             let codewords = arrays.take(&codebook_name(m), &[codes as usize, self.latent])?;
             Ok(Expert { projection, search: NearestCodeword::new(codewords, self.latent) })
         };
         let experts = self.codes.iter().enumerate().map(expert).collect::<Result<_>>()?;
-        let gate = Mlp::load("gate", &self.gate_widths(), arrays)?;
-        let decoder = Mlp::load("dec", &self.decoder_widths(width), arrays)?;
+        let gate = Mlp::load("gate", &self.gate_widths(), false, arrays)?;
+        let decoder = Mlp::load("dec", &self.decoder_widths(width), false, arrays)?;
         Ok(Box::new(ParallelMoe::new(self, experts, gate, decoder)))
     }
 }

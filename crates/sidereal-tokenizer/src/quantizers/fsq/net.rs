@@ -35,12 +35,11 @@ impl FsqNet {
         let mut params = Params::new(&training.device);
         let mut rng = Rng::new(training.seed, "fsq parameters");
         let widths = layout.map_widths();
-        let maps = widths
-            .iter()
-            .enumerate()
-            .map(|(i, &numbers)| TrainableMlp::new(&map_name(i), &[layout.slice, numbers], &mut params, &mut rng));
+        let maps = widths.iter().enumerate().map(|(i, &numbers)| {
+            TrainableMlp::new(&map_name(i), &[layout.slice, numbers], false, &mut params, &mut rng)
+        });
         let maps = maps.collect::<Result<_>>()?;
-        let decoder = TrainableMlp::new("dec", &layout.decoder_widths(&config.hidden), &mut params, &mut rng)?;
+        let decoder = TrainableMlp::new("dec", &layout.decoder_widths(&config.hidden), false, &mut params, &mut rng)?;
         let bounds = layout.grids.iter().map(|grid| {
             let row = |values: Vec<f32>| Tensor::from_vec(values, (1, grid.width()), &training.device);
             Ok(Bound {

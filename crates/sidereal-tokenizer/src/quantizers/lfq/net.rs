@@ -37,9 +37,9 @@ impl LfqNet {
         let mut params = Params::new(&training.device);
         let mut rng = Rng::new(training.seed, "lfq parameters");
         let mut widths = config.widths(width);
-        let encoder = TrainableMlp::new("enc", &widths, &mut params, &mut rng)?;
+        let encoder = TrainableMlp::new("enc", &widths, false, &mut params, &mut rng)?;
         widths.reverse();
-        let decoder = TrainableMlp::new("dec", &widths, &mut params, &mut rng)?;
+        let decoder = TrainableMlp::new("dec", &widths, false, &mut params, &mut rng)?;
         let mut groups = Vec::new();
         let mut start = 0;
         for level in bits(&config.codes) {

@@ -37,12 +37,18 @@ impl MoeNet {
         let mut rng = Rng::new(training.seed, "parallel-moe parameters");
         let (mut projections, mut codebooks) = (Vec::new(), Vec::new());
         for (m, &codes) in config.codes.iter().enumerate() {
-            projections.push(TrainableMlp::new(&expert_name(m), &[width, config.latent], &mut params, &mut rng)?);
+            projections.push(TrainableMlp::new(
+                &expert_name(m),
+                &[width, config.latent],
+                false,
+                &mut params,
+                &mut rng,
+            )?);
             let shape = [codes as usize, config.latent];
             codebooks.push(params.var(&codebook_name(m), &shape, Init::Zeros, &mut rng)?);
         }
-        let gate = TrainableMlp::new("gate", &config.gate_widths(), &mut params, &mut rng)?;
-        let decoder = TrainableMlp::new("dec", &config.decoder_widths(width), &mut params, &mut rng)?;
+        let gate = TrainableMlp::new("gate", &config.gate_widths(), false, &mut params, &mut rng)?;
+        let decoder = TrainableMlp::new("dec", &config.decoder_widths(width), false, &mut params, &mut rng)?;
         let used = unused(config);
         Ok(Self { params, projections, codebooks, gate, decoder, used, config: config.clone() })
     }
