@@ -243,8 +243,7 @@ mod tests {
         let ids: Vec<ItemId> = (0..600).map(|i| ItemId::from(format!("i{i}"))).collect();
         let sids = tokenizer.encode(&known).unwrap();
         let catalog = Catalog::build(&ids, &sids, &[16, 8, 8], CollisionPolicy::Postings, None).unwrap();
-        let limits =
-            Limits { max_error_percentile: Some(90.0), max_divergence: Some(0.1), max_collision_share: None };
+        let limits = Limits { max_error_percentile: Some(90.0), max_divergence: Some(0.1), max_collision_share: None };
         let alike = drift(&tokenizer, &catalog, &items(400, 6, 0.0), &limits).unwrap();
         assert!(alike.exceeded.is_empty(), "{alike:?}");
         assert!((20.0..85.0).contains(&alike.error_percentile.unwrap()), "{alike:?}");

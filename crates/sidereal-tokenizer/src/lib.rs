@@ -46,6 +46,8 @@ pub mod repair;
 
 pub mod drift;
 
+pub mod upgrade;
+
 pub mod report;
 
 pub use item_table::ItemTable;
