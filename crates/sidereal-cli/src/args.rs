@@ -210,6 +210,20 @@ pub(crate) enum Tokenizer {
         #[arg(long)]
         max_collision_share: Option<f64>,
     },
+    /// A run carried over to vectors of another embedding model, as a new run.
+    Upgrade {
+        /// The run folder.
+        run: PathBuf,
+        /// The new model's vectors of the run's items.
+        #[arg(long)]
+        new_embeddings: PathBuf,
+        /// How.
+        #[arg(long, value_enum)]
+        how: UpgradeHow,
+        /// The new run folder.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// How good a run's semantic IDs are; also of an imported catalog.
     Report {
         /// The run folder.
@@ -248,6 +262,14 @@ pub(crate) enum Tokenizer {
         #[arg(long)]
         page: bool,
     },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UpgradeHow {
+    /// A linear map into the old space: catalog and generator stay.
+    Map,
+    /// A tokenizer trained anew, its codes named after the old ones: the generator is trained again.
+    Relabel,
 }
 
 #[derive(Debug, Subcommand)]

@@ -57,6 +57,12 @@ impl ArraySet {
         Ok(Self { path: path.to_path_buf(), arrays })
     }
 
+    /// Arrays in memory; `path` is what errors call them.
+    pub(crate) fn of(path: &Path, arrays: Vec<NamedArray>) -> Self {
+        let arrays = arrays.into_iter().map(|array| (array.name, (array.shape, array.values))).collect();
+        Self { path: path.to_path_buf(), arrays }
+    }
+
     /// Takes an array out.
     ///
     /// # Errors

@@ -56,6 +56,8 @@ pub mod repair;
 
 pub mod drift;
 
+pub mod upgrade;
+
 pub mod report;
 
 pub mod bench;

@@ -1,6 +1,7 @@
 //! The few decompositions that methods need: in f64, by `faer`, on the calling thread, so that bytes do not depend on
 //! the number of threads.
 
+use faer::linalg::solvers::Solve;
 use faer::{Mat, MatRef, Side};
 use rayon::prelude::*;
 
@@ -76,6 +77,25 @@ pub(crate) fn procrustes(cross: &[f64], n: usize) -> Result<Vec<f64>> {
     Ok((0..n).flat_map(|i| (0..n).map(move |j| (i, j))).map(|at| rotation[at]).collect())
 }
 
+/// The matrix W that makes |X W - Y|^2 + penalty |W|^2 least, given X^T X and X^T Y.
+///
+/// # Errors
+/// Values that are not finite; a penalty too small for columns that depend on each other.
+///
+/// # Shapes
+/// `xx`: [n, n]; `xy`: [n, m]; the answer: [n, m]
+pub(crate) fn ridge(xx: &[f64], n: usize, xy: &[f64], m: usize, penalty: f64) -> Result<Vec<f64>> {
+    check_finite(xx, "linear map")?;
+    check_finite(xy, "linear map")?;
+    let mut damped = MatRef::from_row_major_slice(xx, n, n).to_owned();
+    (0..n).for_each(|i| damped[(i, i)] += penalty);
+    let decomposed = damped.llt(Side::Lower).map_err(|_| no_decomposition("linear map"))?;
+    let solved: Mat<f64> = decomposed.solve(MatRef::from_row_major_slice(xy, n, m));
+    let solved: Vec<f64> = (0..n).flat_map(|i| (0..m).map(move |j| (i, j))).map(|at| solved[at]).collect();
+    check_finite(&solved, "linear map")?;
+    Ok(solved)
+}
+
 fn check_finite(matrix: &[f64], what: &str) -> Result<()> {
     if matrix.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(no_decomposition(what)) }
 }
@@ -134,5 +154,21 @@ mod tests {
         let rotation = procrustes(&cross_product(&x, 2, &y, 2), 2).unwrap();
         let want = [cos, sin, -sin, cos];
         assert!(rotation.iter().zip(want).all(|(r, w)| (r - f64::from(w)).abs() < 1e-6), "{rotation:?}");
+    }
+
+    #[test]
+    fn ridge_solves_its_normal_equations() {
+        let (n, m) = (5, 3);
+        let (x, y) = (noise(40 * n), noise(40 * m));
+        let (xx, xy) = (cross_product(&x, n, &x, n), cross_product(&x, n, &y, m));
+        let solved = ridge(&xx, n, &xy, m, 0.7).unwrap();
+        for i in 0..n {
+            for j in 0..m {
+                let left: f64 =
+                    (0..n).map(|k| (xx[i * n + k] + if i == k { 0.7 } else { 0.0 }) * solved[k * m + j]).sum();
+                assert!((left - xy[i * m + j]).abs() < 1e-9);
+            }
+        }
+        assert!(ridge(&[0.0], 1, &[1.0], 1, 0.0).is_err());
     }
 }

@@ -19,6 +19,7 @@ use crate::item_table::ItemTable;
 use crate::pre_step::FittedPreSteps;
 use crate::quantizers::{Model, Quantizer, TokenizerConfig, Training};
 use crate::training_items::TrainingItems;
+use crate::upgrade::bridge::{Bridge, BridgeRecord};
 
 /// The description's file name.
 pub const DESCRIPTION_FILE: &str = "tokenizer.json";
@@ -52,12 +53,16 @@ pub struct Description {
     /// How well training items come back from their codes; absent for methods that list items, and in older files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fit: Option<FitRecord>,
+    /// The map that vectors of another embedding model go through first; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<BridgeRecord>,
 }
 
 /// A trained tokenizer of item vectors.
 #[derive(Debug)]
 pub struct ItemTokenizer {
     description: Description,
+    bridge: Option<Bridge>,
     steps: FittedPreSteps,
     model: Model,
 }
@@ -107,8 +112,9 @@ impl ItemTokenizer {
             config: config.clone(),
             items: items.len(),
             training: trained.record,
+            bridge: None,
         };
-        Ok(Self { description, steps, model: trained.model })
+        Ok(Self { description, bridge: None, steps, model: trained.model })
     }
 
     /// A tokenizer of a quantizer that was made elsewhere, without pre-steps.
@@ -130,6 +136,7 @@ impl ItemTokenizer {
             config,
             items: 0,
             training: serde_json::json!({ "imported": true }),
+            fit: None,
         };
         Ok(Self { description, steps: FittedPreSteps::none(width), model: Model::Quantizer(quantizer) })
     }
@@ -143,7 +150,15 @@ impl ItemTokenizer {
     /// # Shapes
     /// [N, D] to [N, L]
     pub fn encode(&self, embeddings: &Embeddings) -> Result<SemanticIds> {
-        Ok(encode(self.quantizer()?, &self.steps, embeddings)?)
+        let quantizer = self.quantizer()?;
+        match &self.bridge {
+            None => Ok(encode(quantizer, &self.steps, embeddings)?),
+            Some(bridge) => {
+                check_width(self.description.width, embeddings)?;
+                check_range(embeddings)?;
+                Ok(encode(quantizer, &self.steps, &bridge.apply(embeddings)?)?)
+            }
+        }
     }
 
     /// Semantic IDs of items that have both ids and vectors: by vector, or by id where the method lists items.
@@ -167,7 +182,31 @@ impl ItemTokenizer {
     pub fn prepare(&self, embeddings: &Embeddings) -> Result<Embeddings> {
         check_width(self.description.width, embeddings)?;
         check_range(embeddings)?;
-        Ok(self.steps.prepare(embeddings)?)
+        match &self.bridge {
+            None => Ok(self.steps.prepare(embeddings)?),
+            Some(bridge) => {
+                let bridged = bridge.apply(embeddings)?;
+                check_range(&bridged)?;
+                Ok(self.steps.prepare(&bridged)?)
+            }
+        }
+    }
+
+    /// The same codes for vectors of another space, which the bridge maps into the one that it was trained on.
+    pub(crate) fn with_bridge(mut self, bridge: Bridge, record: BridgeRecord) -> Self {
+        self.description.width = bridge.width();
+        self.description.bridge = Some(record);
+        self.bridge = Some(bridge);
+        self
+    }
+
+    /// Another quantizer of the same settings; `note` goes into the record of its training.
+    pub(crate) fn with_quantizer(mut self, quantizer: Box<dyn Quantizer>, note: (&str, serde_json::Value)) -> Self {
+        if let serde_json::Value::Object(record) = &mut self.description.training {
+            record.insert(note.0.to_owned(), note.1);
+        }
+        self.model = Model::Quantizer(quantizer);
+        self
     }
 
     /// How it finds semantic IDs.
@@ -209,6 +248,7 @@ impl ItemTokenizer {
             Model::Quantizer(quantizer) => {
                 let mut arrays = quantizer.arrays();
                 arrays.extend(self.steps.arrays());
+                arrays.extend(self.bridge.iter().flat_map(Bridge::arrays));
                 save_arrays(&dir.join(ARRAYS_FILE), &arrays)?;
             }
             Model::Table(table) => table.save(&dir.join(ITEMS_FILE))?,
@@ -236,15 +276,24 @@ impl ItemTokenizer {
             return Err(Error::artifact(&path, problem, mend).into());
         }
         let (config, width) = (&description.config, description.width);
-        let (steps, model) = if config.method().lists_items() {
+        let (bridge, steps, model) = if config.method().lists_items() {
             let table = ItemTable::load(&dir.join(ITEMS_FILE), &description.codes_per_level)?;
-            (FittedPreSteps::none(width), Model::Table(table))
+            (None, FittedPreSteps::none(width), Model::Table(table))
         } else {
             let mut arrays = ArraySet::open(&dir.join(ARRAYS_FILE))?;
+            let bridge = match &description.bridge {
+                Some(record) if record.width_out == 0 || record.width_out > MAX_WIDTH => {
+                    let problem = format!("its bridge leads to width {}", record.width_out);
+                    return Err(Error::artifact(&path, problem, mend).into());
+                }
+                Some(record) => Some(Bridge::load(width, record.width_out, &mut arrays)?),
+                None => None,
+            };
+            let width = description.bridge.as_ref().map_or(width, |record| record.width_out);
             let steps = FittedPreSteps::load(config.pre_steps(), width, &mut arrays)?;
             let quantizer = config.method().load(steps.width_out(), &mut arrays)?;
             arrays.finish()?;
-            (steps, Model::Quantizer(quantizer))
+            (bridge, steps, Model::Quantizer(quantizer))
         };
         if description.codes_per_level != codes_of(&model) {
             let problem = format!(
@@ -254,7 +303,7 @@ impl ItemTokenizer {
             );
             return Err(Error::artifact(&path, problem, mend).into());
         }
-        Ok(Self { description, steps, model })
+        Ok(Self { description, bridge, steps, model })
     }
 }
 

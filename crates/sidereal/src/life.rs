@@ -2,9 +2,10 @@
 //!
 //! [`change`] adds and removes items: published semantic IDs never move, and the generator goes on as it is.
 //! [`versions`] keeps every catalog that was, and goes back to one. [`migration`] says what differs between two.
-//! [`added`] is what a catalog folder knows of items that the data does not have.
+//! [`upgrade`] makes a run of it for vectors of another model. [`added`] is what a catalog folder knows of items that the data does not have.
 
 pub mod added;
 pub mod change;
 pub mod migration;
+pub mod upgrade;
 pub mod versions;

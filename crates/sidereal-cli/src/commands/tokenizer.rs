@@ -1,4 +1,4 @@
-//! `sidereal tokenizer train|encode|drift|report|compare`.
+//! `sidereal tokenizer train|encode|drift|upgrade|report|compare`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,6 +8,7 @@ use sidereal::core::Error;
 use sidereal::core::artifact::write_atomic;
 use sidereal::embed::StoreOptions;
 use sidereal::encode::{Done, EncodeJob, Input};
+use sidereal::life::upgrade::{How, upgrade};
 use sidereal::quality::{Subject, compare, side_by_side};
 use sidereal::report::{QualityPage, render_quality};
 use sidereal::tokenizer::TokenizerConfig;
@@ -15,7 +16,7 @@ use sidereal::tokenizer::codes::parse_codes;
 use sidereal::tokenizer::drift::Limits;
 use sidereal::{Result, Run, Stage, stages};
 
-use crate::args::Tokenizer;
+use crate::args::{Tokenizer, UpgradeHow};
 use crate::commands::Context;
 use crate::output;
 
@@ -47,6 +48,30 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
         Tokenizer::Drift { run, embeddings, max_error_percentile, max_divergence, max_collision_share } => {
             let limits = Limits { max_error_percentile, max_divergence, max_collision_share };
             drift(context, &Run::open(&run)?, &embeddings, &limits)
+        }
+        Tokenizer::Upgrade { run, new_embeddings, how, out } => {
+            let how = match how {
+                UpgradeHow::Map => How::Map,
+                UpgradeHow::Relabel => How::Relabel,
+            };
+            let (device, progress) = (context.global.device, context.progress.as_ref());
+            let done = upgrade(&Run::open(&run)?, &new_embeddings, how, &out, device, progress)?;
+            if context.global.json {
+                output::json(&done)?;
+            } else {
+                output::line(&format!(
+                    "{}: {} items keep their semantic ID, {} move ({}); {:.1} % of items are encoded as published",
+                    out.display(),
+                    done.unchanged_items,
+                    done.moved_items,
+                    done.migration_map.display(),
+                    100.0 * done.agreement.whole
+                ))?;
+                if !done.generator_kept {
+                    output::line("the new run has no generator: train one")?;
+                }
+            }
+            Ok(ExitCode::SUCCESS)
         }
         Tokenizer::Report { run, compare, page, cards } => {
             let subjects =

@@ -106,7 +106,7 @@ fn finish(run: &Run, now: &Catalog, next: &Catalog, added: &AddedItems, changed:
 }
 
 /// The tokenizer that the run's catalog was built with.
-fn tokenizer_of(run: &Run) -> Result<ItemTokenizer> {
+pub(crate) fn tokenizer_of(run: &Run) -> Result<ItemTokenizer> {
     let made_by = run.manifest(Stage::Catalog)?.inputs.get(Stage::Tokenizer.name()).cloned();
     let tokenizer = run.tokenizer()?;
     if made_by.as_deref() != Some(run.digest(Stage::Tokenizer)?.as_str()) {
