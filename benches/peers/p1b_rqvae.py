@@ -153,6 +153,7 @@ if a.mode == "infer":
     ts, codes = C.timed(run, a.runs, a.warmup)
     res.update(infer=C.stats(ts), batch=a.infer_batch)
     res["items_per_s"] = n / res["infer"]["median_s"]
+    res["items_per_cpu_s"] = n / res["infer"]["cpu_median_s"]
     res["unique_frac"] = len(torch.unique(codes, dim=0)) / n
     if a.save_codes:
         np.save(a.save_codes, codes.numpy().astype(np.uint16))
@@ -176,5 +177,6 @@ else:
     ts, _ = C.timed(run, a.runs, a.warmup)
     res.update(train=C.stats(ts), batch=a.batch, steps_per_run=a.steps, last_loss=last[0], compiled=a.compile)
     res["samples_per_s"] = a.batch * a.steps / res["train"]["median_s"]
+    res["samples_per_cpu_s"] = a.batch * a.steps / res["train"]["cpu_median_s"]
 C.log(ts)
 C.emit(res)

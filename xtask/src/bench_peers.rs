@@ -35,7 +35,11 @@ impl Options {
             }
         }
         match options.only.iter().find(|name| COMPARISONS.iter().all(|row| row.name != **name)) {
-            Some(unknown) => Err(format!("--only {unknown}: there are train, beam, trie and encode")),
+            Some(unknown) => {
+                let mut names: Vec<&str> = COMPARISONS.iter().map(|row| row.name).collect();
+                names.dedup();
+                Err(format!("--only {unknown}: there are {}", names.join(", ")))
+            }
             None => Ok(options),
         }
     }

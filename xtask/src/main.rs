@@ -19,7 +19,7 @@ Project chores.
 
 cargo xtask test
     formatting, clippy, all tests, doc tests, documentation links, licences and banned crates
-cargo xtask bench-peers [--threads N] [--rounds N] [--only train,beam,trie,encode]
+cargo xtask bench-peers [--threads N] [--rounds N] [--only train,beam,trie,encode,beam-encode,rq-vae]
     peer and project in turn on the same input; prints the ratios, writes target/peers/ratios.{md,json}
     (the first time it installs the peers into .venv-peers: about 6 GB)
 ";

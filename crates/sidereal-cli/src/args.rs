@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sidereal::core::CollisionPolicy;
+use sidereal::encode::OnInvalid;
 use sidereal::features::Kind;
 use sidereal::nn::device::DeviceChoice;
 use sidereal::run::Stage;
@@ -78,7 +79,7 @@ pub(crate) enum Command {
     /// Codebooks: train, encode, report.
     #[command(subcommand)]
     Tokenizer(Tokenizer),
-    /// Items and semantic IDs: build, import, export.
+    /// Items and semantic IDs: build, change, compare, import, export.
     #[command(subcommand)]
     Catalog(CatalogCommand),
     /// The model that writes the next item's semantic ID.
@@ -170,16 +171,44 @@ pub(crate) enum Tokenizer {
         #[arg(long, default_value_t = 42)]
         seed: u64,
     },
-    /// Encodes vectors with a trained tokenizer into a Parquet of codes.
+    /// Encodes vectors of any number with a trained tokenizer into a Parquet of codes; a killed job resumes.
     Encode {
         /// A run, or a tokenizer folder.
         tokenizer: PathBuf,
-        /// Vectors (.npy, .safetensors, .parquet).
+        /// Vectors (.parquet, .npy, .safetensors): a path, or a URL (s3://, gs://, az://, https://). Given several times:
+        /// vectors of the same items in the same order, put together row by row.
+        #[arg(long, required = true)]
+        embeddings: Vec<PathBuf>,
+        /// Name of the tensor or column, where it is not the usual one; once for each --embeddings.
         #[arg(long)]
-        embeddings: PathBuf,
-        /// The Parquet file to write: row, then a code per level.
+        name: Vec<String>,
+        /// The Parquet file to write: row, item_id where the vectors have ids, codes.
         #[arg(long)]
         out: PathBuf,
+        /// Rows without a vector, with NaN, infinity or numbers beyond 1e30: error (stop and name them), null (no codes)
+        /// or skip (no row).
+        #[arg(long, default_value = "error", value_parser = clap::value_parser!(OnInvalid))]
+        on_invalid: OnInvalid,
+        /// Rows of a part, the most that a kill loses; by default 262144.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        part_rows: Option<u64>,
+    },
+    /// Whether new items still look like those that a run's tokenizer was trained on; exit status 1 beyond a limit.
+    Drift {
+        /// The run folder.
+        run: PathBuf,
+        /// Vectors of the new items (.npy, .safetensors, .parquet).
+        #[arg(long)]
+        embeddings: PathBuf,
+        /// Highest percentile of the training errors at which the new items' median error may stand, 0 to 100.
+        #[arg(long)]
+        max_error_percentile: Option<f64>,
+        /// Largest Jensen-Shannon divergence of level-0 codes from the catalog's, 0 to 1.
+        #[arg(long)]
+        max_divergence: Option<f64>,
+        /// Largest share of new items whose semantic ID is taken, 0 to 1.
+        #[arg(long)]
+        max_collision_share: Option<f64>,
     },
     /// How good a run's semantic IDs are; also of an imported catalog.
     Report {
@@ -227,9 +256,56 @@ pub(crate) enum CatalogCommand {
     Build {
         /// The run folder.
         run: PathBuf,
-        /// Items that share a semantic ID: postings (they share a leaf) or suffix (an extra level tells them apart).
+        /// Items that share a semantic ID: postings (they share a leaf), suffix (an extra level tells them apart),
+        /// nearest-free (they move to the nearest unused code of the last level) or sinkhorn (LC-Rec's repair rounds).
         #[arg(long, default_value = "postings", value_parser = clap::value_parser!(CollisionPolicy))]
         collisions: CollisionPolicy,
+    },
+    /// New items into a run's catalog; published semantic IDs stay, and so does the generator.
+    Add {
+        /// The run folder.
+        run: PathBuf,
+        /// Their vectors: Parquet with item ids, or any format with --items.
+        #[arg(long)]
+        embeddings: PathBuf,
+        /// A table of them: titles, and ids where the vectors have none (then row by row).
+        #[arg(long)]
+        items: Option<PathBuf>,
+    },
+    /// Items out of a run's catalog: nothing recommends them from now on.
+    #[command(group = clap::ArgGroup::new("which").required(true).args(["items", "items_file"]))]
+    Remove {
+        /// The run folder.
+        run: PathBuf,
+        /// Item ids, separated by commas.
+        #[arg(long)]
+        items: Option<String>,
+        /// A file with one item id a line.
+        #[arg(long)]
+        items_file: Option<PathBuf>,
+    },
+    /// What differs between two catalogs: items added, removed and moved.
+    Diff {
+        /// A run or catalog folder.
+        old: PathBuf,
+        /// Another.
+        new: PathBuf,
+        /// Write every item with its old and new semantic ID (.parquet or .jsonl).
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// The catalogs that a run has had.
+    Versions {
+        /// The run folder.
+        run: PathBuf,
+    },
+    /// Back to a catalog that a run has had; the one it has now is kept.
+    Rollback {
+        /// The run folder.
+        run: PathBuf,
+        /// The version (`sidereal catalog versions` lists them).
+        #[arg(long)]
+        to: String,
     },
     /// Semantic IDs made elsewhere into a run.
     Import {
@@ -397,8 +473,14 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 3)]
         runs: usize,
     },
-    /// Encoding items with residual k-means.
+    /// Training a tokenizer on vectors alone and encoding items with it.
     Encode {
+        /// The method (`sidereal methods` lists them).
+        #[arg(long, default_value = "rq-kmeans")]
+        method: String,
+        /// A setting of the method as key=value (max_iterations=20, beam=5).
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        settings: Vec<String>,
         /// Vectors; by default random.
         #[arg(long)]
         input: Option<PathBuf>,
@@ -414,12 +496,27 @@ pub(crate) enum Bench {
         /// Codes per level K.
         #[arg(long, default_value_t = 256)]
         codes: u32,
-        /// Iterations of the training before it.
-        #[arg(long, default_value_t = 20)]
-        iterations: usize,
         /// Timed runs.
         #[arg(long, default_value_t = 3)]
         runs: usize,
+    },
+    /// The encode job, from a Parquet of random vectors to a Parquet of codes, for several numbers of items.
+    Job {
+        /// Numbers of items.
+        #[arg(long, value_delimiter = ',', default_value = "100000,1000000")]
+        items: Vec<u64>,
+        /// Width D.
+        #[arg(long, default_value_t = 384)]
+        width: usize,
+        /// Levels L.
+        #[arg(long, default_value_t = 3)]
+        levels: usize,
+        /// Codes per level K.
+        #[arg(long, default_value_t = 256)]
+        codes: u32,
+        /// Folder for vectors (4 D bytes an item), which are kept and used again, and for codes.
+        #[arg(long)]
+        work: PathBuf,
     },
 }
 

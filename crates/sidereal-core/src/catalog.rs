@@ -13,6 +13,17 @@ use crate::item::{ItemId, ItemIndex};
 use crate::semantic_id::SemanticIds;
 use crate::trie::Trie;
 
+mod diff;
+mod life;
+
+pub use diff::{Diff, MapRow, Motion, diff};
+pub use life::Change;
+
+use life::Life;
+
+/// Where `leaf_of` says that an item was removed.
+const NO_LEAF: u32 = u32::MAX;
+
 /// File name of a catalog inside its folder.
 pub const FILE: &str = "catalog.safetensors";
 
@@ -20,14 +31,17 @@ pub const FILE: &str = "catalog.safetensors";
 ///
 /// A leaf is a distinct semantic ID; its *postings* are the items that share it, ordered by the prior (training
 /// popularity) and then by item. That order is part of the result: items of one leaf get one score.
+///
+/// An item's index and semantic ID never change. A catalog that has lived ([`Catalog::change`]) lists removed items too:
+/// they keep their codes, for the histories that name them, but have no leaf, so no ranking can hold them.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     header: Header,
     trie: Trie,
     codes: Column<u16>,          // [N, L]
-    leaf_of: Column<u32>,        // [N]
+    leaf_of: Column<u32>,        // [N], NO_LEAF for a removed item
     postings_start: Column<u32>, // [leaves + 1]
-    postings: Column<u32>,       // [N]
+    postings: Column<u32>,       // [alive items]
     id_start: Column<u64>,       // [N + 1]
     id_bytes: Column<u8>,
     version: String,
@@ -41,6 +55,9 @@ struct Header {
     policy: CollisionPolicy,
     /// Levels that the tokenizer wrote; one fewer than all with the suffix policy.
     tokenizer_levels: usize,
+    /// How it came from catalogs before it; absent where it was built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    life: Option<Life>,
 }
 
 impl Catalog {
@@ -73,13 +90,14 @@ impl Catalog {
         let mut codes_per_level = codes_per_level.to_vec();
         let with_suffix;
         let sids = match policy {
-            CollisionPolicy::Postings => sids,
             CollisionPolicy::Suffix => {
                 let suffix_codes = codes_per_level.last().copied().unwrap_or(1);
                 with_suffix = add_suffix(sids, suffix_codes)?;
                 codes_per_level.push(suffix_codes);
                 &with_suffix
             }
+            // Repaired semantic IDs come in repaired; what still collides shares a leaf.
+            _ => sids,
         };
         let prior_of = |item: u32| prior.map_or(0, |p| p[item as usize]);
         let mut order: Vec<u32> = (0..ids.len() as u32).collect();
@@ -87,30 +105,45 @@ impl Catalog {
             let (row_a, row_b) = (sids.row(a as usize), sids.row(b as usize));
             row_a.cmp(row_b).then(prior_of(b).cmp(&prior_of(a))).then(a.cmp(&b))
         });
-        let mut distinct: Vec<u16> = Vec::new();
-        let mut postings_start = Vec::new();
-        let mut leaf_of = vec![0u32; ids.len()];
-        for (at, &item) in order.iter().enumerate() {
-            let row = sids.row(item as usize);
-            if at == 0 || row != sids.row(order[at - 1] as usize) {
-                postings_start.push(at as u32);
-                distinct.extend_from_slice(row);
-            }
-            leaf_of[item as usize] = postings_start.len() as u32 - 1;
-        }
-        postings_start.push(order.len() as u32);
-        let trie = Trie::from_sorted(&SemanticIds::new(sids.levels(), distinct)?)?;
+        let header = Header { items: ids.len() as u32, codes_per_level, policy, tokenizer_levels, life: None };
         let mut id_start = vec![0u64];
         let mut id_bytes = Vec::new();
         for id in ids {
             id_bytes.extend_from_slice(id.as_str().as_bytes());
             id_start.push(id_bytes.len() as u64);
         }
-        let header = Header { items: ids.len() as u32, codes_per_level, policy, tokenizer_levels };
+        Self::assemble(header, sids.codes().to_vec(), order, id_start, id_bytes)
+    }
+
+    /// Makes leaves and trie of the alive items, which come sorted by semantic ID and then in the order of postings.
+    ///
+    /// # Shapes
+    /// `codes`: [N, L]; `order`: [alive items]; `id_start`: [N + 1]
+    fn assemble(
+        header: Header,
+        codes: Vec<u16>,
+        order: Vec<ItemIndex>,
+        id_start: Vec<u64>,
+        id_bytes: Vec<u8>,
+    ) -> Result<Self> {
+        let levels = header.codes_per_level.len();
+        let row = |item: ItemIndex| &codes[item as usize * levels..][..levels];
+        let mut distinct: Vec<u16> = Vec::new();
+        let mut postings_start = Vec::new();
+        let mut leaf_of = vec![NO_LEAF; header.items as usize];
+        for (at, &item) in order.iter().enumerate() {
+            if at == 0 || row(item) != row(order[at - 1]) {
+                postings_start.push(at as u32);
+                distinct.extend_from_slice(row(item));
+            }
+            leaf_of[item as usize] = postings_start.len() as u32 - 1;
+        }
+        postings_start.push(order.len() as u32);
+        let trie = Trie::from_sorted(&SemanticIds::new(levels, distinct)?)?;
         let mut catalog = Self {
             header,
             trie,
-            codes: sids.codes().to_vec().into(),
+            codes: codes.into(),
             leaf_of: leaf_of.into(),
             postings_start: postings_start.into(),
             postings: order.into(),
@@ -122,7 +155,7 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// N.
+    /// N, removed items included: every item index below it is one.
     pub fn len(&self) -> usize {
         self.header.items as usize
     }
@@ -130,6 +163,20 @@ impl Catalog {
     /// Never: a catalog has an item.
     pub fn is_empty(&self) -> bool {
         self.header.items == 0
+    }
+
+    /// How many items are not removed.
+    pub fn alive(&self) -> usize {
+        self.postings.len()
+    }
+
+    /// Whether an item is not removed.
+    ///
+    /// # Panics
+    /// If there is no such item.
+    #[inline]
+    pub fn is_alive(&self, item: ItemIndex) -> bool {
+        self.leaf_of[item as usize] != NO_LEAF
     }
 
     /// L, the suffix level included.
@@ -166,13 +213,13 @@ impl Catalog {
         &self.postings[self.postings_start[leaf as usize] as usize..self.postings_start[leaf as usize + 1] as usize]
     }
 
-    /// The leaf that holds an item.
+    /// The leaf that holds an item; none for a removed one.
     #[inline]
-    pub fn leaf_of(&self, item: ItemIndex) -> u32 {
-        self.leaf_of[item as usize]
+    pub fn leaf_of(&self, item: ItemIndex) -> Option<u32> {
+        Some(self.leaf_of[item as usize]).filter(|&leaf| leaf != NO_LEAF)
     }
 
-    /// An item's semantic ID, `[L]`.
+    /// An item's semantic ID, `[L]`; a removed item keeps its own.
     #[inline]
     pub fn semantic_id(&self, item: ItemIndex) -> &[u16] {
         let levels = self.levels();
@@ -239,10 +286,14 @@ impl Catalog {
         let file = ArrayFile::open(&path)?;
         let bad = |problem: String| Error::artifact(&path, problem, "build the catalog again");
         let text = file.metadata("catalog").ok_or_else(|| bad("this is not a catalog".to_owned()))?;
+        life::check_format(text).map_err(bad)?;
         let header: Header = serde_json::from_str(text).map_err(|e| bad(format!("its header: {e}")))?;
         let (n, levels) = (header.items as usize, header.codes_per_level.len());
         if n == 0 || levels == 0 || header.tokenizer_levels == 0 || header.tokenizer_levels > levels {
             return Err(bad("its header names no items or levels".to_owned()));
+        }
+        if header.life.as_ref().is_some_and(|life| !life.is_sound(header.items)) {
+            return Err(bad("its header contradicts itself about earlier versions".to_owned()));
         }
         let postings_start: Column<u32> = file.column("postings_start")?;
         let leaves = (postings_start.len() as u32).saturating_sub(1);
@@ -274,13 +325,19 @@ impl Catalog {
             return Err("its item ids are damaged".to_owned());
         }
         let starts_sound = self.postings_start.first() == Some(&0)
-            && self.postings_start.last() == Some(&(n as u32))
+            && self.postings_start.last() == Some(&(self.postings.len() as u32))
             && self.postings_start.windows(2).all(|w| w[0] < w[1]);
+        let alive = self.leaf_of.iter().filter(|&&leaf| leaf != NO_LEAF).count();
         let postings_sound = starts_sound
+            && alive == self.postings.len()
             && self.postings.iter().all(|&item| (item as usize) < n)
             && (0..leaves).all(|leaf| self.postings(leaf).iter().all(|&item| self.leaf_of[item as usize] == leaf));
         if !postings_sound {
             return Err("its postings are damaged".to_owned());
+        }
+        // A catalog that was only built has removed nothing.
+        if self.header.life.is_none() && alive != n {
+            return Err("its postings do not list every item".to_owned());
         }
         let leads_here = |leaf: u32| self.trie.find(self.semantic_id(self.postings(leaf)[0])) == Some(leaf);
         if !(0..leaves).all(leads_here) {
@@ -307,5 +364,5 @@ impl Catalog {
 }
 
 fn file_lengths_differ(c: &Catalog, n: usize) -> bool {
-    c.codes.len() != n * c.levels() || c.leaf_of.len() != n || c.postings.len() != n || c.id_start.len() != n + 1
+    c.codes.len() != n * c.levels() || c.leaf_of.len() != n || c.postings.len() > n || c.id_start.len() != n + 1
 }

@@ -29,7 +29,7 @@ impl LeafFilter {
         let mut dead_items = items.to_vec();
         dead_items.sort_unstable();
         dead_items.dedup();
-        let mut touched: Vec<u32> = dead_items.iter().map(|&item| catalog.leaf_of(item)).collect();
+        let mut touched: Vec<u32> = dead_items.iter().filter_map(|&item| catalog.leaf_of(item)).collect();
         touched.sort_unstable();
         touched.dedup();
         touched.retain(|&leaf| catalog.postings(leaf).iter().all(|item| dead_items.binary_search(item).is_ok()));

@@ -84,7 +84,7 @@ proptest! {
             items.sort_by_key(|&i| (std::cmp::Reverse(priors[i as usize]), i));
             prop_assert_eq!(catalog.postings(leaf as u32), items.as_slice());
             for &item in items.iter() {
-                prop_assert_eq!(catalog.leaf_of(item), leaf as u32);
+                prop_assert_eq!(catalog.leaf_of(item), Some(leaf as u32));
                 prop_assert_eq!(catalog.semantic_id(item), sids.row(item as usize));
             }
         }

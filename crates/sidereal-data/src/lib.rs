@@ -16,6 +16,7 @@ mod attributes;
 mod names;
 mod numbers;
 pub mod parquet_file;
+pub mod ranges;
 pub mod sources;
 pub mod table;
 

@@ -1,7 +1,7 @@
 //! Parquet files batch by batch.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
@@ -12,15 +12,17 @@ use sidereal_core::{Error, Result};
 
 use crate::columns::listed;
 use crate::numbers::{Time, whole_of};
+use crate::ranges::{LocalFile, Ranges, ReadRanges};
 
 const DAMAGED: &str = "it is damaged, truncated or not Parquet: write it again";
 const BATCH_ROWS: usize = 8192;
 
-/// An open Parquet file.
+/// An open Parquet file, on disk or wherever ranges of it can be read. Pages are read one at a time, so the memory that
+/// reading takes depends on the size of a batch and of a page, not on the size of a row group.
 #[derive(Debug)]
 pub struct ParquetFile {
-    path: PathBuf,
-    file: File,
+    place: String,
+    ranges: Ranges,
     metadata: ArrowReaderMetadata,
 }
 
@@ -30,12 +32,20 @@ impl ParquetFile {
     /// # Errors
     /// A file that is missing, empty, truncated or not Parquet; one without columns.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = crate::sources::open(path)?;
+        Self::from_ranges(path.display().to_string(), Arc::new(LocalFile::open(path)?))
+    }
+
+    /// Reads the footer of a file that is read by ranges; `place` names it in errors.
+    ///
+    /// # Errors
+    /// As [`ParquetFile::open`].
+    pub fn from_ranges(place: String, ranges: Arc<dyn ReadRanges>) -> Result<Self> {
+        let ranges = Ranges(ranges);
         // Files may carry an Arrow schema beside Parquet's own. It adds nothing that is used here, and its reader
         // panics on damaged bytes.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let metadata = guarded(path, || ArrowReaderMetadata::load(&file, options).map_err(|e| e.to_string()))?;
-        Ok(Self { path: path.to_path_buf(), file, metadata })
+        let metadata = guarded(&place, || ArrowReaderMetadata::load(&ranges, options).map_err(|e| e.to_string()))?;
+        Ok(Self { place, ranges, metadata })
     }
 
     /// The top-level columns.
@@ -73,7 +83,7 @@ impl ParquetFile {
 
     /// The file's name, for errors.
     pub fn place(&self) -> String {
-        self.path.display().to_string()
+        self.place.clone()
     }
 
     /// Reads some columns from row `from_row` on. A batch has them in the order of the file, each once.
@@ -98,13 +108,14 @@ impl ParquetFile {
         from_row: u64,
         batch_rows: usize,
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
-        let path = self.path.clone();
-        let mut reader = guarded(&path, || {
-            let file = self.file.try_clone().map_err(|e| e.to_string())?;
-            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
+        let place = self.place();
+        let (row_groups, offset) = self.row_groups_from(from_row);
+        let mut reader = guarded(&place, || {
+            let builder =
+                ParquetRecordBatchReaderBuilder::new_with_metadata(self.ranges.clone(), self.metadata.clone());
             let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
             let builder = builder.with_projection(mask).with_batch_size(batch_rows.max(1));
-            let builder = builder.with_offset(usize::try_from(from_row).unwrap_or(usize::MAX));
+            let builder = builder.with_row_groups(row_groups).with_offset(offset);
             builder.build().map_err(|e| e.to_string())
         })?;
         let mut damaged = false;
@@ -112,18 +123,32 @@ impl ParquetFile {
             if damaged {
                 return None;
             }
-            let batch = guarded(&path, || reader.next().transpose().map_err(|e| e.to_string())).transpose();
+            let batch = guarded(&place, || reader.next().transpose().map_err(|e| e.to_string())).transpose();
             damaged = matches!(batch, Some(Err(_)));
             batch
         }))
     }
 }
 
+impl ParquetFile {
+    /// The row groups that hold rows from `from_row` on, and how many rows of the first come before it.
+    fn row_groups_from(&self, from_row: u64) -> (Vec<usize>, usize) {
+        let groups = self.metadata.metadata().row_groups();
+        let (mut first, mut before) = (0, 0);
+        for group in groups {
+            let rows = u64::try_from(group.num_rows()).unwrap_or(0);
+            if before + rows > from_row {
+                break;
+            }
+            (first, before) = (first + 1, before + rows);
+        }
+        ((first..groups.len()).collect(), usize::try_from(from_row - before).unwrap_or(usize::MAX))
+    }
+}
+
 /// Runs a part of the parquet reader, which returns an error for most damaged files and panics for some.
-fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, String>) -> Result<T> {
-    let damaged = |problem: String| {
-        Error::input(path.display().to_string(), format!("it cannot be read as Parquet ({problem})"), DAMAGED)
-    };
+fn guarded<T>(place: &str, read: impl FnOnce() -> Result<T, String>) -> Result<T> {
+    let damaged = |problem: String| Error::input(place, format!("it cannot be read as Parquet ({problem})"), DAMAGED);
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
         .map_err(|_| damaged("a page does not hold what its header says".to_owned()))?
         .map_err(damaged)

@@ -1,17 +1,20 @@
 //! Files of ready vectors, one file a format. [`FORMATS`] is the list: the choice by file name and the errors walk it.
 
-mod mapped;
+mod matrix;
 mod npy;
+pub(crate) mod opened;
 mod parquet;
 mod safetensors;
 
-use std::fs::File;
 use std::path::Path;
 
-use memmap2::Mmap;
 use sidereal_core::{Error, ItemId, Result};
 
+use crate::objects::StoreOptions;
 use crate::precision::Precision;
+use opened::{Opened, unread};
+
+pub use opened::FileIdentity;
 
 /// Widest vector that is read.
 pub const MAX_WIDTH: usize = 1 << 16;
@@ -25,7 +28,7 @@ pub struct Format {
     pub ending: &'static str,
     /// What such a file must hold.
     pub about: &'static str,
-    open: fn(&Path, Option<&str>) -> Result<Contents>,
+    open: fn(&Opened, Option<&str>) -> Result<Contents>,
 }
 
 /// All formats.
@@ -44,7 +47,7 @@ pub const FORMATS: &[Format] = &[
 ];
 
 enum Contents {
-    Mapped(mapped::Matrix),
+    Matrix(matrix::Matrix),
     Parquet(parquet::Columns),
 }
 
@@ -53,8 +56,19 @@ enum Contents {
 /// # Shapes
 /// [N, D]: [`VectorFile::rows`] by [`VectorFile::width`].
 pub struct VectorFile {
-    place: String,
+    file: Opened,
     contents: Contents,
+}
+
+/// How rows are read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reading {
+    /// The first row.
+    pub from_row: usize,
+    /// Rows of a batch; by default as many as take about 16 MB.
+    pub batch_rows: Option<usize>,
+    /// Vectors that are missing come as NaN and are named in [`Batch::missing`]; else they are an error.
+    pub keep_missing: bool,
 }
 
 /// Some rows of a file.
@@ -66,16 +80,29 @@ pub struct Batch {
     pub ids: Option<Vec<ItemId>>,
     /// The numbers, row-major, [rows, D]. They may be NaN or infinite.
     pub values: Vec<f32>,
+    /// Rows of the file whose vectors are missing, where [`Reading::keep_missing`] asks for them.
+    pub missing: Vec<usize>,
 }
 
 impl VectorFile {
-    /// Opens a file; `name` is the tensor or column, where it is not the usual one.
+    /// Opens a file on disk, or an object by its URL (`s3://`, `gs://`, `az://`, `http://`, `https://`) with the
+    /// credentials in the environment; `name` is the tensor or column, where it is not the usual one.
     ///
     /// # Errors
     /// A format that is not in [`FORMATS`]; a file that is missing, empty, truncated, damaged, or holds no vectors.
-    pub fn open(path: &Path, name: Option<&str>) -> Result<Self> {
-        let place = path.display().to_string();
-        let file_name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    pub fn open(location: &Path, name: Option<&str>) -> Result<Self> {
+        Self::open_with(location, name, &StoreOptions::from_environment())
+    }
+
+    /// As [`VectorFile::open`], with these options for object stores instead of those of the environment.
+    ///
+    /// # Errors
+    /// As [`VectorFile::open`].
+    pub fn open_with(location: &Path, name: Option<&str>, options: &StoreOptions) -> Result<Self> {
+        let place = location.display().to_string();
+        let file_name = location.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+        // A URL with more behind its path is refused by the one that opens it.
+        let file_name = file_name.split(['?', '#']).next().unwrap_or_default();
         let Some(format) = FORMATS.iter().find(|format| file_name.ends_with(format.ending)) else {
             let known: Vec<String> = FORMATS.iter().map(|f| format!("{} ({})", f.ending, f.about)).collect();
             let problem = "the file's name tells no format that vectors can be read from";
@@ -85,8 +112,9 @@ impl VectorFile {
             let problem = format!("a .npy file has one array, so none is named {:?}", name.unwrap_or_default());
             return Err(Error::input(place, problem, "leave the name out"));
         }
-        let contents = (format.open)(path, name)?;
-        let file = Self { place, contents };
+        let opened = Opened::open(location, options)?;
+        let contents = (format.open)(&opened, name)?;
+        let file = Self { file: opened, contents };
         if file.rows() == 0 {
             return Err(file.wrong("there are no vectors in it", "write a row for each item"));
         }
@@ -98,18 +126,26 @@ impl VectorFile {
     }
 
     fn wrong(&self, problem: impl Into<String>, mend: &str) -> Error {
-        Error::input(&self.place, problem, mend)
+        Error::input(&self.file.place, problem, mend)
     }
 
     /// The file's name, for errors.
     pub fn place(&self) -> &str {
-        &self.place
+        &self.file.place
+    }
+
+    /// What tells this state of the file apart from others; the file's name is no part of it.
+    ///
+    /// # Errors
+    /// Ends that cannot be read.
+    pub fn identity(&self) -> Result<FileIdentity> {
+        self.file.identity()
     }
 
     /// N.
     pub fn rows(&self) -> usize {
         match &self.contents {
-            Contents::Mapped(matrix) => matrix.rows,
+            Contents::Matrix(matrix) => matrix.rows,
             Contents::Parquet(columns) => columns.rows(),
         }
     }
@@ -117,7 +153,7 @@ impl VectorFile {
     /// D.
     pub fn width(&self) -> usize {
         match &self.contents {
-            Contents::Mapped(matrix) => matrix.width,
+            Contents::Matrix(matrix) => matrix.width,
             Contents::Parquet(columns) => columns.width,
         }
     }
@@ -125,7 +161,7 @@ impl VectorFile {
     /// How the file stores its numbers.
     pub fn precision(&self) -> Precision {
         match &self.contents {
-            Contents::Mapped(matrix) => matrix.precision,
+            Contents::Matrix(matrix) => matrix.precision,
             Contents::Parquet(columns) => columns.precision,
         }
     }
@@ -140,48 +176,54 @@ impl VectorFile {
     /// # Errors
     /// Damaged batches (the iterator ends with the first), missing vectors, vectors of another width; the row is named.
     pub fn batches(&self, from_row: usize) -> Result<Box<dyn Iterator<Item = Result<Batch>> + '_>> {
-        let batch_rows = (BATCH_NUMBERS / self.width().max(1)).max(1);
+        self.read(Reading { from_row, ..Reading::default() })
+    }
+
+    /// Reads all rows from some row on, in batches; what is held in memory depends on the rows of a batch alone, not on
+    /// the file or its row groups.
+    ///
+    /// # Errors
+    /// As [`VectorFile::batches`].
+    pub fn read(&self, reading: Reading) -> Result<Box<dyn Iterator<Item = Result<Batch>> + '_>> {
+        let usual = BATCH_NUMBERS / self.width().max(1);
+        let (from_row, batch_rows) = (reading.from_row, reading.batch_rows.unwrap_or(usual).max(1));
         match &self.contents {
-            Contents::Mapped(matrix) => {
+            Contents::Matrix(matrix) => {
                 let first_rows = (from_row..matrix.rows).step_by(batch_rows);
                 Ok(Box::new(first_rows.map(move |first_row| {
                     let values = matrix.read(first_row..(first_row + batch_rows).min(matrix.rows));
-                    Ok(Batch { first_row, ids: None, values })
+                    let values = values.map_err(|e| unread(self.place(), &e))?;
+                    Ok(Batch { first_row, ids: None, values, missing: Vec::new() })
                 })))
             }
-            Contents::Parquet(columns) => Ok(Box::new(columns.batches(from_row, batch_rows)?)),
+            Contents::Parquet(columns) => Ok(Box::new(columns.batches(from_row, batch_rows, reading.keep_missing)?)),
+        }
+    }
+
+    /// Reads the item ids alone, with the row that each batch of them begins at; nothing where the file has none.
+    ///
+    /// # Errors
+    /// Damaged batches; missing ids.
+    pub fn ids(&self) -> Result<Box<dyn Iterator<Item = Result<(usize, Vec<ItemId>)>> + '_>> {
+        match &self.contents {
+            Contents::Matrix(_) => Ok(Box::new(std::iter::empty())),
+            Contents::Parquet(columns) => columns.id_batches(),
         }
     }
 }
 
 impl std::fmt::Debug for VectorFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "VectorFile({}, [{}, {}], {:?})", self.place, self.rows(), self.width(), self.precision())
+        write!(f, "VectorFile({}, [{}, {}], {:?})", self.place(), self.rows(), self.width(), self.precision())
     }
-}
-
-/// Maps a file that must hold something.
-fn map(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    let about = file.metadata().map_err(|e| Error::io("read", path, e))?;
-    let place = || path.display().to_string();
-    if about.is_dir() {
-        return Err(Error::input(place(), "this is a folder, not a file", "name the file in it"));
-    }
-    if about.len() == 0 {
-        let mend = "write it again: the program that wrote it may have failed";
-        return Err(Error::input(place(), "the file is empty", mend));
-    }
-    // SAFETY: the mapping is only read. A user who truncates the file meanwhile breaks this as with every mapped file.
-    unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))
 }
 
 const AGAIN: &str = "write it again: it may be truncated";
 
 /// Checks that `bytes` are [rows, width] numbers.
-fn check_len(place: &str, bytes: usize, rows: usize, width: usize, precision: Precision) -> Result<()> {
+fn check_len(place: &str, bytes: u64, rows: usize, width: usize, precision: Precision) -> Result<()> {
     let wanted = rows.checked_mul(width).and_then(|n| n.checked_mul(precision.bytes()));
-    if wanted == Some(bytes) {
+    if wanted.map(|n| n as u64) == Some(bytes) {
         return Ok(());
     }
     let wanted = wanted.map_or_else(|| "more than a file can have".to_owned(), |n| n.to_string());

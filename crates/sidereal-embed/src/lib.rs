@@ -1,12 +1,32 @@
-//! Item content -> vectors. So far: ready vectors, as another program encoded them.
+//! Item content -> vectors: made by a model, or ready ones that another program made.
 //!
-//! [`formats`] opens a file of vectors of any listed format as a [`VectorFile`], which is read in
+//! A model is a folder on disk or in the [`hub`], read as a [`model_folder`]. [`template`] writes an item's text,
+//! [`pictures`] finds and reads its picture, [`encoders`] are the families of models behind one list, [`encode`] takes
+//! all items through one of them and [`cache`] keeps the vectors by content.
+//!
+//! [`formats`] opens a file of ready vectors of any listed format, on disk or in an object store ([`objects`]), as a
+//! [`VectorFile`], which is read in
 //! batches of rows; [`vectors`] reads one whole, or the rows that belong to a run's items; [`stage`] puts them on disk
 //! in the [`precision`] they came in and reads them back.
 //!
-//! Absent on purpose: tensors and encoders; object arrays and pickles, which are programs and not data.
+//! Absent on purpose: training of encoders; object arrays and pickles, which are programs and not data.
 
 pub mod precision;
+
+pub mod template;
+
+pub mod pictures;
+
+pub mod hub;
+pub mod model_folder;
+
+pub mod encoders;
+
+pub mod cache;
+
+pub mod encode;
+
+pub mod objects;
 
 pub mod formats;
 
@@ -14,9 +34,16 @@ pub mod vectors;
 
 pub mod stage;
 
-pub use formats::{FORMATS, VectorFile};
+pub use cache::VectorCache;
+pub use encode::{BATCH_TOKENS, Contents, EncodeFacts, EncodeWork, cache_name, encode_items};
+pub use encoders::{ComputeType, ENCODERS, Embedder, EncoderFacts, EncoderOptions, Modality};
+pub use formats::{Batch, FORMATS, FileIdentity, Reading, VectorFile};
+pub use hub::Hub;
+pub use model_folder::ModelFolder;
+pub use objects::StoreOptions;
 pub use precision::Precision;
 pub use stage::load;
+pub use template::Template;
 pub use vectors::{VectorFacts, Vectors, read_vectors, vectors_for_items};
 
 #[cfg(test)]

@@ -102,6 +102,11 @@ impl Baseline {
             return Err(Error::Core(sidereal_core::Error::mismatch(problem, mend)));
         }
         (self.method.score)(&self.statistics, histories, scores);
+        if !self.statistics.removed.is_empty() {
+            for scores in scores.chunks_exact_mut(items) {
+                self.statistics.removed.iter().for_each(|&item| scores[item as usize] = f32::NEG_INFINITY);
+            }
+        }
         Ok(())
     }
 }

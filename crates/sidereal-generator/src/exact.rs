@@ -120,6 +120,7 @@ impl<M: NextCodeModel> ItemScorer for ExactScorer<'_, M> {
     fn score_all(&self, history: &[ItemIndex]) -> Result<Vec<f32>> {
         let tokens = crate::batches::history_tokens(self.catalog, self.model.vocab(), history, self.max_history);
         let leaves = self.leaf_scores(&tokens, &LeafFilter::allow_all())?;
-        Ok((0..self.catalog.len() as ItemIndex).map(|item| leaves[self.catalog.leaf_of(item) as usize]).collect())
+        let score = |item| self.catalog.leaf_of(item).map_or(f32::NEG_INFINITY, |leaf| leaves[leaf as usize]);
+        Ok((0..self.catalog.len() as ItemIndex).map(score).collect())
     }
 }

@@ -68,8 +68,9 @@ impl Generator {
     /// Loads a folder written by [`Generator::save`].
     ///
     /// # Errors
-    /// Files that are missing, damaged or of a newer version; another catalog than the one it was trained on, unless
-    /// `allow_other_catalog` (its codes per level must be the same even then).
+    /// Files that are missing, damaged or of a newer version; a catalog that is neither the one it was trained on nor
+    /// came from it by added and removed items, unless `allow_other_catalog` (its codes per level must be the same even
+    /// then).
     pub fn load(dir: &Path, catalog: &Catalog, device: &Device, allow_other_catalog: bool) -> Result<Self> {
         let path = dir.join(GENERATOR_FILE);
         let info: GeneratorInfo = read_json(&path)?;
@@ -77,7 +78,7 @@ impl Generator {
             let problem = format!("format version {}, but this program reads {FORMAT_VERSION}", info.format_version);
             return Err(CoreError::artifact(&path, problem, "train the generator again, or use its program").into());
         }
-        if info.catalog_version != catalog.version() && !allow_other_catalog {
+        if !catalog.descends_from(&info.catalog_version) && !allow_other_catalog {
             let problem = format!(
                 "{} was trained on catalog {}, but this catalog is {}",
                 dir.display(),

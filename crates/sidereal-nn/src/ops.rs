@@ -23,11 +23,11 @@ pub(crate) mod cpu;
 mod product;
 mod vector;
 
-pub use activation::{gelu_tanh, relu, silu};
+pub use activation::{gelu, gelu_tanh, relu, silu};
 pub use attention::{Attention, attention};
 pub use dropout::{add_dropout, dropout};
 pub use embedding::embedding;
 pub use feed_forward::feed_forward_relu;
-pub use linear::{linear, linear_bias, tied_head};
+pub use linear::{linear, linear_bias, linear_bias_relu, tied_head};
 pub use loss::{CrossEntropy, cross_entropy};
 pub use norm::rms_norm;

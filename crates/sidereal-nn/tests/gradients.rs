@@ -101,6 +101,7 @@ fn rms_norm_has_the_gradients_of_its_formula() {
 fn activations_have_their_slopes() {
     let x = [normal(&[7, 9], 1)];
     check("relu", &x, &|i| ops::relu(&i[0]), &|i| Ok(i[0].relu()?));
+    check("gelu", &x, &|i| ops::gelu(&i[0]), &|i| composed::gelu(&i[0]));
     check("gelu_tanh", &x, &|i| ops::gelu_tanh(&i[0]), &|i| composed::gelu_tanh(&i[0]));
     check("silu", &x, &|i| ops::silu(&i[0]), &|i| composed::silu(&i[0]));
 }

@@ -76,6 +76,17 @@ impl ArraySet {
         Ok(values)
     }
 
+    /// The shape of an array that is still there: for sizes that settings leave open.
+    ///
+    /// # Errors
+    /// An array that is absent.
+    pub(crate) fn shape(&self, name: &str) -> Result<&[usize]> {
+        match self.arrays.get(name) {
+            Some((shape, _)) => Ok(shape),
+            None => Err(Error::artifact(&self.path, format!("tensor {name:?} is missing"), MEND)),
+        }
+    }
+
     /// Checks that nothing is left over.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use crate::quantizers::{Quantizer, Scratch};
 /// Rows of one parallel block.
 pub(crate) const BLOCK: usize = 512;
 /// Largest magnitude of an input: beyond it differences leave the range of f32.
-const LARGEST: f32 = 1e30;
+pub const LARGEST: f32 = 1e30;
 
 /// Encodes vectors that were prepared.
 ///

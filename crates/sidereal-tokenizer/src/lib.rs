@@ -18,13 +18,25 @@ mod product;
 
 mod linear_algebra;
 
+mod spectrum;
+
+mod cooccurrence;
+
 mod nearest;
 
 mod seeding;
 
 mod kmeans;
 
+mod spectral;
+
+pub mod collaborative_vectors;
+
+mod code_tree;
+
 mod residual;
+
+mod sinkhorn;
 
 mod mlp;
 
@@ -40,8 +52,15 @@ pub mod item_table;
 
 mod tokenizer;
 
+pub mod repair;
+
+pub mod drift;
+
 pub mod report;
 
+pub mod bench;
+
+pub use encode::LARGEST;
 pub use item_table::ItemTable;
 pub use quantizers::{Method, Model, TOKENIZERS, TokenizerConfig, Training};
 pub use sidereal_nn::{Error, Result};

@@ -1,6 +1,7 @@
 //! Multilayer perceptrons: one to train on any device, and one to run on rows, with ReLU between layers and none after.
 //!
 //! Both hold weights as [I, O], ready for the product. Files hold them as [O, I], the layout that other programs write.
+//! A net may be a branch beside the identity, y = x + MLP(x), and may normalise its inputs row by row first.
 
 use candle_core::Tensor;
 use sidereal_nn::ops;
@@ -13,37 +14,49 @@ use sidereal_nn::rng::Rng;
 
 /// Rows of one product. Shorter blocks are filled up, so that every row sees a product of the same shape, which is
 /// summed in the same order: a row's result does not depend on the rows beside it.
-const BLOCK: usize = 256;
+const BLOCK: usize = 512;
+/// Added to the variance of a row's inputs, as PyTorch's layer norm does.
+pub(crate) const NORM_EPSILON: f64 = 1e-5;
 
 /// Layers whose tensors are parameters.
 #[derive(Debug, Clone)]
 pub(crate) struct TrainableMlp {
     /// Weight [I, O] and bias `[O]` of each layer.
     layers: Vec<(Tensor, Tensor)>,
+    residual: bool,
 }
 
 impl TrainableMlp {
-    /// Makes `{name}.{i}.weight` (Xavier-normal, as LC-Rec) and `{name}.{i}.bias` (0) for widths D, ..., d.
-    pub(crate) fn new(name: &str, widths: &[usize], params: &mut Params, rng: &mut Rng) -> Result<Self> {
+    /// Makes `{name}.{i}.weight` (Xavier-normal, as LC-Rec) and `{name}.{i}.bias` (0) for widths D, ..., d. A residual
+    /// net has a last layer of 0, so that it starts as the identity; its first and last width must be equal.
+    pub(crate) fn new(
+        name: &str,
+        widths: &[usize],
+        residual: bool,
+        params: &mut Params,
+        rng: &mut Rng,
+    ) -> Result<Self> {
+        let last = widths.len().saturating_sub(2);
         let layer = |(i, pair): (usize, &[usize])| {
-            let weight = params.var(&format!("{name}.{i}.weight"), pair, Init::XavierNormal, rng)?;
+            let start = if residual && i == last { Init::Zeros } else { Init::XavierNormal };
+            let weight = params.var(&format!("{name}.{i}.weight"), pair, start, rng)?;
             let bias = params.var(&format!("{name}.{i}.bias"), &pair[1..], Init::Zeros, rng)?;
             Ok((weight, bias))
         };
-        Ok(Self { layers: widths.windows(2).enumerate().map(layer).collect::<Result<_>>()? })
+        Ok(Self { layers: widths.windows(2).enumerate().map(layer).collect::<Result<_>>()?, residual })
     }
 
     /// # Shapes
     /// [B, I] to [B, O]
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = x.clone();
+        let mut y = x.clone();
         for (i, (weight, bias)) in self.layers.iter().enumerate() {
-            x = ops::linear_bias(&x, weight, bias)?;
-            if i + 1 < self.layers.len() {
-                x = ops::relu(&x)?;
-            }
+            y = match i + 1 < self.layers.len() {
+                true => ops::linear_bias_relu(&y, weight, bias)?,
+                false => ops::linear_bias(&y, weight, bias)?,
+            };
         }
-        Ok(x)
+        Ok(if self.residual { (y + x)? } else { y })
     }
 
     /// A copy to run on rows.
@@ -53,7 +66,7 @@ impl TrainableMlp {
             let weight = weight.flatten_all()?.to_vec1::<f32>()?;
             Ok(Layer { inputs, outputs, weight, bias: bias.to_vec1::<f32>()? })
         });
-        Ok(Mlp { layers: layers.collect::<Result<_>>()? })
+        Ok(Mlp { layers: layers.collect::<Result<_>>()?, residual: self.residual, normalises: false })
     }
 }
 
@@ -61,6 +74,10 @@ impl TrainableMlp {
 #[derive(Debug, Clone)]
 pub(crate) struct Mlp {
     layers: Vec<Layer>,
+    /// y = x + MLP(x).
+    residual: bool,
+    /// Every row of inputs is brought to mean 0 and variance 1 first.
+    normalises: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -75,14 +92,38 @@ struct Layer {
 
 impl Mlp {
     /// Takes `{name}.{i}.weight` [O, I] and `{name}.{i}.bias` `[O]` for widths D, ..., d.
-    pub(crate) fn load(name: &str, widths: &[usize], arrays: &mut ArraySet) -> Result<Self> {
+    pub(crate) fn load(name: &str, widths: &[usize], residual: bool, arrays: &mut ArraySet) -> Result<Self> {
         let layer = |(i, pair): (usize, &[usize])| {
             let (inputs, outputs) = (pair[0], pair[1]);
             let weight = arrays.take(&format!("{name}.{i}.weight"), &[outputs, inputs])?;
             let bias = arrays.take(&format!("{name}.{i}.bias"), &[outputs])?;
             Ok(Layer { inputs, outputs, weight: transposed(&weight, inputs), bias })
         };
-        Ok(Self { layers: widths.windows(2).enumerate().map(layer).collect::<Result<_>>()? })
+        let layers = widths.windows(2).enumerate().map(layer).collect::<Result<_>>()?;
+        Ok(Self { layers, residual, normalises: false })
+    }
+
+    /// The same net behind a normalisation of every row of its inputs.
+    pub(crate) fn normalising(self) -> Self {
+        Self { normalises: true, ..self }
+    }
+
+    /// The same net for inputs x instead of `scale * x + shift`: both go into the first layer.
+    ///
+    /// # Shapes
+    /// `scale`, `shift`: `[I]`
+    pub(crate) fn after(mut self, scale: &[f64], shift: &[f64]) -> Self {
+        if let Some(first) = self.layers.first_mut() {
+            let mut bias: Vec<f64> = first.bias.iter().map(|&b| b.into()).collect();
+            for ((weights, scale), shift) in first.weight.chunks_exact_mut(first.outputs).zip(scale).zip(shift) {
+                for (weight, bias) in weights.iter_mut().zip(&mut bias) {
+                    *bias += shift * f64::from(*weight);
+                    *weight = (scale * f64::from(*weight)) as f32;
+                }
+            }
+            first.bias = bias.into_iter().map(|b| b as f32).collect();
+        }
+        self
     }
 
     pub(crate) fn arrays(&self, name: &str) -> Vec<NamedArray> {
@@ -116,30 +157,57 @@ impl Mlp {
         let [from, to] = hidden;
         for rows in rows.chunks(BLOCK * inputs) {
             let count = rows.len() / inputs;
-            for (i, layer) in self.layers.iter().enumerate() {
-                let full = i == 0 && count == BLOCK;
-                if i == 0 && !full {
-                    from.clear();
-                    from.extend_from_slice(rows);
-                    from.resize(BLOCK * inputs, 0.0);
+            let direct = count == BLOCK && !self.normalises;
+            if !direct {
+                from.clear();
+                from.extend_from_slice(rows);
+                if self.normalises {
+                    from.chunks_exact_mut(inputs).for_each(normalise);
                 }
-                to.resize(BLOCK * layer.outputs, 0.0);
-                let x = if full { rows } else { &from[..BLOCK * layer.inputs] };
-                product(x, layer.inputs, &layer.weight, layer.outputs, to); // [BLOCK, O]
-                let last = i + 1 == self.layers.len();
-                for row in to.chunks_exact_mut(layer.outputs) {
-                    for (v, bias) in row.iter_mut().zip(&layer.bias) {
-                        *v += bias;
-                        if !last {
-                            *v = v.max(0.0);
-                        }
-                    }
+                from.resize(BLOCK * inputs, 0.0);
+            }
+            for (i, layer) in self.layers.iter().enumerate() {
+                if to.len() < BLOCK * layer.outputs {
+                    to.resize(BLOCK * layer.outputs, 0.0);
+                }
+                let x = if i == 0 && direct { rows } else { &from[..BLOCK * layer.inputs] };
+                product(x, layer.inputs, &layer.weight, layer.outputs, &mut to[..BLOCK * layer.outputs]); // [BLOCK, O]
+                // Rows that only fill the block up go no further.
+                let made = &mut to[..count * layer.outputs];
+                match i + 1 < self.layers.len() {
+                    true => finish_hidden(made, &layer.bias),
+                    false => finish_last(made, &layer.bias),
                 }
                 std::mem::swap(from, to);
             }
+            let start = out.len();
             out.extend_from_slice(&from[..count * self.outputs()]);
+            if self.residual {
+                out[start..].iter_mut().zip(rows).for_each(|(y, x)| *y += x);
+            }
         }
     }
+}
+
+fn finish_hidden(rows: &mut [f32], bias: &[f32]) {
+    for row in rows.chunks_exact_mut(bias.len().max(1)) {
+        row.iter_mut().zip(bias).for_each(|(v, b)| *v = (*v + b).max(0.0));
+    }
+}
+
+fn finish_last(rows: &mut [f32], bias: &[f32]) {
+    for row in rows.chunks_exact_mut(bias.len().max(1)) {
+        row.iter_mut().zip(bias).for_each(|(v, b)| *v += b);
+    }
+}
+
+/// Brings a row to mean 0 and variance 1.
+fn normalise(row: &mut [f32]) {
+    let count = row.len() as f64;
+    let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
+    let variance = row.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / count;
+    let scale = 1.0 / (variance + NORM_EPSILON).sqrt();
+    row.iter_mut().for_each(|v| *v = ((f64::from(*v) - mean) * scale) as f32);
 }
 
 #[cfg(test)]
@@ -150,7 +218,7 @@ mod tests {
 
     fn mlp() -> (TrainableMlp, Mlp) {
         let mut params = Params::new(&Device::Cpu);
-        let net = TrainableMlp::new("enc", &[37, 19, 5], &mut params, &mut Rng::new(3, "test")).unwrap();
+        let net = TrainableMlp::new("enc", &[37, 19, 5], false, &mut params, &mut Rng::new(3, "test")).unwrap();
         let plain = net.to_mlp().unwrap();
         (net, plain)
     }
@@ -159,15 +227,15 @@ mod tests {
     fn a_row_is_the_same_whatever_travels_with_it() {
         let (net, plain) = mlp();
         let mut rng = Rng::new(1, "rows");
-        let rows: Vec<f32> = (0..600 * 37).map(|_| rng.normal() as f32).collect();
+        let rows: Vec<f32> = (0..1100 * 37).map(|_| rng.normal() as f32).collect();
         let (mut hidden, mut all) = (Default::default(), Vec::new());
         plain.forward_rows(&rows, &mut hidden, &mut all);
-        for (start, end) in [(0, 1), (1, 300), (255, 257), (599, 600), (300, 600)] {
+        for (start, end) in [(0, 1), (1, 600), (511, 513), (1099, 1100), (500, 1100)] {
             let mut part = Vec::new();
             plain.forward_rows(&rows[start * 37..end * 37], &mut hidden, &mut part);
             assert_eq!(part, all[start * 5..end * 5], "rows {start} to {end}");
         }
-        let tensor = Tensor::from_vec(rows, (600, 37), &Device::Cpu).unwrap();
+        let tensor = Tensor::from_vec(rows, (1100, 37), &Device::Cpu).unwrap();
         let trained = net.forward(&tensor).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert!(trained.iter().zip(&all).all(|(a, b)| (a - b).abs() < 1e-5));
     }
@@ -179,8 +247,46 @@ mod tests {
         let (_, plain) = mlp();
         crate::arrays::save_arrays(&path, &plain.arrays("enc")).unwrap();
         let mut arrays = ArraySet::open(&path).unwrap();
-        let again = Mlp::load("enc", &[37, 19, 5], &mut arrays).unwrap();
+        let again = Mlp::load("enc", &[37, 19, 5], false, &mut arrays).unwrap();
         arrays.finish().unwrap();
         assert_eq!(again.arrays("enc"), plain.arrays("enc"));
+    }
+
+    #[test]
+    fn a_scale_and_shift_of_the_inputs_move_into_the_first_layer() {
+        let (_, plain) = mlp();
+        let mut rng = Rng::new(2, "rows");
+        let mut draw = |count: usize| -> Vec<f64> { (0..count).map(|_| rng.normal()).collect() };
+        let (rows, scale, shift) = (draw(9 * 37), draw(37), draw(37));
+        let moved = rows.iter().enumerate().map(|(i, v)| (v * scale[i % 37] + shift[i % 37]) as f32);
+        let run = |net: &Mlp, rows: &[f32]| {
+            let mut out = Vec::new();
+            net.forward_rows(rows, &mut Default::default(), &mut out);
+            out
+        };
+        let want = run(&plain, &moved.collect::<Vec<_>>());
+        let rows: Vec<f32> = rows.iter().map(|&v| v as f32).collect();
+        let found = run(&plain.clone().after(&scale, &shift), &rows);
+        assert!(found.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-4), "{found:?} {want:?}");
+    }
+
+    #[test]
+    fn a_residual_net_starts_as_the_identity_and_normalised_rows_forget_scale_and_offset() {
+        let mut params = Params::new(&Device::Cpu);
+        let net = TrainableMlp::new("enc", &[6, 4, 6], true, &mut params, &mut Rng::new(3, "test")).unwrap();
+        let rows: Vec<f32> = (0..18).map(|v| (v * v % 7) as f32).collect();
+        let run = |net: &Mlp, rows: &[f32]| {
+            let mut out = Vec::new();
+            net.forward_rows(rows, &mut Default::default(), &mut out);
+            out
+        };
+        assert_eq!(run(&net.to_mlp().unwrap(), &rows), rows);
+        let x = Tensor::from_slice(&rows, (3, 6), &Device::Cpu).unwrap();
+        assert_eq!(net.forward(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap(), rows);
+        let normalising = TrainableMlp::new("n", &[6, 4, 5], false, &mut params, &mut Rng::new(4, "test")).unwrap();
+        let normalising = normalising.to_mlp().unwrap().normalising();
+        let scaled: Vec<f32> = rows.iter().map(|v| 1000.0 * v + 5.0).collect();
+        let (a, b) = (run(&normalising, &rows), run(&normalising, &scaled));
+        assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-3), "{a:?} {b:?}");
     }
 }

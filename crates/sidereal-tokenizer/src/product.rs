@@ -43,6 +43,40 @@ pub(crate) fn product(rows: &[f32], inner: usize, columns: &[f32], outer: usize,
     }
 }
 
+/// Rows of one padded product.
+const PADDED_ROWS: usize = 256;
+
+/// Appends `rows * columns` to `out`, in products of one shape: short blocks are filled up with zeros. So every row is
+/// summed in the same order, and its result does not depend on the rows beside it.
+///
+/// # Shapes
+/// - `rows`: [M, I]
+/// - `columns`: [I, O]
+/// - appended: [M, O]
+pub(crate) fn padded_product(
+    rows: &[f32],
+    inner: usize,
+    columns: &[f32],
+    outer: usize,
+    padding: &mut Vec<f32>,
+    out: &mut Vec<f32>,
+) {
+    for rows in rows.chunks(PADDED_ROWS * inner) {
+        let start = out.len();
+        if rows.len() == PADDED_ROWS * inner {
+            out.resize(start + PADDED_ROWS * outer, 0.0);
+            product(rows, inner, columns, outer, &mut out[start..]);
+            continue;
+        }
+        padding.clear();
+        padding.extend_from_slice(rows);
+        padding.resize(PADDED_ROWS * (inner + outer), 0.0);
+        let (from, to) = padding.split_at_mut(PADDED_ROWS * inner);
+        product(from, inner, columns, outer, to);
+        out.extend_from_slice(&to[..rows.len() / inner * outer]);
+    }
+}
+
 /// [R, C] to [C, R].
 pub(crate) fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
     let rows = values.len() / columns;
@@ -99,6 +133,23 @@ mod tests {
             }
         }
         assert_eq!(transposed(&transposed(&a, i), m), a);
+    }
+
+    #[test]
+    fn a_padded_product_gives_a_row_the_same_bits_whatever_travels_with_it() {
+        let (m, i, o) = (600, 13, 7);
+        let a: Vec<f32> = (0..m * i).map(|v| (v as f32 * 0.7).sin()).collect();
+        let b: Vec<f32> = (0..i * o).map(|v| (v as f32 * 1.3).cos()).collect();
+        let (mut padding, mut all) = (Vec::new(), Vec::new());
+        padded_product(&a, i, &b, o, &mut padding, &mut all);
+        assert_eq!(all.len(), m * o);
+        for (start, end) in [(0, 1), (3, 259), (255, 257), (599, 600)] {
+            let mut part = Vec::new();
+            padded_product(&a[start * i..end * i], i, &b, o, &mut padding, &mut part);
+            assert_eq!(part, all[start * o..end * o], "rows {start} to {end}");
+        }
+        let want: f32 = (0..i).map(|k| a[3 * i + k] * b[k * o + 2]).sum();
+        assert!((all[3 * o + 2] - want).abs() < 1e-5);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use sidereal_core::{Embeddings, Error, ItemId, Progress, SemanticIds};
 
 use crate::Result;
 use crate::arrays::{ArraySet, save_arrays};
+use crate::drift::FitRecord;
 use crate::encode::{check_range, check_width, encode};
 use crate::item_table::ItemTable;
 use crate::pre_step::FittedPreSteps;
@@ -48,6 +49,9 @@ pub struct Description {
     pub items: usize,
     /// What the method recorded of its training.
     pub training: serde_json::Value,
+    /// How well training items come back from their codes; absent for methods that list items, and in older files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<FitRecord>,
 }
 
 /// A trained tokenizer of item vectors.
@@ -90,8 +94,13 @@ impl ItemTokenizer {
         let (steps, prepared) = FittedPreSteps::fit(config.pre_steps(), items)?;
         let vectors = prepared.as_ref().unwrap_or(items.vectors);
         let trained = config.method().train(&TrainingItems { vectors, ..*items }, training)?;
+        let fit = match &trained.model {
+            Model::Quantizer(quantizer) => Some(FitRecord::measure(&**quantizer, vectors)?),
+            Model::Table(_) => None,
+        };
         let description = Description {
             format_version: FORMAT_VERSION,
+            fit,
             width: items.vectors.width(),
             codes_per_level: codes_of(&trained.model).to_vec(),
             seed: training.seed,

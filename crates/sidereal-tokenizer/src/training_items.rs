@@ -38,6 +38,51 @@ impl<'a> TrainingItems<'a> {
         self.len() == 0
     }
 
+    /// The ids, for a method that cannot do without.
+    ///
+    /// # Errors
+    /// They are absent.
+    pub fn needed_ids(&self, method: &str) -> Result<&'a [ItemId]> {
+        let mend = "train it in a run that has data (`sidereal data prepare`)";
+        self.ids.ok_or_else(|| absent(method, "item ids", mend))
+    }
+
+    /// The category paths, for a method that cannot do without.
+    ///
+    /// # Errors
+    /// They are absent.
+    pub fn needed_categories(&self, method: &str) -> Result<&'a [Vec<String>]> {
+        let mend = "prepare data whose items have a column category, categories, genre or genres";
+        self.categories.ok_or_else(|| absent(method, "item categories", mend))
+    }
+
+    /// The histories, for a method that cannot do without.
+    ///
+    /// # Errors
+    /// They are absent.
+    pub fn needed_histories(&self, method: &str) -> Result<TrainingHistories<'a>> {
+        let mend = "train it in a run that has interactions and their split";
+        self.histories.ok_or_else(|| absent(method, "training histories", mend))
+    }
+
+    /// The collaborative vectors, for a method that cannot do without.
+    ///
+    /// # Errors
+    /// They are absent.
+    pub fn needed_collaborative(&self, method: &str) -> Result<&'a Embeddings> {
+        let mend = "give the recipe a table [collaborative]";
+        self.collaborative.ok_or_else(|| absent(method, "collaborative vectors", mend))
+    }
+
+    /// The domains, for a method that cannot do without.
+    ///
+    /// # Errors
+    /// They are absent.
+    pub fn needed_domains(&self, method: &str) -> Result<&'a [u32]> {
+        let mend = "give every item a domain";
+        self.domains.ok_or_else(|| absent(method, "domains", mend))
+    }
+
     /// Checks that all parts are about the same items.
     ///
     /// # Errors
@@ -64,6 +109,10 @@ impl<'a> TrainingItems<'a> {
             None => Ok(()),
         }
     }
+}
+
+fn absent(method: &str, what: &str, mend: &str) -> Error {
+    Error::input(method, format!("it needs {what}, and there are none"), mend)
 }
 
 /// The part of every user's history that training may see.

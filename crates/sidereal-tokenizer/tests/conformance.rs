@@ -1,16 +1,79 @@
-//! Every method of the list keeps the same promises.
+//! Every method of the list keeps the same promises: quantizers, which encode vectors, and tables, which list items.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 
-use sidereal_core::{Embeddings, NoProgress, SemanticIds};
+use sidereal_core::{Embeddings, Histories, ItemId, NoProgress, SemanticIds};
 use sidereal_nn::rng::Rng;
-use sidereal_tokenizer::{ARRAYS_FILE, DESCRIPTION_FILE, ItemTokenizer, TOKENIZERS, TokenizerConfig};
+use sidereal_tokenizer::{
+    ItemTokenizer, Method, TOKENIZERS, TokenizerConfig, Training, TrainingHistories, TrainingItems,
+};
 
 const ITEMS: usize = 300;
 const WIDTH: usize = 20;
+const USERS: usize = 120;
 
-/// Items around 12 centres, each with 5 points around it, with noise: something for three levels to find.
+/// All that a method may ask for, about items around 12 centres, each with 5 points around it, with noise: something
+/// for three levels to find. Users stay near one centre; categories are centre and point, unknown for some.
+struct World {
+    vectors: Embeddings,
+    ids: Vec<ItemId>,
+    categories: Vec<Vec<String>>,
+    domains: Vec<u32>,
+    collaborative: Embeddings,
+    histories: Histories,
+    ends: Vec<u32>,
+}
+
+impl World {
+    /// The first `count` of the items, and what users did with these.
+    fn of(count: usize) -> Self {
+        let vectors = Embeddings::new(count, WIDTH, clustered().values()[..count * WIDTH].to_vec()).unwrap();
+        let path = |i: usize| match i % 29 {
+            0 => vec![],
+            1 => vec![format!("centre {}", i % 12)],
+            _ => vec![format!("centre {}", i % 12), format!("point {}", i % 60)],
+        };
+        let mut rng = Rng::new(18, "users");
+        let (mut offsets, mut events) = (vec![0], Vec::new());
+        for user in 0..USERS {
+            let liked = |rng: &mut Rng| (user % 12 + 12 * rng.below(ITEMS / 12)) as u32;
+            events.extend((0..8).map(|_| liked(&mut rng)).filter(|&item| (item as usize) < count));
+            offsets.push(events.len() as u64);
+        }
+        let ends = offsets.windows(2).map(|w| (w[1] - w[0]) as u32).collect();
+        let users = (0..USERS).map(|user| format!("u{user}")).collect();
+        let mut behaviour =
+            |i: usize| (0..6).map(|c| ((i % 12 + c * c) as f64).sin() as f32 + 0.1 * rng.normal() as f32).collect();
+        let collaborative: Vec<Vec<f32>> = (0..count).map(&mut behaviour).collect();
+        Self {
+            vectors,
+            ids: (0..count).map(|i| ItemId::from(format!("item-{i}"))).collect(),
+            categories: (0..count).map(path).collect(),
+            domains: (0..count).map(|i| (i % 3) as u32).collect(),
+            collaborative: Embeddings::new(count, 6, collaborative.concat()).unwrap(),
+            histories: Histories::new(users, offsets, events, None, None).unwrap(),
+            ends,
+        }
+    }
+
+    fn items(&self) -> TrainingItems<'_> {
+        TrainingItems {
+            vectors: &self.vectors,
+            ids: Some(&self.ids),
+            categories: Some(&self.categories),
+            domains: Some(&self.domains),
+            collaborative: Some(&self.collaborative),
+            histories: Some(TrainingHistories::new(&self.histories, &self.ends)),
+        }
+    }
+
+    fn encode(&self, tokenizer: &ItemTokenizer) -> SemanticIds {
+        tokenizer.encode_items(&self.ids, &self.vectors).unwrap()
+    }
+}
+
+/// The vectors of all items, [ITEMS, WIDTH].
 fn clustered() -> Embeddings {
     let mut rng = Rng::new(17, "clusters");
     let mut draw =
@@ -25,7 +88,7 @@ fn clustered() -> Embeddings {
 
 /// A method's defaults, with the size of its training cut down where it has one.
 fn config(name: &str, codes: &[u32]) -> TokenizerConfig {
-    let config = TokenizerConfig::with_defaults(name, codes.to_vec()).unwrap();
+    let config = TokenizerConfig::with_defaults(name, sizes(name, codes)).unwrap();
     let mut json = serde_json::to_value(config).unwrap();
     for (key, value) in [("epochs", 40), ("batch", 100), ("latent", 8), ("evaluate_every", 5)] {
         if let Some(entry) = json[name].get_mut(key) {
@@ -41,37 +104,76 @@ fn config(name: &str, codes: &[u32]) -> TokenizerConfig {
     serde_json::from_value(json).unwrap()
 }
 
-fn train(name: &str, codes: &[u32], threads: usize) -> ItemTokenizer {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    pool.install(|| ItemTokenizer::train(&config(name, codes), &clustered(), 5, &NoProgress).unwrap())
+/// Sizes for a method: tables give every item a semantic ID of its own, so their last level must have room.
+fn sizes(name: &str, codes: &[u32]) -> Vec<u32> {
+    let mut codes = codes.to_vec();
+    if name == "lfq" {
+        codes.iter_mut().for_each(|codes| *codes = codes.next_power_of_two());
+    }
+    if let Some(last) = codes.last_mut().filter(|_| lists_items(name)) {
+        *last = 400;
+    }
+    codes
 }
 
-fn saved_bytes(tokenizer: &ItemTokenizer, dir: &Path) -> [Vec<u8>; 2] {
+fn lists_items(name: &str) -> bool {
+    TokenizerConfig::with_defaults(name, vec![4]).unwrap().lists_items()
+}
+
+fn quantizers() -> impl Iterator<Item = &'static Method> {
+    TOKENIZERS.iter().filter(|method| !lists_items(method.name))
+}
+
+fn tables() -> impl Iterator<Item = &'static Method> {
+    TOKENIZERS.iter().filter(|method| lists_items(method.name))
+}
+
+fn train_on(world: &World, name: &str, codes: &[u32]) -> ItemTokenizer {
+    let config = config(name, &sizes(name, codes));
+    ItemTokenizer::train_with(&config, &world.items(), &Training::new(5, &NoProgress)).unwrap()
+}
+
+fn train(name: &str, codes: &[u32], threads: usize) -> ItemTokenizer {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| train_on(&World::of(ITEMS), name, codes))
+}
+
+/// Names and bytes of all files of a tokenizer.
+fn saved_bytes(tokenizer: &ItemTokenizer, dir: &Path) -> Vec<(String, Vec<u8>)> {
     tokenizer.save(dir).unwrap();
-    [DESCRIPTION_FILE, ARRAYS_FILE].map(|name| std::fs::read(dir.join(name)).unwrap())
+    let mut files: Vec<(String, Vec<u8>)> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
+        .collect();
+    files.sort();
+    assert_eq!(files.len(), 2);
+    files
 }
 
 #[test]
 fn every_method_gives_codes_below_its_sizes_and_respects_each_level() {
     for method in TOKENIZERS {
         let tokenizer = train(method.name, &[16, 7, 3], 1);
-        assert_eq!(tokenizer.codes_per_level(), [16, 7, 3], "{}", method.name);
-        let ids = tokenizer.encode(&clustered()).unwrap();
+        let codes = sizes(method.name, &[16, 7, 3]);
+        assert_eq!(tokenizer.codes_per_level(), codes, "{}", method.name);
+        let ids = World::of(ITEMS).encode(&tokenizer);
         assert_eq!((ids.len(), ids.levels()), (ITEMS, 3), "{}", method.name);
-        ids.check_codes(&[16, 7, 3]).unwrap();
+        ids.check_codes(&codes).unwrap();
     }
 }
 
 #[test]
 fn every_method_comes_back_from_disk_the_same() {
+    let world = World::of(ITEMS);
     for method in TOKENIZERS {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let tokenizer = train(method.name, &[8, 8], 1);
         let bytes = saved_bytes(&tokenizer, one.path());
         let again = ItemTokenizer::load(one.path()).unwrap();
-        assert_eq!(again.encode(&clustered()).unwrap(), tokenizer.encode(&clustered()).unwrap(), "{}", method.name);
+        assert_eq!(world.encode(&again), world.encode(&tokenizer), "{}", method.name);
         assert_eq!(again.description(), tokenizer.description());
-        assert_eq!(saved_bytes(&again, two.path()), bytes, "{}", method.name);
+        assert!(saved_bytes(&again, two.path()) == bytes, "{}", method.name);
     }
 }
 
@@ -89,45 +191,15 @@ fn every_method_gives_the_same_bytes_for_one_and_two_threads() {
 fn every_method_encodes_a_row_alone_as_in_any_batch() {
     for method in TOKENIZERS {
         let tokenizer = train(method.name, &[16, 8], 2);
-        let rows = clustered();
-        let together = tokenizer.encode(&rows).unwrap();
+        let world = World::of(ITEMS);
+        let together = world.encode(&tokenizer);
         let mut alone = Vec::new();
         for (start, end) in [(0, 1), (1, 2), (2, 100), (100, 257), (257, ITEMS)] {
-            let part = Embeddings::new(end - start, WIDTH, rows.values()[start * WIDTH..end * WIDTH].to_vec()).unwrap();
-            alone.extend_from_slice(tokenizer.encode(&part).unwrap().codes());
+            let values = world.vectors.values()[start * WIDTH..end * WIDTH].to_vec();
+            let part = Embeddings::new(end - start, WIDTH, values).unwrap();
+            alone.extend_from_slice(tokenizer.encode_items(&world.ids[start..end], &part).unwrap().codes());
         }
         assert_eq!(SemanticIds::new(2, alone).unwrap(), together, "{}", method.name);
-    }
-}
-
-#[test]
-fn every_method_leaves_less_after_each_level_and_reconstructs_what_it_says() {
-    for method in TOKENIZERS {
-        let tokenizer = train(method.name, &[12, 8, 8], 1);
-        let rows = tokenizer.prepare(&clustered()).unwrap();
-        let ids = tokenizer.encode(&clustered()).unwrap();
-        let energy = tokenizer.quantizer().unwrap().residual_energy(&rows, &ids).unwrap().unwrap();
-        assert!(energy.windows(2).all(|w| w[1] < w[0]), "{}: {energy:?}", method.name);
-        assert_eq!(energy.len(), 4, "{}", method.name);
-        let back = tokenizer.quantizer().unwrap().reconstruct(&ids).unwrap();
-        let error =
-            |other: &[f32]| -> f64 { rows.values().iter().zip(other).map(|(a, b)| f64::from(a - b).powi(2)).sum() };
-        let mean: Vec<f32> = (0..rows.values().len())
-            .map(|at| (0..ITEMS).map(|i| rows.row(i)[at % WIDTH]).sum::<f32>() / ITEMS as f32)
-            .collect();
-        assert!(error(back.values()) < 0.5 * error(&mean), "{} is little better than the mean", method.name);
-    }
-}
-
-#[test]
-fn every_method_names_both_widths_when_they_differ() {
-    for method in TOKENIZERS {
-        let other = Embeddings::new(1, WIDTH + 1, vec![0.0; WIDTH + 1]).unwrap();
-        let error = train(method.name, &[4], 1).encode(&other).unwrap_err().to_string();
-        assert!(
-            error.contains("20") && error.contains("21") && error.contains("same") | error.contains("model"),
-            "{error}"
-        );
     }
 }
 
@@ -135,11 +207,12 @@ fn every_method_names_both_widths_when_they_differ() {
 fn every_method_trains_on_fewer_items_than_codes_and_on_one_item() {
     for method in TOKENIZERS {
         for count in [1, 5] {
-            let few = Embeddings::new(count, WIDTH, clustered().values()[..count * WIDTH].to_vec()).unwrap();
-            let tokenizer = ItemTokenizer::train(&config(method.name, &[64, 64]), &few, 1, &NoProgress).unwrap();
-            let ids = tokenizer.encode(&few).unwrap();
-            assert_eq!(ids.len(), count, "{}", method.name);
-            assert!(tokenizer.quantizer().unwrap().codebook(0).iter().all(|v| v.is_finite()), "{}", method.name);
+            let few = World::of(count);
+            let tokenizer = train_on(&few, method.name, &[64, 64]);
+            assert_eq!(few.encode(&tokenizer).len(), count, "{}", method.name);
+            if let Ok(quantizer) = tokenizer.quantizer() {
+                assert!(quantizer.codebook(0).iter().all(|v| v.is_finite()), "{}", method.name);
+            }
         }
     }
 }
@@ -156,5 +229,65 @@ fn every_method_is_named_once_and_reads_its_own_defaults() {
         let misspelt = serde_json::json!({ method.name: { "codez": [256] } });
         let error = serde_json::from_value::<TokenizerConfig>(misspelt).unwrap_err().to_string();
         assert!(error.contains("codez"), "{error}");
+    }
+}
+
+#[test]
+fn every_quantizer_needs_nothing_but_vectors() {
+    let vectors = clustered();
+    for method in quantizers() {
+        let tokenizer = ItemTokenizer::train(&config(method.name, &[8, 8]), &vectors, 5, &NoProgress).unwrap();
+        assert_eq!(tokenizer.encode(&vectors).unwrap(), World::of(ITEMS).encode(&tokenizer), "{}", method.name);
+    }
+}
+
+#[test]
+fn every_quantizer_reconstructs_what_it_says_and_leaves_less_after_each_level() {
+    for method in quantizers() {
+        let tokenizer = train(method.name, &[12, 8, 8], 1);
+        let quantizer = tokenizer.quantizer().unwrap();
+        let rows = tokenizer.prepare(&clustered()).unwrap();
+        let ids = tokenizer.encode(&clustered()).unwrap();
+        // Codes that do not refine one another have no residuals.
+        if let Some(energy) = quantizer.residual_energy(&rows, &ids).unwrap() {
+            assert!(energy.windows(2).all(|w| w[1] < w[0]), "{}: {energy:?}", method.name);
+            assert_eq!(energy.len(), 4, "{}", method.name);
+        }
+        let back = quantizer.reconstruct(&ids).unwrap();
+        let width = rows.width();
+        let mean: Vec<f32> =
+            (0..width).map(|at| (0..ITEMS).map(|i| rows.row(i)[at]).sum::<f32>() / ITEMS as f32).collect();
+        let squares = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum() };
+        let error: f64 = (0..ITEMS).map(|i| squares(rows.row(i), back.row(i))).sum();
+        let spread: f64 = (0..ITEMS).map(|i| squares(rows.row(i), &mean)).sum();
+        assert!(error < 0.5 * spread, "{} is little better than the mean: {error} of {spread}", method.name);
+    }
+}
+
+#[test]
+fn every_quantizer_names_both_widths_when_they_differ() {
+    for method in quantizers() {
+        let other = Embeddings::new(1, WIDTH + 1, vec![0.0; WIDTH + 1]).unwrap();
+        let error = train(method.name, &[4], 1).encode(&other).unwrap_err().to_string();
+        assert!(
+            error.contains("20") && error.contains("21") && error.contains("same") | error.contains("model"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn every_table_names_what_it_lacks_and_items_that_it_does_not_know() {
+    let world = World::of(ITEMS);
+    for method in tables() {
+        let config = config(method.name, &sizes(method.name, &[8, 8]));
+        let error = ItemTokenizer::train(&config, &world.vectors, 5, &NoProgress).unwrap_err().to_string();
+        assert!(error.contains(method.name) && error.contains("item ids"), "{error}");
+        let tokenizer = train(method.name, &[8, 8], 1);
+        let unknown = [world.ids[3].clone(), ItemId::from("nobody's")];
+        let two = Embeddings::new(2, WIDTH, vec![0.0; 2 * WIDTH]).unwrap();
+        let error = tokenizer.encode_items(&unknown, &two).unwrap_err().to_string();
+        assert!(error.contains("nobody's"), "{error}");
+        assert!(tokenizer.encode(&two).unwrap_err().to_string().contains(method.name));
     }
 }

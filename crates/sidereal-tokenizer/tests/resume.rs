@@ -1,4 +1,4 @@
-//! A killed RQ-VAE training goes on bit for bit.
+//! A killed training of RQ-VAE and its relatives goes on bit for bit.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -13,11 +13,19 @@ fn rows() -> Embeddings {
     Embeddings::new(90, 10, (0..900).map(|_| rng.normal() as f32).collect()).unwrap()
 }
 
-fn config(epochs: usize) -> TokenizerConfig {
-    serde_json::from_value(serde_json::json!({ "rq-vae": {
-        "codes": [16, 16], "hidden": [12], "latent": 4, "batch": 32, "epochs": epochs, "evaluate_every": 4, "patience": 0
-    } }))
-    .unwrap()
+fn config() -> TokenizerConfig {
+    method("rq-vae", serde_json::json!({ "latent": 4 }))
+}
+
+/// A method with small sizes and these settings beside them.
+fn method(name: &str, settings: serde_json::Value) -> TokenizerConfig {
+    let mut all = serde_json::json!({
+        "codes": [16, 16], "hidden": [12], "batch": 32, "epochs": 20, "evaluate_every": 4, "patience": 0
+    });
+    for (key, value) in settings.as_object().unwrap() {
+        all[key] = value.clone();
+    }
+    serde_json::from_value(serde_json::json!({ name: all })).unwrap()
 }
 
 /// Panics at a step, as a kill would end the process there.
@@ -38,32 +46,55 @@ fn bytes(tokenizer: &ItemTokenizer) -> [Vec<u8>; 2] {
     [DESCRIPTION_FILE, ARRAYS_FILE].map(|name| std::fs::read(dir.path().join(name)).unwrap())
 }
 
-fn train(work: &Path, progress: &dyn Progress, seed: u64) -> sidereal_tokenizer::Result<ItemTokenizer> {
+fn train(
+    config: &TokenizerConfig,
+    work: &Path,
+    progress: &dyn Progress,
+    seed: u64,
+) -> sidereal_tokenizer::Result<ItemTokenizer> {
     ItemTokenizer::train_with(
-        &config(20),
+        config,
         &TrainingItems::new(&rows()),
         &Training { work: Some(work), ..Training::new(seed, progress) },
     )
 }
 
-#[test]
-fn a_killed_training_gives_the_bytes_of_the_uninterrupted_one() {
-    let whole = bytes(&ItemTokenizer::train(&config(20), &rows(), 9, &NoProgress).unwrap());
-    for kill_at in [2, 14, 30, 55] {
+fn goes_on(config: &TokenizerConfig, kills: &[u64]) {
+    let whole = bytes(&ItemTokenizer::train(config, &rows(), 9, &NoProgress).unwrap());
+    for &kill_at in kills {
         let work = tempfile::tempdir().unwrap();
-        let killed = std::panic::catch_unwind(|| train(work.path(), &KillAt(AtomicU64::new(kill_at)), 9));
+        let killed = std::panic::catch_unwind(|| train(config, work.path(), &KillAt(AtomicU64::new(kill_at)), 9));
         assert!(killed.is_err(), "the run was not killed");
-        let resumed = train(work.path(), &NoProgress, 9).unwrap();
-        assert!(bytes(&resumed) == whole, "killed at step {kill_at}");
-        let again = train(work.path(), &NoProgress, 9).unwrap();
+        let resumed = train(config, work.path(), &NoProgress, 9).unwrap();
+        assert!(bytes(&resumed) == whole, "killed at step {kill_at}: {config:?}");
+        let again = train(config, work.path(), &NoProgress, 9).unwrap();
         assert!(bytes(&again) == whole, "a finished training is not continued");
     }
 }
 
 #[test]
+fn a_killed_training_gives_the_bytes_of_the_uninterrupted_one() {
+    goes_on(&config(), &[2, 14, 30, 55]);
+}
+
+#[test]
+fn every_way_of_training_goes_on_after_a_kill() {
+    for settings in [
+        serde_json::json!({ "estimator": "rotation", "codebook_update": { "ema": { "decay": 0.9 } } }),
+        serde_json::json!({ "estimator": { "gumbel": { "temperature": 0.5 } }, "input_norm": "layer" }),
+        serde_json::json!({ "sim_vq": true, "sinkhorn": { "levels": [1] }, "input_norm": "batch" }),
+    ] {
+        let mut settings = settings;
+        settings["latent"] = 4.into();
+        goes_on(&method("rq-vae", settings), &[2, 30]);
+    }
+    goes_on(&method("rq-kmeans-plus", serde_json::json!({})), &[2, 30]);
+}
+
+#[test]
 fn a_checkpoint_of_another_training_is_refused() {
     let work = tempfile::tempdir().unwrap();
-    train(work.path(), &NoProgress, 9).unwrap();
-    let error = train(work.path(), &NoProgress, 10).unwrap_err().to_string();
+    train(&config(), work.path(), &NoProgress, 9).unwrap();
+    let error = train(&config(), work.path(), &NoProgress, 10).unwrap_err().to_string();
     assert!(error.contains("another seed") && error.contains("checkpoint"), "{error}");
 }

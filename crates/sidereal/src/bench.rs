@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use sidereal_core::CodeVocab;
-use sidereal_core::{Embeddings, Error, Progress, SemanticIds, Trie};
+use sidereal_core::{Error, SemanticIds, Trie};
 use sidereal_generator::bench::{
     TrainInput, bench_beam, bench_beam_input, bench_catalog, bench_model, bench_train_step, process_cpu_s,
 };
@@ -13,9 +13,16 @@ use sidereal_generator::models::t5::T5Config;
 use sidereal_generator::models::tiger::TigerConfig;
 use sidereal_nn::device::DeviceChoice;
 use sidereal_nn::rng::Rng;
-use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig};
 
 use crate::Result;
+
+mod encode;
+mod job;
+mod machine;
+
+pub use encode::{EncodeWish, encode};
+pub use job::{JobWish, job, job_input};
+pub use machine::Machine;
 
 /// Levels and codes of the random catalogs and histories: those of the peers' scripts.
 const LEVELS: usize = 4;
@@ -150,55 +157,6 @@ pub fn trie(wish: &TrieWish) -> Result<Value> {
     let middle = |v: &[f64]| v.get(v.len() / 2).copied();
     Ok(json!({ "what": "trie", "ids": sids.len(), "leaves": leaves, "levels": sids.levels(),
         "build_s": middle(&wall), "build_cpu_s": middle(&cpu) }))
-}
-
-/// Sizes and file of [`encode`].
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct EncodeWish {
-    pub input: Option<PathBuf>,
-    pub items: usize,
-    pub width: usize,
-    pub levels: usize,
-    pub codes: u32,
-    pub iterations: usize,
-    pub runs: usize,
-}
-
-/// Residual k-means: its training once, and encoding of the same items.
-///
-/// # Errors
-/// A file that cannot be read; sizes that cannot be trained.
-pub fn encode(wish: &EncodeWish, progress: &dyn Progress) -> Result<Value> {
-    let embeddings = match &wish.input {
-        Some(path) => sidereal_embed::read_vectors(path, None)?.embeddings,
-        None => {
-            let mut rng = Rng::new(0, "bench encode");
-            let values = (0..wish.items * wish.width).map(|_| rng.normal() as f32).collect();
-            Embeddings::new(wish.items, wish.width, values)?
-        }
-    };
-    let mut config = TokenizerConfig::with_defaults("rq-kmeans", vec![wish.codes; wish.levels])?;
-    if let TokenizerConfig::RqKmeans(kmeans) = &mut config {
-        kmeans.max_iterations = wish.iterations;
-    }
-    let (began, used) = (Instant::now(), process_cpu_s());
-    let tokenizer = ItemTokenizer::train(&config, &embeddings, 0, progress)?;
-    let train_s = began.elapsed().as_secs_f64();
-    let train_cpu_s = process_cpu_s().zip(used).map(|(now, before)| now - before);
-    let (mut wall, mut cpu) = (Vec::new(), Vec::new());
-    for _ in 0..wish.runs.max(1) {
-        let (began, used) = (Instant::now(), process_cpu_s());
-        tokenizer.encode(&embeddings)?;
-        wall.push(began.elapsed().as_secs_f64());
-        cpu.extend(process_cpu_s().zip(used).map(|(now, before)| now - before));
-    }
-    wall.sort_by(f64::total_cmp);
-    cpu.sort_by(f64::total_cmp);
-    let rate = |v: &[f64]| v.get(v.len() / 2).map(|s| embeddings.rows() as f64 / s);
-    Ok(json!({ "what": "encode", "items": embeddings.rows(), "width": embeddings.width(), "levels": wish.levels,
-        "codes": wish.codes, "train_s": train_s, "train_cpu_s": train_cpu_s,
-        "items_per_s": rate(&wall), "items_per_cpu_s": rate(&cpu) }))
 }
 
 fn with_what(what: &str, mut value: Value) -> Value {

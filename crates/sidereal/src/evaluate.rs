@@ -61,9 +61,9 @@ pub fn evaluate(run: &Run, question: Question, device: DeviceChoice, progress: &
     let catalog = run.catalog()?;
     run.check_items(&catalog, &data)?;
     let split = run.split(&data.histories)?;
-    let embeddings = if run.has(Stage::Embeddings) { Some(run.embeddings()?) } else { None };
+    let embeddings = if run.has(Stage::Embeddings) { Some(run.catalog_embeddings(&catalog)?) } else { None };
     let examples = sample(if question.validation { &split.validation } else { &split.test }, question)?;
-    let popularity = split.training_popularity(&data.histories, data.items.len());
+    let popularity = split.training_popularity(&data.histories, catalog.len());
     let exam = Exam {
         histories: &data.histories,
         split: &split,
@@ -136,7 +136,8 @@ impl Exam<'_> {
 
     /// Every baseline that the run's data allows: those over item vectors only where the run has them.
     fn baseline_rows(&self) -> Result<Vec<(String, Modes<Row>)>> {
-        let statistics = Arc::new(Statistics::new(self.histories, self.split, self.catalog.len(), self.embeddings)?);
+        let statistics = Statistics::new(self.histories, self.split, self.catalog.len(), self.embeddings)?;
+        let statistics = Arc::new(statistics.without(self.catalog.removed())?);
         let rows = Baseline::all(&statistics).into_iter().map(|baseline| {
             let both = rank_examples(&baseline, self.histories, self.examples, LIST, self.progress)?;
             let modes = Modes { no_filter: both.no_filter, seen_removed: both.seen_removed };
@@ -149,7 +150,7 @@ impl Exam<'_> {
         let targets = self.targets();
         let mut evaluation = Evaluation {
             users: self.examples.len(),
-            items: self.catalog.len(),
+            items: self.catalog.alive(),
             generator: generator.map(str::to_owned),
             catalog_version: self.catalog.version().to_owned(),
             ..Evaluation::default()

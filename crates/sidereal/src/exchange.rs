@@ -15,8 +15,9 @@ use sidereal_tokenizer::ItemTokenizer;
 use sidereal_tokenizer::codes::parse_codes;
 
 use crate::Result;
+use crate::life::versions;
 use crate::run::{Outcome, Run, Stage};
-use crate::stages::catalog::facts;
+use crate::stages::catalog::{facts, first_few};
 
 mod codebooks;
 mod grid;
@@ -194,7 +195,13 @@ pub fn import(run: &Run, format: &Format, file: &Path, codes: Option<&str>) -> R
 /// No catalog or tokenizer; what the format cannot hold; whatever the file system says.
 pub fn export(run: &Run, format: &'static Format, out: &Path) -> Result<Exported> {
     match format.export.ok_or_else(|| format.cannot("written", Format::exports))? {
-        Export::Catalog(write) => write(&run.catalog()?, out)?,
+        Export::Catalog(write) => {
+            let catalog = run.catalog()?;
+            match catalog.removed().next() {
+                None => write(&catalog, out)?,
+                Some(_) => write(&alive_only(&catalog)?, out)?,
+            }
+        }
         Export::Tokenizer(write) => write(&run.tokenizer()?, out)?,
     }
     Ok(Exported { out: out.to_path_buf(), format: format.name })
@@ -225,9 +232,27 @@ fn import_catalog(run: &Run, format: &Format, foreign: Foreign, file: &Path, cod
             None => index,
         };
         let catalog = Catalog::build(&ids, &sids, &codes_per_level, CollisionPolicy::Postings, None)?;
+        versions::keep_changed(run)?;
         catalog.save(out.dir())?;
         Ok(facts(&catalog))
     })
+}
+
+/// A catalog without the items that were removed: other tools know nothing of them. Semantic IDs and the order within
+/// a leaf stay.
+fn alive_only(catalog: &Catalog) -> Result<Catalog> {
+    let alive: Vec<ItemIndex> = (0..catalog.len() as ItemIndex).filter(|&item| catalog.is_alive(item)).collect();
+    let mut place = vec![0u32; catalog.len()];
+    for leaf in 0..catalog.trie().leaves() {
+        for (at, &item) in catalog.postings(leaf).iter().enumerate() {
+            place[item as usize] = u32::MAX - at as u32;
+        }
+    }
+    let ids: Vec<ItemId> = alive.iter().map(|&item| ItemId::from(catalog.item_id(item))).collect();
+    let codes = alive.iter().flat_map(|&item| catalog.semantic_id(item)).copied().collect();
+    let prior: Vec<u32> = alive.iter().map(|&item| place[item as usize]).collect();
+    let sids = SemanticIds::new(catalog.levels(), codes)?;
+    Ok(Catalog::build(&ids, &sids, catalog.codes_per_level(), CollisionPolicy::Postings, Some(&prior))?)
 }
 
 /// sha256 of a file, or of every file of a folder.
@@ -303,10 +328,4 @@ fn in_order_of(items: &Items, index: Index, file: &Path) -> Result<Index> {
     }
     let codes = items.ids().iter().flat_map(|id| index.sids.row(rows[id.as_str()]).iter().copied()).collect();
     Ok(Index { ids: items.ids().to_vec(), sids: SemanticIds::new(index.sids.levels(), codes)? })
-}
-
-fn first_few(ids: &[&str]) -> String {
-    let shown: Vec<String> = ids.iter().take(10).map(|id| format!("{id:?}")).collect();
-    let more = if ids.len() > shown.len() { ", ..." } else { "" };
-    format!("{}{more}", shown.join(", "))
 }

@@ -1,7 +1,7 @@
 //! Generative recommendation with semantic IDs: what a Rust user adds to Cargo.toml.
 //!
 //! [`run`] is a folder with a sub-folder per stage, [`recipe`] its configuration, [`stages`] make it one after another
-//! ([`pipeline`] runs them all and resumes), [`evaluate`] judges it beside baselines that need no training,
+//! ([`pipeline`] runs them all and resumes), [`life`] changes its catalog afterwards, [`evaluate`] judges it beside baselines that need no training,
 //! [`recommend`] answers from it, and [`report`] shows it as a page. The crates below are re-exported under short names.
 //!
 //! Absent on purpose: printing, argument parsing, HTTP.
@@ -17,6 +17,8 @@ pub mod recipe;
 pub mod run;
 
 pub mod stages;
+
+pub mod life;
 
 pub mod estimate;
 pub mod pipeline;

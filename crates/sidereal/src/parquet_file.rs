@@ -7,18 +7,18 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::Compression;
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use sidereal_core::Error;
 
 use crate::Result;
 
 /// The metadata key that holds the job.
-const JOB_KEY: &str = "sidereal.job";
+pub(crate) const JOB_KEY: &str = "sidereal.job";
 
 /// Refuses an output whose folder is not there, before any work is done.
 ///
@@ -33,6 +33,15 @@ pub(crate) fn check_folder(path: &Path) -> Result<()> {
     Err(Error::input(path.display().to_string(), problem, "make the folder, or choose another place").into())
 }
 
+/// What every file of ours is written with: zstd, and some values for keys of its metadata.
+pub(crate) fn properties(values: &[(&str, &str)]) -> WriterPropertiesBuilder {
+    let values = values.iter().map(|(key, value)| KeyValue::new((*key).to_owned(), (*value).to_owned())).collect();
+    WriterProperties::builder()
+        .set_compression(Compression::ZSTD(parquet::basic::ZstdLevel::default()))
+        .set_key_value_metadata(Some(values))
+        .set_created_by(concat!("sidereal ", env!("CARGO_PKG_VERSION")).to_owned())
+}
+
 /// Writes batches to a file under a temporary name and renames it.
 ///
 /// # Errors
@@ -43,11 +52,24 @@ pub(crate) fn write(
     job: &str,
     batches: impl Iterator<Item = Result<RecordBatch>>,
 ) -> Result<()> {
-    let temporary = temporary_name(path);
-    let written = write_to(&temporary, path, schema, job, batches);
+    write_by(&temporary_name(path), path, schema, properties(&[(JOB_KEY, job)]).build(), batches)
+}
+
+/// As [`write`], under a temporary name of the caller's choice on the same file system.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn write_by(
+    temporary: &Path,
+    path: &Path,
+    schema: &Arc<Schema>,
+    properties: WriterProperties,
+    batches: impl Iterator<Item = Result<RecordBatch>>,
+) -> Result<()> {
+    let written = write_to(temporary, path, schema, properties, batches);
     if written.is_err() {
         // The first error is the one to tell.
-        let _ = std::fs::remove_file(&temporary);
+        let _ = std::fs::remove_file(temporary);
     }
     written
 }
@@ -56,17 +78,12 @@ fn write_to(
     temporary: &Path,
     path: &Path,
     schema: &Arc<Schema>,
-    job: &str,
+    properties: WriterProperties,
     batches: impl Iterator<Item = Result<RecordBatch>>,
 ) -> Result<()> {
     let io = |e| Error::io("write", path, e);
     let bad = |e: parquet::errors::ParquetError| parquet_error(path, &e);
     let file = File::create(temporary).map_err(io)?;
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(parquet::basic::ZstdLevel::default()))
-        .set_key_value_metadata(Some(vec![KeyValue::new(JOB_KEY.to_owned(), job.to_owned())]))
-        .set_created_by(concat!("sidereal ", env!("CARGO_PKG_VERSION")).to_owned())
-        .build();
     let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties)).map_err(bad)?;
     for batch in batches {
         writer.write(&batch?).map_err(bad)?;
@@ -79,9 +96,14 @@ fn write_to(
 
 /// The job that a file was made by; `None` if it is absent, unreadable or not ours.
 pub(crate) fn job_of(path: &Path) -> Option<String> {
+    value_of(path, JOB_KEY)
+}
+
+/// A value of a file's metadata; `None` if the file or the value is absent or unreadable.
+pub(crate) fn value_of(path: &Path, key: &str) -> Option<String> {
     let reader = SerializedFileReader::new(File::open(path).ok()?).ok()?;
     let pairs = reader.metadata().file_metadata().key_value_metadata()?;
-    pairs.iter().find(|pair| pair.key == JOB_KEY)?.value.clone()
+    pairs.iter().find(|pair| pair.key == key)?.value.clone()
 }
 
 /// Number of rows of a file.
@@ -93,9 +115,24 @@ pub(crate) fn rows_of(path: &Path) -> Result<u64> {
 
 /// Reads a file of ours batch by batch.
 pub(crate) fn batches(path: &Path) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    read(path, None)
+}
+
+/// Reads some columns of a file of ours batch by batch.
+pub(crate) fn columns(path: &Path, names: &[&str]) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    read(path, Some(names))
+}
+
+fn read(path: &Path, names: Option<&[&str]>) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
     let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-        .and_then(ParquetRecordBatchReaderBuilder::build)
+        .and_then(|builder| {
+            let mask = match names {
+                Some(names) => ProjectionMask::columns(builder.parquet_schema(), names.iter().copied()),
+                None => ProjectionMask::all(),
+            };
+            builder.with_projection(mask).build()
+        })
         .map_err(|e| parquet_error(path, &e))?;
     let path = path.to_path_buf();
     Ok(reader.map(move |batch| {

@@ -79,7 +79,10 @@ impl Judge {
         // An imported catalog's codes are not those of a tokenizer that happens to be beside it.
         let tokenizer = tokenizer.filter(|t| t.codes_per_level() == codes);
         let name = run.root().canonicalize().unwrap_or_else(|_| run.root().to_path_buf());
-        self.subject(name_of(&name), &catalog.tokenizer_semantic_ids()?, codes, tokenizer.as_ref(), cards)
+        // Of a catalog that has lived, the items that it was built of: the run's vectors and histories are theirs.
+        let sids = catalog.tokenizer_semantic_ids()?;
+        let sids = SemanticIds::new(sids.levels(), sids.codes()[..catalog.built_items() * sids.levels()].to_vec())?;
+        self.subject(name_of(&name), &sids, codes, tokenizer.as_ref(), cards)
     }
 
     /// Judges the semantic IDs that a tokenizer gives the run's items.

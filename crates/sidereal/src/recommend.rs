@@ -1,6 +1,6 @@
 //! Answers from a run: the next items for a history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -9,12 +9,16 @@ use sidereal_generator::{Generator, Ranking};
 use sidereal_nn::device::DeviceChoice;
 
 use crate::Result;
+use crate::life::added::AddedItems;
 use crate::run::{Run, Stage};
 
 /// A run's generator and catalog, loaded once and asked many times.
 pub struct Recommender {
     catalog: Catalog,
     items: Option<Items>,
+    added: AddedItems,
+    /// Items that the data does not have, by id.
+    others: HashMap<String, ItemIndex>,
     generator: Generator,
 }
 
@@ -66,7 +70,8 @@ impl Recommender {
     /// Loads a run's catalog and generator (and titles, where the run has data).
     ///
     /// # Errors
-    /// A stage that has not run or is damaged; a generator of another catalog, unless `allow_other_catalog`.
+    /// A stage that has not run or is damaged; a generator of a catalog that this one does not come from, unless
+    /// `allow_other_catalog`.
     pub fn load(run: &Run, device: DeviceChoice, allow_other_catalog: bool) -> Result<Self> {
         let catalog = run.catalog()?;
         run.manifest(Stage::Generator)?;
@@ -79,7 +84,10 @@ impl Recommender {
             }
             false => None,
         };
-        Ok(Self { catalog, items, generator })
+        let added = AddedItems::load(&run.dir(Stage::Catalog), &catalog)?;
+        let known = items.as_ref().map_or(0, Items::len) as u32;
+        let others = (known..catalog.len() as u32).map(|item| (catalog.item_id(item).to_owned(), item)).collect();
+        Ok(Self { catalog, items, added, others, generator })
     }
 
     /// The catalog.
@@ -94,7 +102,8 @@ impl Recommender {
 
     /// An item's title.
     pub fn title(&self, item: ItemIndex) -> Option<&str> {
-        self.items.as_ref()?.title(item)
+        let known = self.items.as_ref().and_then(|items| items.title(item));
+        known.or_else(|| self.added.title(&self.catalog, item))
     }
 
     /// Item ids as indices.
@@ -102,10 +111,8 @@ impl Recommender {
     /// # Errors
     /// An id that the catalog does not have (all of them are named); no ids at all.
     pub fn history(&self, ids: &[&str]) -> Result<Vec<ItemIndex>> {
-        let index_of = |id: &str| match &self.items {
-            Some(items) => items.index_of(id),
-            None => (0..self.catalog.len() as u32).find(|&i| self.catalog.item_id(i) == id),
-        };
+        let known = |id: &str| self.items.as_ref().and_then(|items| items.index_of(id));
+        let index_of = |id: &str| known(id).or_else(|| self.others.get(id).copied());
         let unknown: Vec<String> = ids.iter().filter(|id| index_of(id).is_none()).map(|id| format!("{id:?}")).collect();
         if !unknown.is_empty() {
             let problem = format!("the catalog has no item {}", unknown.join(", "));

@@ -7,6 +7,7 @@ use sidereal_core::{Catalog, Embeddings, Histories, Split};
 use sidereal_data::PreparedData;
 use sidereal_tokenizer::ItemTokenizer;
 
+use crate::life::added::{AddedItems, extended};
 use crate::{Error, Result};
 
 /// The stages of a run, in the order of the data.
@@ -193,20 +194,34 @@ impl Run {
         Ok(Split::open(&self.dir(Stage::Split), histories)?)
     }
 
-    /// Refuses a catalog that does not list exactly the run's items.
+    /// The vectors of all items of the run's catalog: those of the embeddings stage, then those of items added later.
+    ///
+    /// # Errors
+    /// As [`Run::data`]; added vectors of another width.
+    ///
+    /// # Shapes
+    /// [N, D], N items of the catalog
+    pub fn catalog_embeddings(&self, catalog: &Catalog) -> Result<Embeddings> {
+        let built = self.embeddings()?;
+        match AddedItems::load(&self.dir(Stage::Catalog), catalog)?.vectors {
+            Some(added) => extended(built, &added),
+            None => Ok(built),
+        }
+    }
+
+    /// Refuses a catalog that was not built of exactly the run's items; it may have lived since.
     ///
     /// # Errors
     /// Names the first item that differs.
     pub fn check_items(&self, catalog: &Catalog, data: &PreparedData) -> Result<()> {
         let items = &data.items;
-        let differs = |i: usize| {
-            i >= catalog.len() || i >= items.len() || catalog.item_id(i as u32) != items.id(i as u32).as_str()
-        };
-        let first = (0..catalog.len().max(items.len())).find(|&i| differs(i));
+        let built = catalog.built_items();
+        let differs =
+            |i: usize| i >= built || i >= items.len() || catalog.item_id(i as u32) != items.id(i as u32).as_str();
+        let first = (0..built.max(items.len())).find(|&i| differs(i));
         first.map_or(Ok(()), |i| {
             let problem = format!(
-                "the catalog of {} items and the data of {} items in {} differ from item {i} on",
-                catalog.len(),
+                "the catalog of {built} items and the data of {} items in {} differ from item {i} on",
                 items.len(),
                 self.root.display()
             );

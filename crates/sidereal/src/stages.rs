@@ -7,6 +7,7 @@ pub mod generator;
 pub mod report;
 pub mod split;
 pub mod tokenizer;
+pub mod vectors_only;
 
 use std::collections::BTreeMap;
 

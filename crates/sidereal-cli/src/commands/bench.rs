@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use sidereal::Result;
-use sidereal::bench::{BeamWish, EncodeWish, TrainWish, TrieWish};
+use sidereal::bench::{BeamWish, EncodeWish, JobWish, TrainWish, TrieWish};
 
 use crate::args::Bench;
 use crate::commands::Context;
@@ -24,9 +24,12 @@ pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
         Bench::Trie { input, ids, levels, codes, runs } => {
             sidereal::bench::trie(&TrieWish { input, ids, levels, codes, runs })?
         }
-        Bench::Encode { input, items, width, levels, codes, iterations, runs } => {
-            let wish = EncodeWish { input, items, width, levels, codes, iterations, runs };
+        Bench::Encode { method, settings, input, items, width, levels, codes, runs } => {
+            let wish = EncodeWish { method, settings, input, items, width, levels, codes, runs };
             sidereal::bench::encode(&wish, context.progress.as_ref())?
+        }
+        Bench::Job { items, width, levels, codes, work } => {
+            job(context, &items, &JobWish { width, levels, codes, work })?
         }
     };
     if let Some(object) = figures.as_object_mut() {
@@ -41,4 +44,21 @@ pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
         output::json(&figures)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A curve over numbers of items. All vectors are written first, and the peak is forgotten before each job.
+fn job(context: &Context, items: &[u64], wish: &JobWish) -> Result<serde_json::Value> {
+    for &items in items {
+        sidereal::bench::job_input(wish, items, context.progress.as_ref())?;
+    }
+    let mut curve = Vec::new();
+    for &items in items {
+        crate::memory::forget_peak();
+        let mut figures = sidereal::bench::job(wish, items, context.progress.as_ref())?;
+        if let Some(object) = figures.as_object_mut() {
+            object.insert("peak_memory_mib".to_owned(), json!(crate::memory::peak_mib()));
+        }
+        curve.push(figures);
+    }
+    Ok(json!({ "what": "job", "width": wish.width, "levels": wish.levels, "codes": wish.codes, "curve": curve }))
 }

@@ -1,13 +1,18 @@
-//! `sidereal tokenizer train|encode|report|compare`.
+//! `sidereal tokenizer train|encode|drift|report|compare`.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
+use sidereal::core::Error;
 use sidereal::core::artifact::write_atomic;
+use sidereal::embed::StoreOptions;
+use sidereal::encode::{Done, EncodeJob, Input};
 use sidereal::quality::{Subject, compare, side_by_side};
 use sidereal::report::{QualityPage, render_quality};
 use sidereal::tokenizer::TokenizerConfig;
 use sidereal::tokenizer::codes::parse_codes;
+use sidereal::tokenizer::drift::Limits;
 use sidereal::{Result, Run, Stage, stages};
 
 use crate::args::Tokenizer;
@@ -27,19 +32,21 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
                 stages::tokenizer::make(&run, &config, seed, context.global.device, context.progress.as_ref())?;
             context.answer_stage(&run, Stage::Tokenizer, outcome)
         }
-        Tokenizer::Encode { tokenizer, embeddings, out } => {
-            let done = sidereal::encode::encode_file(&tokenizer, &embeddings, &out, context.progress.as_ref())?;
+        Tokenizer::Encode { tokenizer, embeddings, name, out, on_invalid, part_rows } => {
+            let inputs = inputs(embeddings, name)?;
+            let stores = StoreOptions::from_environment();
+            let job = EncodeJob { tokenizer, inputs, out, on_invalid, part_rows, stores };
+            let done = job.run(context.progress.as_ref())?;
             if context.global.json {
                 output::json(&done)?;
             } else {
-                output::line(&format!(
-                    "{} items, {} distinct semantic IDs: {}",
-                    done.items,
-                    done.unique_ids,
-                    out.display()
-                ))?;
+                output::line(&told(&done, &job.out))?;
             }
             Ok(ExitCode::SUCCESS)
+        }
+        Tokenizer::Drift { run, embeddings, max_error_percentile, max_divergence, max_collision_share } => {
+            let limits = Limits { max_error_percentile, max_divergence, max_collision_share };
+            drift(context, &Run::open(&run)?, &embeddings, &limits)
         }
         Tokenizer::Report { run, compare, page, cards } => {
             let subjects =
@@ -80,6 +87,28 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
     }
 }
 
+/// Exit status of a check that fails.
+const EXIT_NO: u8 = 1;
+
+fn drift(context: &Context, run: &Run, embeddings: &Path, limits: &Limits) -> Result<ExitCode> {
+    let vectors = sidereal::embed::read_vectors(embeddings, None)?;
+    let report = sidereal::tokenizer::drift::drift(&run.tokenizer()?, &run.catalog()?, &vectors.embeddings, limits)?;
+    if context.global.json {
+        output::json(&report)?;
+    } else {
+        let percentile = report.error_percentile.map_or("unknown".to_owned(), |p| format!("{p:.0}"));
+        output::line(&format!(
+            "{} items: median error {:.5} (percentile {percentile} of training), divergence {:.4}, collision share {:.4}",
+            report.items, report.median_error, report.divergence, report.collision_share
+        ))?;
+        for exceeded in &report.exceeded {
+            let (figure, found, limit) = (exceeded.figure, exceeded.found, exceeded.limit);
+            output::line(&format!("{figure} {found:.4} exceeds {limit}"))?;
+        }
+    }
+    Ok(if report.exceeded.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_NO) })
+}
+
 /// A report as JSON: the run's own figures, and those of what it is set beside.
 #[derive(Serialize)]
 struct ReportAnswer<'a> {
@@ -87,4 +116,28 @@ struct ReportAnswer<'a> {
     first: &'a Subject,
     #[serde(skip_serializing_if = "<[Subject]>::is_empty")]
     compare: &'a [Subject],
+}
+
+/// Files with their names of tensors or columns: none, or one for each.
+fn inputs(embeddings: Vec<PathBuf>, names: Vec<String>) -> Result<Vec<Input>> {
+    if !names.is_empty() && names.len() != embeddings.len() {
+        let problem = format!("{} names for {} files of vectors", names.len(), embeddings.len());
+        return Err(Error::config("--name", problem, "give it once for each --embeddings, or never").into());
+    }
+    let names = names.into_iter().map(Some).chain(std::iter::repeat(None));
+    Ok(embeddings.into_iter().zip(names).map(|(location, name)| Input { location, name }).collect())
+}
+
+fn told(done: &Done, out: &Path) -> String {
+    let counts = &done.counts;
+    let mut text =
+        format!("{} of {} rows encoded, {} distinct semantic IDs", counts.encoded, done.items, done.unique_ids);
+    if counts.null > 0 {
+        text += &format!(", {} invalid rows without codes", counts.null);
+    }
+    if counts.skipped > 0 {
+        text += &format!(", {} invalid rows left out", counts.skipped);
+    }
+    let before = if done.finished_before { " (it was finished before)" } else { "" };
+    format!("{text}: {}{before}", out.display())
 }

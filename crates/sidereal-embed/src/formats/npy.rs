@@ -1,36 +1,44 @@
 //! Vectors in NumPy's `.npy`. The header is a Python literal; the three facts in it are read and nothing is evaluated.
 
-use std::path::Path;
+use std::sync::Arc;
 
 use sidereal_core::{Error, Result};
 
-use super::mapped::Matrix;
-use super::{AGAIN, Contents, check_len, map};
+use super::matrix::Matrix;
+use super::opened::Opened;
+use super::{AGAIN, Contents, check_len};
 use crate::precision::Precision;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 const MAX_HEADER_BYTES: usize = 1 << 16;
 const AS_FLOATS: &str = "save it with `numpy.save(path, numpy.asarray(x, dtype=numpy.float32))`";
 
-pub(super) fn open(path: &Path, _name: Option<&str>) -> Result<Contents> {
-    let map = map(path)?;
-    let place = path.display().to_string();
-    let (text, start) = header(&map).map_err(|problem| Error::input(&place, problem, AGAIN))?;
-    let (precision, big_endian) = element(text).map_err(|problem| Error::input(&place, problem, AS_FLOATS))?;
+pub(super) fn open(file: &Opened, _name: Option<&str>) -> Result<Contents> {
+    let head = file.head((MAX_HEADER_BYTES + 16) as u64)?;
+    let place = &file.place;
+    let (text, start) = header(&head).map_err(|problem| Error::input(place, problem, AGAIN))?;
+    let (precision, big_endian) = element(text).map_err(|problem| Error::input(place, problem, AS_FLOATS))?;
     let by_columns = match value_of(text, "fortran_order") {
         Some(value) if value.starts_with("True") => true,
         Some(value) if value.starts_with("False") => false,
-        _ => return Err(Error::input(&place, "its header does not say the order of the numbers", AGAIN)),
+        _ => return Err(Error::input(place, "its header does not say the order of the numbers", AGAIN)),
     };
     let Some(shape) = shape(text) else {
-        return Err(Error::input(&place, "its header does not say the shape", AGAIN));
+        return Err(Error::input(place, "its header does not say the shape", AGAIN));
     };
     let [rows, width] = *shape.as_slice() else {
         let problem = format!("it has the shape {shape:?}, not [N, D]");
-        return Err(Error::input(&place, problem, "write one vector a row for each item"));
+        return Err(Error::input(place, problem, "write one vector a row for each item"));
     };
-    check_len(&place, map.len() - start, rows, width, precision)?;
-    Ok(Contents::Mapped(Matrix { map, start, rows, width, precision, big_endian, by_columns }))
+    let start = start as u64;
+    check_len(place, file.bytes.size() - start, rows, width, precision)?;
+    if by_columns && file.remote {
+        let problem = "its numbers stand column by column, so that a row would take a request for each of them";
+        let mend = "copy the file here, or save it with `numpy.ascontiguousarray`";
+        return Err(Error::input(place, problem, mend));
+    }
+    let bytes = Arc::clone(&file.bytes);
+    Ok(Contents::Matrix(Matrix { bytes, start, rows, width, precision, big_endian, by_columns }))
 }
 
 /// The header's text and where the numbers begin.

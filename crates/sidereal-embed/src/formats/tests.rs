@@ -206,3 +206,43 @@ fn truncated_files_are_refused_and_mutated_ones_never_panic() {
         }
     }
 }
+
+#[test]
+fn missing_vectors_are_kept_as_nan_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = parquet(dir.path(), Some(&["a", "b", "c"]), &[None, Some(vec![1.0, 2.0]), None]);
+    let file = VectorFile::open(&path, None).unwrap();
+    assert_eq!(file.width(), 2, "the first vector that is there tells the width");
+    assert!(file.batches(0).unwrap().next().unwrap().unwrap_err().to_string().contains("row 0: the vector is missing"));
+    let reading = Reading { keep_missing: true, ..Reading::default() };
+    let batch = file.read(reading).unwrap().next().unwrap().unwrap();
+    assert_eq!(batch.missing, [0, 2]);
+    assert!(batch.values[..2].iter().all(|x| x.is_nan()) && batch.values[2..4] == [1.0, 2.0]);
+    let ids: Vec<(usize, Vec<ItemId>)> = file.ids().unwrap().collect::<Result<_>>().unwrap();
+    assert_eq!((ids[0].0, ids[0].1.len()), (0, 3));
+}
+
+#[test]
+fn one_big_row_group_comes_in_batches_of_the_wanted_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let lists: Vec<Option<Vec<f32>>> = (0..40_000).map(|i| Some(vec![i as f32; 4])).collect();
+    let file = VectorFile::open(&parquet(dir.path(), None, &lists), None).unwrap();
+    let reading = Reading { from_row: 12_345, batch_rows: Some(1000), ..Reading::default() };
+    let batches: Vec<Batch> = file.read(reading).unwrap().collect::<Result<_>>().unwrap();
+    assert!(batches.iter().all(|batch| batch.values.len() <= 4000));
+    let numbers: Vec<f32> = batches.iter().flat_map(|batch| batch.values.iter().step_by(4).copied()).collect();
+    assert!(numbers.iter().copied().eq((12_345..40_000).map(|i| i as f32)));
+}
+
+#[test]
+fn the_identity_of_a_file_is_told_by_its_bytes_and_its_time_and_not_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = npy(dir.path(), Precision::F32, false, &[1, 2], &[1.0, 2.0]);
+    let identity = |path: &Path| VectorFile::open(path, None).unwrap().identity().unwrap();
+    let first = identity(&path);
+    let other = dir.path().join("other.npy");
+    std::fs::rename(&path, &other).unwrap();
+    assert_eq!(identity(&other), first);
+    let changed = npy(dir.path(), Precision::F32, false, &[1, 2], &[1.0, 3.0]);
+    assert_ne!(identity(&changed).ends, first.ends);
+}

@@ -1,6 +1,6 @@
 //! What the baselines know: counts over the training histories, and item vectors.
 
-use sidereal_core::{Embeddings, Error as CoreError, Histories, Split};
+use sidereal_core::{Embeddings, Error as CoreError, Histories, ItemIndex, Split};
 
 use crate::Result;
 use crate::baselines::cooccurrence::Cooccurrence;
@@ -25,6 +25,8 @@ pub struct Statistics {
     pub(super) neighbours: Cooccurrence,
     /// Item vectors, `[N, D]`.
     pub(super) vectors: Option<UnitVectors>,
+    /// Items that no baseline may rank.
+    pub(super) removed: Vec<ItemIndex>,
 }
 
 impl Statistics {
@@ -51,7 +53,23 @@ impl Statistics {
             neighbours: Cooccurrence::count(training, REACH, items),
             vectors: embeddings.map(UnitVectors::new),
             popularity,
+            removed: Vec::new(),
         })
+    }
+
+    /// Takes items out of every ranking, as a catalog has removed them; histories may name them still.
+    ///
+    /// # Errors
+    /// An item that is not in the catalog.
+    pub fn without(mut self, removed: impl IntoIterator<Item = ItemIndex>) -> Result<Self> {
+        self.removed.extend(removed);
+        match self.removed.iter().find(|&&item| item as usize >= self.items()) {
+            None => Ok(self),
+            Some(item) => {
+                let problem = format!("item {item} was removed, but the catalog has {} items", self.items());
+                Err(CoreError::mismatch(problem, "use the catalog that the statistics were made for").into())
+            }
+        }
     }
 
     /// N.

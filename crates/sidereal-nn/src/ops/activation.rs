@@ -34,6 +34,20 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
     Ok(x.contiguous()?.apply_op1(op)?)
 }
 
+/// `x * Phi(x)` with the normal distribution's Phi: the exact form of GELU, as BERT uses it.
+///
+/// # Shapes
+/// any -> the same
+///
+/// # Errors
+/// A tensor that candle refuses.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    if !cpu::is_fused(&[x]) {
+        return composed::gelu(x);
+    }
+    Ok(x.contiguous()?.apply_op1(Activation { name: "gelu", forward: gelu_forward, backward: gelu_backward })?)
+}
+
 /// `x * sigmoid(x)`.
 ///
 /// # Shapes
@@ -124,6 +138,37 @@ cpu::vectorised! {
             let s = sigmoid(TWO_ROOT_TWO_OVER_PI * (x + CUBIC * x * x * x));
             let slope = TWO_ROOT_TWO_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
             *dx = g * (s + x * s * (1.0 - s) * slope);
+        }
+    }
+}
+
+/// `1 - Phi(|x|)` to 8e-8 (Abramowitz and Stegun, 7.1.26), and `e^(-x^2 / 2)`.
+#[inline(always)]
+fn tail(x: f32) -> (f32, f32) {
+    let a = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * a);
+    let p = t * (0.127_414_8 + t * (-0.142_248_37 + t * (0.710_706_87 + t * (-0.726_576 + t * 0.530_702_7))));
+    let density = vector::exp(-a * a);
+    (p * density, density)
+}
+
+cpu::vectorised! {
+    fn gelu_forward(y: &mut [f32], x: &[f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            let (tail, _) = tail(x);
+            *y = if x < 0.0 { x * tail } else { x - x * tail };
+        }
+    }
+}
+
+cpu::vectorised! {
+    fn gelu_backward(dx: &mut [f32], x: &[f32], g: &[f32]) {
+        // 1 / sqrt(2 pi)
+        const SCALE: f32 = 0.398_942_3;
+        for ((dx, &x), g) in dx.iter_mut().zip(x).zip(g) {
+            let (tail, density) = tail(x);
+            let phi = if x < 0.0 { tail } else { 1.0 - tail };
+            *dx = g * (phi + x * density * SCALE);
         }
     }
 }

@@ -58,6 +58,14 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
     Ok(((x * 0.5)? * (inner.tanh()? + 1.0)?)?)
 }
 
+/// See [`crate::ops::gelu()`].
+///
+/// # Errors
+/// A tensor that candle refuses.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    Ok(x.gelu_erf()?)
+}
+
 /// See [`crate::ops::silu()`].
 ///
 /// # Errors

@@ -17,8 +17,20 @@ use crate::item_table::ItemTable;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 
+pub mod category_tree;
+pub mod collaborative;
+pub mod fsq;
+pub mod hybrid;
+pub mod lfq;
+pub mod parallel_moe;
+pub mod random;
 pub mod rq_kmeans;
+pub mod rq_kmeans_plus;
 pub mod rq_vae;
+pub mod sequential;
+
+mod net_training;
+mod sliced;
 
 /// Writes the list of methods and everything that has one arm a method.
 macro_rules! methods {
@@ -55,6 +67,24 @@ methods! {
     RqKmeans(rq_kmeans::RqKmeansConfig) = "rq-kmeans",
     /// A residual-quantized autoencoder.
     RqVae(rq_vae::RqVaeConfig) = "rq-vae",
+    /// Codes drawn from the item's id.
+    Random(random::RandomConfig) = "random",
+    /// The item's number, in digits.
+    Sequential(sequential::SequentialConfig) = "sequential",
+    /// Places in the tree of categories.
+    CategoryTree(category_tree::CategoryTreeConfig) = "category-tree",
+    /// Recursive clusters of items that users have together.
+    Collaborative(collaborative::CollaborativeConfig) = "collaborative",
+    /// Collaborative prefixes and a number for every item.
+    Hybrid(hybrid::HybridConfig) = "hybrid",
+    /// Residual k-means that goes on as a net, which starts as the identity.
+    RqKmeansPlus(rq_kmeans_plus::RqKmeansPlusConfig) = "rq-kmeans-plus",
+    /// Numbers rounded to bins.
+    Fsq(fsq::FsqConfig) = "fsq",
+    /// Signs of a latent.
+    Lfq(lfq::LfqConfig) = "lfq",
+    /// Parallel experts, each with a codebook.
+    ParallelMoe(parallel_moe::ParallelMoeConfig) = "parallel-moe",
 }
 
 impl TokenizerConfig {
@@ -80,6 +110,7 @@ impl TokenizerConfig {
     /// Names the first key whose value is impossible.
     pub fn check(&self) -> Result<()> {
         crate::codes::check_codes(self.codes())?;
+        crate::pre_step::check(self.pre_steps())?;
         self.method().check()
     }
 
@@ -91,6 +122,11 @@ impl TokenizerConfig {
     /// What is done to embeddings first, in order.
     pub fn pre_steps(&self) -> &[PreStep] {
         self.method().pre_steps()
+    }
+
+    /// Whether the trained method is a list of items and not a quantizer.
+    pub fn lists_items(&self) -> bool {
+        self.method().lists_items()
     }
 }
 
@@ -174,7 +210,10 @@ pub trait MethodConfig {
     ///
     /// # Errors
     /// Names the array that is missing or does not fit.
-    fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>>;
+    fn load(&self, _width: usize, _arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
+        let mend = "look items up by their ids";
+        Err(sidereal_core::Error::mismatch("this method lists items and has no arrays", mend).into())
+    }
 }
 
 /// What a method says about itself.
@@ -237,6 +276,18 @@ pub trait Quantizer: std::fmt::Debug + Send + Sync {
     /// # Shapes
     /// [N, D] and [N, L] to [L + 1]
     fn residual_energy(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Option<Vec<f64>>>;
+
+    /// Squared distances of what the levels before the last leave over to every codeword of the last level, for
+    /// policies that give an item another code there. None where codes do not refine one another.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    ///
+    /// # Shapes
+    /// [N, D] and [N, L] to [N, K]
+    fn last_level_distances(&self, _rows: &Embeddings, _ids: &SemanticIds) -> Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
 
     /// The codewords of a level, [K, d].
     fn codebook(&self, level: usize) -> &[f32];

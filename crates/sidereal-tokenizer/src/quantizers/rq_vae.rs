@@ -2,8 +2,10 @@
 //!
 //! *Paper*: Lee et al., arXiv 2203.01941, section 3.1; as an item tokenizer TIGER, arXiv 2305.05065, section 3.1.
 //! *Differs from the papers*: the residual passed on is r - sg(e), so every level's commitment reaches the encoder and
-//! every codebook sees its own level's loss only (LC-Rec subtracts the straight-through value instead); codebooks start
+//! every codebook sees its own level's loss only (LC-Rec subtracts the straight-through value instead); gradients pass
+//! the choice of codewords once, from the sum of all levels to the latent, and so does the rotation; codebooks start
 //! from k-means; codes that an epoch never used restart at residuals; the net of the lowest collision rate is kept.
+//! Other estimators, codebook updates, SimVQ, Sinkhorn's mapping and input norms are options, with their papers there.
 //! *Checked against*: `tests/fixtures/rqvae` (codes, latents, losses, gradients), written by
 //! `benches/peers/make_fixtures.py`.
 //!
@@ -18,6 +20,7 @@ use sidereal_nn::schedule::Schedule;
 
 use super::{MethodConfig, MethodKind, Quantizer, Scratch, Status, Trained, Training};
 use crate::Result;
+use crate::align::AlignConfig;
 use crate::arrays::{ArraySet, NamedArray};
 use crate::encode::{BLOCK, check_width};
 use crate::mlp::Mlp;
@@ -25,8 +28,18 @@ use crate::pre_step::PreStep;
 use crate::residual::ResidualCodebooks;
 use crate::training_items::TrainingItems;
 
+mod checkpoints;
+mod codebooks;
+mod estimators;
+mod input_norm;
 mod model;
+mod options;
+mod quantise;
+mod start;
 mod training;
+
+pub use options::{CodebookUpdate, Ema, Estimator, Gumbel, InputNorm, Reduction, Sinkhorn};
+pub(crate) use training::{Place, Steps, train};
 
 /// Settings of RQ-VAE.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,17 +77,19 @@ pub struct RqVaeConfig {
     pub patience: usize,
     /// Moves codes that an epoch never used to residuals of random items.
     pub restart_dead_codes: bool,
-}
-
-/// How squared differences become one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reduction {
-    /// Means over batch, dimensions and levels (LC-Rec, LETTER).
-    #[default]
-    Mean,
-    /// Sums over dimensions and levels, mean over the batch (TIGER-like).
-    Sum,
+    /// How gradients pass the choice of codewords.
+    pub estimator: Estimator,
+    /// What moves codewords.
+    pub codebook_update: CodebookUpdate,
+    /// Codebooks keep their start and are seen through one learnt linear map a level (SimVQ, Zhu et al., arXiv
+    /// 2411.02038).
+    pub sim_vq: bool,
+    /// Levels whose codes are spread evenly over each training batch.
+    pub sinkhorn: Sinkhorn,
+    /// What is done to the encoder's inputs.
+    pub input_norm: InputNorm,
+    /// Losses that pull codes towards behaviour.
+    pub align: AlignConfig,
 }
 
 impl Default for RqVaeConfig {
@@ -96,6 +111,12 @@ impl Default for RqVaeConfig {
             evaluate_every: 10,
             patience: 10,
             restart_dead_codes: true,
+            estimator: Estimator::StraightThrough,
+            codebook_update: CodebookUpdate::Gradient,
+            sim_vq: false,
+            sinkhorn: Sinkhorn::default(),
+            input_norm: InputNorm::None,
+            align: AlignConfig::default(),
         }
     }
 }
@@ -117,20 +138,11 @@ impl RqVaeConfig {
     fn widths(&self, width: usize) -> Vec<usize> {
         [width].into_iter().chain(self.hidden.iter().copied()).chain([self.latent]).collect()
     }
-}
 
-impl MethodConfig for RqVaeConfig {
-    fn codes(&self) -> &[u32] {
-        &self.codes
-    }
-
-    fn pre_steps(&self) -> &[PreStep] {
-        &self.pre_steps
-    }
-
-    fn check(&self) -> Result<()> {
+    /// Checks every setting; `method` is the table that they stand in.
+    pub(crate) fn check_as(&self, method: &str) -> Result<()> {
         let refuse = |key: &str, problem: String, mend: &str| -> Result<()> {
-            Err(Error::config(format!("rq-vae.{key}"), problem, mend).into())
+            Err(Error::config(format!("{method}.{key}"), problem, mend).into())
         };
         let size = 1..=MAX_SIZE;
         if self.hidden.len() > 64 || self.hidden.iter().any(|w| !size.contains(w)) {
@@ -158,15 +170,59 @@ impl MethodConfig for RqVaeConfig {
                 return refuse(key, format!("{value} is not a positive number"), "leave the key out for its default");
             }
         }
-        Ok(())
+        options::check(self, method)?;
+        self.align.check(method)
+    }
+}
+
+/// What the training that RQ-VAE and its relatives share is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Plan {
+    /// The method's name, for messages, progress and generators.
+    pub(crate) method: &'static str,
+    pub(crate) config: RqVaeConfig,
+    /// Encoder and decoder are branches beside the identity, and the start itself is evaluated.
+    pub(crate) residual: bool,
+    /// The k-means that codebooks start from sees this many items at most.
+    pub(crate) start_rows: usize,
+    /// Its most iterations.
+    pub(crate) start_iterations: usize,
+}
+
+impl Plan {
+    /// Plain RQ-VAE.
+    pub(crate) fn rq_vae(config: &RqVaeConfig) -> Self {
+        let most = config.codes.iter().copied().max().unwrap_or(1) as usize;
+        Self {
+            method: "rq-vae",
+            config: config.clone(),
+            residual: false,
+            start_rows: (10 * most).max(config.batch),
+            // More gains nothing, because training moves them anyway.
+            start_iterations: 25,
+        }
+    }
+}
+
+impl MethodConfig for RqVaeConfig {
+    fn codes(&self) -> &[u32] {
+        &self.codes
+    }
+
+    fn pre_steps(&self) -> &[PreStep] {
+        &self.pre_steps
+    }
+
+    fn check(&self) -> Result<()> {
+        self.check_as("rq-vae")
     }
 
     fn train(&self, items: &TrainingItems<'_>, training: &Training<'_>) -> Result<Trained> {
-        training::train(self, items.vectors, training)
+        train(Plan::rq_vae(self), items, training)
     }
 
     fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
-        Ok(Box::new(RqVae::take(self, width, arrays)?))
+        Ok(Box::new(RqVae::take(&Plan::rq_vae(self), width, arrays)?))
     }
 }
 
@@ -179,12 +235,16 @@ pub struct RqVae {
 }
 
 impl RqVae {
-    fn take(config: &RqVaeConfig, width: usize, arrays: &mut ArraySet) -> Result<Self> {
-        let mut widths = config.widths(width);
-        let encoder = Mlp::load("enc", &widths, arrays)?;
+    /// The net that a plan makes for inputs of `width`, from its arrays.
+    pub(crate) fn take(plan: &Plan, width: usize, arrays: &mut ArraySet) -> Result<Self> {
+        let mut widths = plan.config.widths(width);
+        let mut encoder = Mlp::load("enc", &widths, plan.residual, arrays)?;
+        if plan.config.input_norm == InputNorm::Layer {
+            encoder = encoder.normalising();
+        }
         widths.reverse();
-        let decoder = Mlp::load("dec", &widths, arrays)?;
-        let codebooks = ResidualCodebooks::load(config.latent, &config.codes, false, arrays)?;
+        let decoder = Mlp::load("dec", &widths, plan.residual, arrays)?;
+        let codebooks = ResidualCodebooks::load(plan.config.latent, &plan.config.codes, false, arrays)?;
         Ok(Self { encoder, decoder, codebooks })
     }
 }
@@ -230,6 +290,10 @@ impl Quantizer for RqVae {
 
     fn residual_energy(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Option<Vec<f64>>> {
         Ok(Some(self.codebooks.residual_energy(self.latents(rows)?.values(), ids)?))
+    }
+
+    fn last_level_distances(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Option<Vec<f32>>> {
+        Ok(Some(self.codebooks.last_level_distances(self.latents(rows)?.values(), ids)?))
     }
 
     fn codebook(&self, level: usize) -> &[f32] {

@@ -2,11 +2,13 @@
 
 use serde_json::json;
 use sidereal_core::artifact::Manifest;
-use sidereal_core::{Catalog, CollisionPolicy};
+use sidereal_core::{Catalog, CollisionPolicy, Error};
+use sidereal_tokenizer::repair::repair;
 
 use crate::Result;
+use crate::life::versions;
 use crate::run::{Outcome, Run, Stage};
-use crate::stages::inputs;
+use crate::stages::{inputs, resolved};
 
 /// Encodes the run's items and joins them with their semantic IDs.
 ///
@@ -21,15 +23,29 @@ pub fn build(run: &Run, policy: CollisionPolicy) -> Result<Outcome> {
     run.stage(Stage::Catalog, wanted, |out| {
         let data = run.data()?;
         let tokenizer = run.tokenizer()?;
-        let sids = tokenizer.encode_items(data.items.ids(), &run.embeddings()?)?;
+        let embeddings = run.embeddings()?;
+        let ids = data.items.ids();
+        let sids = tokenizer.encode_items(ids, &embeddings)?;
+        let (sids, repair) = match policy.repairs() {
+            true => {
+                let repaired = repair(&tokenizer, policy, ids, &embeddings, &sids)?;
+                (repaired.sids, Some(repaired.record))
+            }
+            false => (sids, None),
+        };
         let prior = match run.has(Stage::Split) {
             true => Some(run.split(&data.histories)?.training_popularity(&data.histories, data.items.len())),
             false => None,
         };
         let codes = tokenizer.codes_per_level();
-        let catalog = Catalog::build(data.items.ids(), &sids, codes, policy, prior.as_deref())?;
+        let catalog = Catalog::build(ids, &sids, codes, policy, prior.as_deref())?;
+        versions::keep_changed(run)?;
         catalog.save(out.dir())?;
-        Ok(facts(&catalog))
+        let mut facts = facts(&catalog);
+        if let Some(record) = repair {
+            facts["repair"] = resolved(&record);
+        }
+        Ok(facts)
     })
 }
 
@@ -37,8 +53,15 @@ pub fn build(run: &Run, policy: CollisionPolicy) -> Result<Outcome> {
 pub(crate) fn facts(catalog: &Catalog) -> serde_json::Value {
     json!({
         "version": catalog.version(),
-        "items": catalog.len(),
+        "items": catalog.alive(),
         "unique_ids": catalog.trie().leaves(),
         "codes_per_level": catalog.codes_per_level(),
     })
+}
+
+/// The first of many ids, for an error.
+pub(crate) fn first_few(ids: &[&str]) -> String {
+    let shown: Vec<String> = ids.iter().take(10).map(|id| format!("{id:?}")).collect();
+    let more = if ids.len() > shown.len() { ", ..." } else { "" };
+    format!("{}{more}", shown.join(", "))
 }

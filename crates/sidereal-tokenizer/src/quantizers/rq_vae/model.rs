@@ -1,35 +1,27 @@
-//! The net in training: forward, quantization with straight-through gradients, and the loss.
+//! The net in training: forward, quantization and the loss.
 
-use candle_core::{D, Device, Tensor};
-use sidereal_nn::ops;
-use sidereal_nn::params::{Init, Params};
-
-use super::{Reduction, RqVae, RqVaeConfig};
-use crate::Result;
-use crate::mlp::TrainableMlp;
-use crate::nearest::NearestCodeword;
-use crate::residual::ResidualCodebooks;
+use candle_core::{Device, Tensor};
+use sidereal_nn::params::Params;
 use sidereal_nn::rng::Rng;
 
-/// Encoder, decoder and codebooks as parameters: `enc.*`, `dec.*`, `codebooks.{l}`.
+use super::codebooks::Codebooks;
+use super::input_norm::TrainableInputNorm;
+use super::options::{InputNorm, Reduction};
+use super::quantise::{Quantized, quantise, reduce};
+use super::{Plan, RqVae};
+use crate::Result;
+use crate::mlp::{Mlp, TrainableMlp};
+use crate::residual::ResidualCodebooks;
+
+/// Encoder, decoder and codebooks as parameters: `enc.*`, `dec.*`, those of [`Codebooks`] and `input_norm.*`.
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) params: Params,
+    input_norm: Option<TrainableInputNorm>,
     encoder: TrainableMlp,
     decoder: TrainableMlp,
-    /// [K_l, d] each.
-    codebooks: Vec<Tensor>,
-    config: RqVaeConfig,
-}
-
-/// What the codebooks make of latents.
-pub(super) struct Quantized {
-    /// u32 `[B]`, one tensor a level.
-    pub(super) codes: Vec<Tensor>,
-    /// Sum of the codewords, [B, d].
-    pub(super) sum: Tensor,
-    /// Codebook loss plus weighted commitment, a scalar a level.
-    pub(super) losses: Vec<Tensor>,
+    pub(super) codebooks: Codebooks,
+    plan: Plan,
 }
 
 /// The parts of a step's loss, scalars.
@@ -38,28 +30,35 @@ pub(super) struct Loss {
     #[cfg_attr(not(test), allow(dead_code))]
     pub(super) reconstruction: Tensor,
     pub(super) quantized: Quantized,
+    /// The codebooks that quantized, with gradients, [K_l, d].
+    pub(super) codebooks: Vec<Tensor>,
 }
 
 impl Model {
     /// A net for inputs of `width`; codebooks are 0 until they are set.
-    pub(super) fn new(config: &RqVaeConfig, width: usize, seed: u64, device: &Device) -> Result<Self> {
+    pub(super) fn new(plan: &Plan, width: usize, seed: u64, device: &Device) -> Result<Self> {
+        let config = &plan.config;
         let mut params = Params::new(device);
-        let mut rng = Rng::new(seed, "rq-vae parameters");
+        let mut rng = Rng::new(seed, &format!("{} parameters", plan.method));
         let mut widths = config.widths(width);
-        let encoder = TrainableMlp::new("enc", &widths, &mut params, &mut rng)?;
+        let encoder = TrainableMlp::new("enc", &widths, plan.residual, &mut params, &mut rng)?;
         widths.reverse();
-        let decoder = TrainableMlp::new("dec", &widths, &mut params, &mut rng)?;
-        let codebook = |(level, &k): (usize, &u32)| {
-            params.var(&format!("codebooks.{level}"), &[k as usize, config.latent], Init::Zeros, &mut rng)
+        let decoder = TrainableMlp::new("dec", &widths, plan.residual, &mut params, &mut rng)?;
+        let codebooks = Codebooks::new(config, &mut params, &mut rng)?;
+        let input_norm = match config.input_norm {
+            InputNorm::None => None,
+            kind => Some(TrainableInputNorm::new(kind, width, &mut params, &mut rng)?),
         };
-        let codebooks = config.codes.iter().enumerate().map(codebook).collect::<Result<_>>()?;
-        Ok(Self { params, encoder, decoder, codebooks, config: config.clone() })
+        Ok(Self { params, input_norm, encoder, decoder, codebooks, plan: plan.clone() })
     }
 
     /// # Shapes
     /// [B, D] to [B, d]
     pub(super) fn encode(&self, x: &Tensor) -> Result<Tensor> {
-        self.encoder.forward(x)
+        match &self.input_norm {
+            None => self.encoder.forward(x),
+            Some(norm) => self.encoder.forward(&norm.forward(x)?),
+        }
     }
 
     /// # Shapes
@@ -68,108 +67,59 @@ impl Model {
         self.decoder.forward(latent)
     }
 
-    /// Quantizes level by level. The codeword is detached where the residual is passed on, so that gradients of later
-    /// levels reach the encoder but no earlier codebook.
-    ///
-    /// # Shapes
-    /// `latent`: [B, d]
-    pub(super) fn quantize(&self, latent: &Tensor) -> Result<Quantized> {
-        let mut residual = latent.clone();
-        let mut sum: Option<Tensor> = None;
-        let (mut codes, mut losses) = (Vec::new(), Vec::new());
-        for codebook in &self.codebooks {
-            let chosen = nearest_codes(&residual.detach(), &codebook.detach())?; // [B]
-            let codeword = ops::embedding(&chosen, codebook)?; // [B, d]
-            let codebook_loss = self.reduce(&(&codeword - residual.detach())?)?;
-            let next = (&residual - codeword.detach())?;
-            let commitment = self.reduce(&next)?;
-            losses.push((codebook_loss + (commitment * self.config.commitment)?)?);
-            sum = Some(match sum {
-                None => codeword.detach(),
-                Some(sum) => (sum + codeword.detach())?,
-            });
-            residual = next;
-            codes.push(chosen);
-        }
-        let sum = match sum {
-            Some(sum) => sum,
-            None => latent.zeros_like()?,
-        };
-        Ok(Quantized { codes, sum, losses })
-    }
-
-    /// The loss of a batch.
+    /// The loss of a batch; `noise` is drawn from where the estimator has any.
     ///
     /// # Shapes
     /// `x`: [B, D]
-    pub(super) fn loss(&self, x: &Tensor) -> Result<Loss> {
+    pub(super) fn loss(&self, x: &Tensor, noise: &mut Rng) -> Result<Loss> {
+        let config = &self.plan.config;
         let latent = self.encode(x)?; // [B, d]
-        let quantized = self.quantize(&latent)?;
-        // Straight through: the value is the sum of codewords, the gradient goes to the latent.
-        let through = (&latent + (&quantized.sum - latent.detach())?)?;
-        let reconstruction = self.reduce(&(self.decode(&through)? - x)?)?;
-        let mut levels = quantized.losses.iter().sum_tensors()?;
-        if self.config.reduction == Reduction::Mean {
-            levels = (levels / quantized.losses.len() as f64)?;
+        let codebooks = self.codebooks.tensors()?;
+        let quantized = quantise(config, &latent, &codebooks, noise)?;
+        let reconstruction = reduce(config.reduction, &(self.decode(&quantized.through)? - x)?)?;
+        let mut total = reconstruction.clone();
+        if let Some((first, rest)) = quantized.losses.split_first() {
+            let mut levels = rest.iter().try_fold(first.clone(), |sum, next| sum + next)?;
+            if config.reduction == Reduction::Mean {
+                levels = (levels / quantized.losses.len() as f64)?;
+            }
+            total = (total + (levels * config.quantization_weight)?)?;
         }
-        let total = (&reconstruction + (levels * self.config.quantization_weight)?)?;
-        Ok(Loss { total, reconstruction, quantized })
+        Ok(Loss { total, reconstruction, quantized, codebooks })
     }
 
-    /// Squares of differences to one number, [B, _] to a scalar.
-    fn reduce(&self, difference: &Tensor) -> Result<Tensor> {
-        let squares = difference.sqr()?;
-        Ok(match self.config.reduction {
-            Reduction::Mean => squares.mean_all()?,
-            Reduction::Sum => (squares.sum_all()? / difference.dim(0)?.max(1) as f64)?,
-        })
+    /// Takes running statistics and running means further, after a step on this batch.
+    pub(super) fn observe(&self, x: &Tensor, quantized: &Quantized) -> Result<()> {
+        if let Some(norm) = &self.input_norm {
+            norm.observe(x)?;
+        }
+        self.codebooks.observe(quantized)
+    }
+
+    /// Makes running statistics those of these rows.
+    pub(super) fn start_input_norm(&self, rows: &[f32]) -> Result<()> {
+        match &self.input_norm {
+            Some(norm) => norm.start(rows),
+            None => Ok(()),
+        }
+    }
+
+    /// A copy of the encoder to run on rows.
+    pub(super) fn to_encoder(&self) -> Result<Mlp> {
+        let encoder = self.encoder.to_mlp()?;
+        match &self.input_norm {
+            Some(norm) => norm.fold_into(encoder),
+            None => Ok(encoder),
+        }
     }
 
     /// A copy to run on rows.
     pub(super) fn to_quantizer(&self) -> Result<RqVae> {
-        let mut codebooks = ResidualCodebooks::new(self.config.latent);
-        for codebook in &self.codebooks {
-            codebooks.push(codebook.flatten_all()?.to_vec1::<f32>()?, None);
+        let mut codebooks = ResidualCodebooks::new(self.plan.config.latent);
+        for codebook in self.codebooks.values()? {
+            codebooks.push(codebook, None);
         }
-        Ok(RqVae { encoder: self.encoder.to_mlp()?, decoder: self.decoder.to_mlp()?, codebooks })
-    }
-
-    /// Replaces a codebook's values, [K, d].
-    pub(super) fn set_codebook(&self, level: usize, values: Vec<f32>) -> Result<()> {
-        if let Some(var) = self.params.get(&format!("codebooks.{level}")) {
-            var.set(&Tensor::from_vec(values, var.dims(), var.device())?)?;
-        }
-        Ok(())
-    }
-}
-
-/// The code of every row: exact on the CPU, as encoding finds them; by candle's ops elsewhere.
-///
-/// # Shapes
-/// [B, d] and [K, d] to u32 `[B]`
-fn nearest_codes(residual: &Tensor, codebook: &Tensor) -> Result<Tensor> {
-    if let Device::Cpu = residual.device() {
-        let search = NearestCodeword::new(codebook.flatten_all()?.to_vec1::<f32>()?, codebook.dim(1)?);
-        let rows = residual.flatten_all()?.to_vec1::<f32>()?;
-        let mut codes = Vec::with_capacity(residual.dim(0)?);
-        search.search(&rows, &mut Vec::new(), |_, code| codes.push(u32::from(code)));
-        let count = codes.len();
-        return Ok(Tensor::from_vec(codes, count, residual.device())?);
-    }
-    let norms = codebook.sqr()?.sum(1)?; // [K]
-    let scores = (residual.matmul(&codebook.t()?)? * -2.0)?.broadcast_add(&norms)?; // [B, K]
-    Ok(scores.argmin(D::Minus1)?)
-}
-
-trait SumTensors {
-    fn sum_tensors(self) -> Result<Tensor>;
-}
-
-impl<'a, I: Iterator<Item = &'a Tensor>> SumTensors for I {
-    fn sum_tensors(mut self) -> Result<Tensor> {
-        let first = self.next().cloned();
-        let first = first.ok_or_else(|| candle_core::Error::Msg("a net without levels has no loss".to_owned()))?;
-        self.try_fold(first, |sum, next| Ok((sum + next)?))
+        Ok(RqVae { encoder: self.to_encoder()?, decoder: self.decoder.to_mlp()?, codebooks })
     }
 }
 
@@ -178,6 +128,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::path::Path;
 
+    use super::super::RqVaeConfig;
+    use super::super::options::{CodebookUpdate, Ema, Estimator, Gumbel, Sinkhorn};
     use super::*;
     use crate::quantizers::{Quantizer, Scratch};
     use sidereal_core::Embeddings;
@@ -203,9 +155,13 @@ mod tests {
         }
     }
 
+    fn noise() -> Rng {
+        Rng::new(1, "noise")
+    }
+
     fn reference_model() -> Model {
         let weights = file("weights.safetensors");
-        let model = Model::new(&config(), 48, 1, &Device::Cpu).unwrap();
+        let model = Model::new(&Plan::rq_vae(&config()), 48, 1, &Device::Cpu).unwrap();
         let codebooks = values(&weights, "codebooks");
         for (name, var) in model.params.vars() {
             let data = match name.strip_prefix("codebooks.") {
@@ -233,12 +189,12 @@ mod tests {
         let x = Tensor::from_vec(values(&io, "x"), (200, 48), &Device::Cpu).unwrap();
         let latent = model.encode(&x).unwrap();
         close(&latent, &values(&io, "latent"), "latent");
-        let quantized = model.quantize(&latent).unwrap();
+        let loss = model.loss(&x, &mut noise()).unwrap();
+        let quantized = &loss.quantized;
         close(&quantized.sum, &values(&io, "quantised"), "quantised");
         close(&model.decode(&quantized.sum).unwrap(), &values(&io, "recon"), "recon");
         let losses = Tensor::stack(&quantized.losses, 0).unwrap();
         close(&losses, &values(&io, "loss_quant_per_level"), "loss_quant_per_level");
-        let loss = model.loss(&x).unwrap();
         close(&loss.reconstruction, &values(&io, "loss_recon"), "loss_recon");
         close(&loss.total, &values(&io, "loss_total"), "loss_total");
         let codes = Tensor::stack(&loss.quantized.codes, 1).unwrap().flatten_all().unwrap().to_vec1::<u32>().unwrap();
@@ -250,7 +206,7 @@ mod tests {
     fn gradients_equal_those_of_pytorch() {
         let (io, grads, model) = (file("io.safetensors"), file("grads.safetensors"), reference_model());
         let x = Tensor::from_vec(values(&io, "x"), (200, 48), &Device::Cpu).unwrap();
-        let found = model.loss(&x).unwrap().total.backward().unwrap();
+        let found = model.loss(&x, &mut noise()).unwrap().total.backward().unwrap();
         let codebooks = values(&grads, "codebooks");
         for (name, var) in model.params.vars() {
             let grad = found.get(var).unwrap_or_else(|| panic!("{name} has no gradient"));
@@ -280,11 +236,90 @@ mod tests {
         let io = file("io.safetensors");
         let x = Tensor::from_vec(values(&io, "x"), (200, 48), &Device::Cpu).unwrap();
         let mut model = reference_model();
-        model.config.reduction = Reduction::Sum;
-        model.config.quantization_weight = 1.0;
-        let loss = model.loss(&x).unwrap();
+        model.plan.config.reduction = Reduction::Sum;
+        model.plan.config.quantization_weight = 1.0;
+        let loss = model.loss(&x, &mut noise()).unwrap();
         let scalar = |name: &str| values(&io, name)[0];
         let want = 48.0 * scalar("loss_recon") + 8.0 * scalar("loss_quant_sum");
         close(&loss.total, &[want], "total");
+    }
+
+    fn modes() -> Vec<(&'static str, RqVaeConfig)> {
+        let base = || RqVaeConfig { codes: vec![6, 5], hidden: vec![7], latent: 4, ..RqVaeConfig::default() };
+        vec![
+            ("straight-through", base()),
+            ("sum", RqVaeConfig { reduction: Reduction::Sum, ..base() }),
+            ("rotation", RqVaeConfig { estimator: Estimator::Rotation, ..base() }),
+            ("gumbel", RqVaeConfig { estimator: Estimator::Gumbel(Gumbel { temperature: 1.0 }), ..base() }),
+            ("ema", RqVaeConfig { codebook_update: CodebookUpdate::Ema(Ema::default()), ..base() }),
+            ("sim-vq", RqVaeConfig { sim_vq: true, ..base() }),
+            ("sinkhorn", RqVaeConfig { sinkhorn: Sinkhorn { levels: vec![1], ..Sinkhorn::default() }, ..base() }),
+            ("batch", RqVaeConfig { input_norm: InputNorm::Batch, ..base() }),
+            ("layer", RqVaeConfig { input_norm: InputNorm::Layer, ..base() }),
+        ]
+    }
+
+    /// A net with codebooks of noise, and a batch.
+    fn random_model(plan: &Plan, width: usize) -> (Model, Tensor) {
+        let model = Model::new(plan, width, 1, &Device::Cpu).unwrap();
+        let mut rng = Rng::new(2, "test");
+        for (level, &k) in plan.config.codes.iter().enumerate() {
+            let values = (0..k as usize * plan.config.latent).map(|_| rng.normal() as f32).collect();
+            model.codebooks.set(level, values).unwrap();
+        }
+        let rows: Vec<f32> = (0..40 * width).map(|i| (rng.normal() * 2.0) as f32 + (i % width) as f32).collect();
+        model.start_input_norm(&rows).unwrap();
+        (model, Tensor::from_vec(rows, (40, width), &Device::Cpu).unwrap())
+    }
+
+    #[test]
+    fn every_parameter_that_learns_has_a_gradient_in_every_mode() {
+        for (name, config) in modes() {
+            let (model, x) = random_model(&Plan::rq_vae(&config), 9);
+            let grads = model.loss(&x, &mut noise()).unwrap().total.backward().unwrap();
+            for (parameter, var) in model.params.vars() {
+                let observed = parameter.starts_with("ema.")
+                    || ["input_norm.mean", "input_norm.variance"].contains(&parameter.as_str())
+                    || parameter.starts_with("codebooks.") && ["ema", "sim-vq"].contains(&name);
+                match grads.get(var) {
+                    Some(_) if observed => panic!("{name}: {parameter} has a gradient, but is not learnt by it"),
+                    None if !observed => panic!("{name}: {parameter} has no gradient"),
+                    None => {}
+                    Some(grad) => {
+                        let values = grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                        assert!(values.iter().all(|v| v.is_finite()), "{name}: {parameter}");
+                        assert!(values.iter().any(|v| *v != 0.0), "{name}: the gradient of {parameter} is 0");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_exported_encodes_as_the_net_in_training() {
+        for (name, config) in modes() {
+            let (model, x) = random_model(&Plan::rq_vae(&config), 9);
+            let want = model.encode(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let rows = Embeddings::new(40, 9, x.flatten_all().unwrap().to_vec1::<f32>().unwrap()).unwrap();
+            let found = model.to_quantizer().unwrap().latents(&rows).unwrap();
+            for (a, b) in found.values().iter().zip(&want) {
+                assert!((a - b).abs() < 1e-4 * (1.0 + b.abs()), "{name}: {a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_residual_net_starts_as_plain_residual_quantization() {
+        let config = RqVaeConfig { codes: vec![6, 5], hidden: vec![7], latent: 9, ..RqVaeConfig::default() };
+        let plan = Plan { residual: true, ..Plan::rq_vae(&config) };
+        let (model, x) = random_model(&plan, 9);
+        let loss = model.loss(&x, &mut noise()).unwrap();
+        let quantizer = model.to_quantizer().unwrap();
+        let rows = Embeddings::new(40, 9, x.flatten_all().unwrap().to_vec1::<f32>().unwrap()).unwrap();
+        assert_eq!(quantizer.latents(&rows).unwrap().values(), rows.values());
+        let codes = Tensor::stack(&loss.quantized.codes, 1).unwrap().flatten_all().unwrap().to_vec1::<u32>().unwrap();
+        let ids = sidereal_core::SemanticIds::new(2, codes.iter().map(|&c| c as u16).collect()).unwrap();
+        let sums = loss.quantized.sum.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(quantizer.reconstruct(&ids).unwrap().values(), sums);
     }
 }

@@ -1,17 +1,19 @@
-//! A matrix in a mapped file.
+//! A matrix that stands in a file as plain numbers.
 
+use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
-use memmap2::Mmap;
+use sidereal_data::ranges::ReadRanges;
 
 use crate::precision::Precision;
 
 /// # Shapes
 /// [N, D], stored row by row, or column by column as Fortran does.
 pub(super) struct Matrix {
-    pub(super) map: Mmap,
+    pub(super) bytes: Arc<dyn ReadRanges>,
     /// Where the numbers begin; the file holds all of them from there on.
-    pub(super) start: usize,
+    pub(super) start: u64,
     pub(super) rows: usize,
     pub(super) width: usize,
     pub(super) precision: Precision,
@@ -21,28 +23,28 @@ pub(super) struct Matrix {
 
 impl Matrix {
     /// Rows of the matrix, row-major, [rows, D].
-    pub(super) fn read(&self, rows: Range<usize>) -> Vec<f32> {
+    pub(super) fn read(&self, rows: Range<usize>) -> io::Result<Vec<f32>> {
         let mut values = Vec::with_capacity(rows.len() * self.width);
         if !self.by_columns {
-            self.decode(rows.start * self.width, rows.len() * self.width, &mut values);
-            return values;
+            self.decode(rows.start * self.width, rows.len() * self.width, &mut values)?;
+            return Ok(values);
         }
         values.resize(rows.len() * self.width, 0.0);
         let mut column = Vec::with_capacity(rows.len());
         for d in 0..self.width {
             column.clear();
-            self.decode(d * self.rows + rows.start, rows.len(), &mut column);
+            self.decode(d * self.rows + rows.start, rows.len(), &mut column)?;
             for (row, value) in column.iter().enumerate() {
                 values[row * self.width + d] = *value;
             }
         }
-        values
+        Ok(values)
     }
 
-    fn decode(&self, first: usize, count: usize, out: &mut Vec<f32>) {
+    fn decode(&self, first: usize, count: usize, out: &mut Vec<f32>) -> io::Result<()> {
         let size = self.precision.bytes();
-        let from = self.start + first * size;
-        let bytes = self.map.get(from..from + count * size).unwrap_or(&[]);
-        self.precision.decode(bytes, self.big_endian, out);
+        let bytes = self.bytes.read(self.start + (first * size) as u64, count * size)?;
+        self.precision.decode(&bytes, self.big_endian, out);
+        Ok(())
     }
 }
