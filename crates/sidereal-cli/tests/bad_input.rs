@@ -280,8 +280,10 @@ fn imports_name_items_without_an_id() {
     fs::write(world.path("index.json"), r#"{"S0V0": ["<a_1>", "<b_2>"]}"#).unwrap();
     let error = world.refusal(&["catalog", "import", "index.json", "--out", "run"]);
     assert_says(&error, &["39 of 40 items", "S0V1"]);
-    fs::write(world.path("index.json"), r#"{"S0V0": ["<a_1>", "<c_2>"]}"#).unwrap();
-    assert_says(&world.refusal(&["catalog", "import", "index.json", "--out", "new"]), &["index.json", "S0V0", "<c_2>"]);
+    fs::write(world.path("index.json"), r#"{"S0V0": ["<a_1>", "<b_x>"]}"#).unwrap();
+    assert_says(&world.refusal(&["catalog", "import", "index.json", "--out", "new"]), &["index.json", "S0V0", "<b_x>"]);
+    let error = world.refusal(&["catalog", "import", "index.json", "--format", "magic", "--out", "new"]);
+    assert_says(&error, &["magic", "lc-rec"]);
 }
 
 #[test]

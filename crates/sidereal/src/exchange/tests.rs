@@ -165,7 +165,7 @@ fn codebooks_make_a_tokenizer_that_finds_the_nearest_codewords() {
     assert_eq!(tokenizer.encode(&vectors).unwrap().codes(), [0, 0, 1, 1]);
     let out = dir.path().join("out.npy");
     export(&run, format, &out).unwrap();
-    assert_eq!(std::fs::read(out).unwrap(), std::fs::read(&file).unwrap());
+    assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(&file).unwrap());
     assert!(import(&run, format, &file, Some("2")).unwrap_err().to_string().contains("--codes"));
     npy::write(&file, "<f4", &[8], &bytes).unwrap();
     assert!(import(&run, format, &file, None).unwrap_err().to_string().contains("[8]"));

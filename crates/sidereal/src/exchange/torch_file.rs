@@ -137,6 +137,8 @@ fn entries(bytes: &[u8]) -> std::result::Result<Vec<(String, &[u8])>, String> {
     let end = bytes[from..].windows(4).rposition(|window| window == END).ok_or_else(damaged)? + from;
     let read = || -> Option<Vec<(String, usize, usize, usize)>> {
         let (count, mut at) = (short(end + 10)?, long(end + 16)?);
+        // A comment, if there is one, ends the file.
+        (end + 22 + short(end + 20)? == bytes.len()).then_some(())?;
         let mut found = Vec::new();
         for _ in 0..count {
             (bytes.get(at..at + 4)? == CENTRAL).then_some(())?;
@@ -279,6 +281,14 @@ mod tests {
         let back = read(&path).unwrap();
         assert_eq!((back.shape, back.values), ([2, 3], vec![1, -2, 3, 4, 5, 1 << 40]));
         assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    }
+
+    /// `fixtures/grid.pt`, written by `fixtures/make_grid.py`: a transposed view, so its strides are not those of rows.
+    #[test]
+    fn what_torch_wrote_is_read() {
+        let found = parse(include_bytes!("fixtures/grid.pt")).unwrap();
+        assert_eq!(found.shape, [3, 5]);
+        assert_eq!(found.values, [[7, 0, 4, 9, 1], [255, 1, 5, 8, 0], [3, 2, 6, 7, 0]].concat());
     }
 
     #[test]

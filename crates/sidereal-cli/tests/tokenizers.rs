@@ -1,0 +1,79 @@
+//! Tokenizers and semantic IDs from the command line: reports, comparisons, exchange, features.
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use world::{LENGTH, SERIES, World};
+
+const ITEMS: u64 = (SERIES * LENGTH) as u64;
+
+#[test]
+fn tokenizers_are_judged_alone_and_side_by_side() {
+    let world = World::new();
+    world.run_until("catalog");
+    let two =
+        ["tokenizer", "compare", "run", "--methods", "two.toml", "--out", "compared", "--page", "--json", "--quiet"];
+    std::fs::write(
+        world.path("two.toml"),
+        "[[tokenizers]]\nlabel = \"small\"\ncollisions = \"suffix\"\n[tokenizers.tokenizer.rq-kmeans]\ncodes = [8, 8]\n\
+         [[tokenizers]]\n[tokenizers.tokenizer.rq-kmeans]\ncodes = [16, 16]\n",
+    )
+    .unwrap();
+    let found = world.json(&two);
+    assert_eq!(found["items"], ITEMS);
+    let part = |at: usize| &found["tokenizers"][at];
+    assert_eq!((part(0)["name"].as_str(), part(1)["name"].as_str()), (Some("small"), Some("rq-kmeans")));
+    assert_eq!(part(0)["collision_rate_after"], 0.0);
+    for at in [0, 1] {
+        assert_eq!(part(at)["method"], "rq-kmeans");
+        assert!(part(at)["seconds"].is_number() && part(at)["reconstruction"]["relative_error"].is_number());
+        assert_eq!(part(at)["levels"].as_array().unwrap().len(), 2);
+    }
+    let page = std::fs::read_to_string(world.path("compared/compare.html")).unwrap();
+    assert!(page.contains("small") && page.contains("Co-purchase lift"));
+    // The same again is kept, seconds included.
+    assert_eq!(world.json(&two), found);
+    // Its tokenizers are folders that a report can be set beside.
+    let report = ["tokenizer", "report", "run", "--compare", "compared/small", "run", "--json", "--quiet"];
+    let report = world.json(&[&report[..], &["--page", "page.html"]].concat());
+    assert_eq!(report["items"], ITEMS);
+    assert_eq!(report["compare"][1]["levels"], report["levels"]);
+    assert_eq!(report["cards"][0]["prefix"].as_array().unwrap().len(), 1);
+    assert!(std::fs::read_to_string(world.path("page.html")).unwrap().contains("What codes stand for"));
+    let alone = world.json(&["tokenizer", "report", "run", "--json", "--quiet"]);
+    assert!(alone.get("compare").is_none() && alone.get("cards").is_none());
+    let failed = ["tokenizer", "compare", "run", "--methods", "rq-kmean", "--out", "other"];
+    assert!(world.refusal(&failed).contains("rq-kmeans"));
+}
+
+#[test]
+fn semantic_ids_go_out_and_come_back_in_every_format() {
+    let world = World::new();
+    world.run_until("catalog");
+    world.answer(&["catalog", "build", "run", "--collisions", "suffix", "--quiet"]);
+    for (format, file) in [
+        ("lc-rec", "ids.index.json"),
+        ("open-one-rec", "ids.parquet"),
+        ("grid", "ids.pt"),
+        ("torch-easy-rec", "bundle"),
+        ("nvidia", "ids.jsonl"),
+    ] {
+        world.answer(&["catalog", "export", "run", "--format", format, "--out", file]);
+        world.answer(&["catalog", "import", file, "--format", format, "--codes", "8", "--out", format]);
+        let again = format!("{format}.json");
+        for (run, out) in [("run", "run.json"), (format, again.as_str())] {
+            world.answer(&["catalog", "export", run, "--format", "lc-rec", "--out", out]);
+        }
+        let text = |file: &str| std::fs::read_to_string(world.path(file)).unwrap();
+        assert_eq!(text("run.json"), text(&again), "{format}");
+    }
+    assert!(world.refusal(&["catalog", "export", "run", "--format", "xllm", "--out", "ids.bin"]).contains("integer"));
+    world.answer(&["catalog", "export", "run", "--format", "static", "--out", "arrays"]);
+    assert!(world.path("arrays/packed_csr.npy").is_file());
+    for kind in ["prefix", "ngram", "pieces"] {
+        let out = format!("{kind}.parquet");
+        let done = world.json(&["catalog", "features", "run", "--kind", kind, "--out", &out, "--json"]);
+        assert_eq!(done["items"], ITEMS);
+        assert!(world.path(&format!("{out}.vocabulary.json")).is_file());
+    }
+}
