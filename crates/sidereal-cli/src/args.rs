@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sidereal::core::CollisionPolicy;
+use sidereal::embed::{BATCH_TOKENS, ComputeType, Template};
 use sidereal::encode::OnInvalid;
 use sidereal::features::Kind;
 use sidereal::nn::device::DeviceChoice;
@@ -65,17 +66,8 @@ pub(crate) enum Command {
     /// Items and interactions into a run.
     #[command(subcommand)]
     Data(Data),
-    /// Ready vectors into a run.
-    Embed {
-        /// The run folder.
-        run: PathBuf,
-        /// Vectors, one row an item of the items file, in its order (.npy, .safetensors, .parquet).
-        #[arg(long)]
-        from: PathBuf,
-        /// Name of the tensor or column, where the file holds several.
-        #[arg(long)]
-        name: Option<String>,
-    },
+    /// Vectors into a run: ready ones, or items through a model.
+    Embed(Embed),
     /// Codebooks: train, encode, report.
     #[command(subcommand)]
     Tokenizer(Tokenizer),
@@ -122,6 +114,43 @@ pub(crate) enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// Files come first, then models; several stand side by side.
+#[derive(Debug, Args)]
+pub(crate) struct Embed {
+    /// The run folder.
+    pub(crate) run: PathBuf,
+    /// Vectors, one row an item of the items file, in its order (.npy, .safetensors, .parquet).
+    #[arg(long, required_unless_present = "model")]
+    pub(crate) from: Vec<PathBuf>,
+    /// Name of the tensor or column, where a file holds several.
+    #[arg(long, requires = "from")]
+    pub(crate) name: Option<String>,
+    /// A model: a folder, or a repository of the hub as org/name[@revision]; BERT, T5, Qwen3-Embedding, SigLIP.
+    #[arg(long)]
+    pub(crate) model: Vec<String>,
+    /// An item's text: `default`, `tiger`, `lc-rec`, or columns in braces, as "{title}. Price: {price}. {description?}".
+    #[arg(long, requires = "model", default_value = "default")]
+    pub(crate) template: Template,
+    /// An item's picture, for image models: a column with paths, or a folder with ITEM_ID.jpg, .png or .webp.
+    #[arg(long, requires = "model")]
+    pub(crate) images: Option<String>,
+    /// Padded tokens of a batch.
+    #[arg(long, requires = "model", default_value_t = BATCH_TOKENS)]
+    pub(crate) batch_tokens: usize,
+    /// Texts are cut to this many tokens; by default to the model's own limit.
+    #[arg(long, requires = "model")]
+    pub(crate) max_tokens: Option<usize>,
+    /// The type the model computes in: f32, or bf16 for GPUs.
+    #[arg(long, requires = "model", default_value_t)]
+    pub(crate) dtype: ComputeType,
+    /// The task, for models that take one (Qwen3-Embedding); items are documents and need none.
+    #[arg(long, requires = "model")]
+    pub(crate) instruction: Option<String>,
+    /// Where vectors are kept by content, so that only changed items are encoded again; by default in the run.
+    #[arg(long, requires = "model", value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -36,7 +36,7 @@ pub(crate) fn execute(arguments: Arguments) -> Result<ExitCode> {
             run::execute(&context, &run::Job { recipe, data, out, until, seed })
         }
         Command::Data(command) => data::prepare(&context, command),
-        Command::Embed { run, from, name } => data::embed(&context, &run, &from, name.as_deref()),
+        Command::Embed(wish) => data::embed(&context, wish),
         Command::Tokenizer(command) => tokenizer::execute(&context, command),
         Command::Catalog(command) => catalog::execute(&context, command),
         Command::Generator(command) => generator::execute(&context, command),

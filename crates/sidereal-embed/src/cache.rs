@@ -60,7 +60,7 @@ impl VectorCache {
         std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
         let wanted = header(model, width);
         let name: String = wanted[16..28].iter().map(|byte| format!("{byte:02x}")).collect();
-        let path = dir.join(format!("{name}.vectors"));
+        let path = dir.join(format!("{name}-{width}.vectors"));
         let lock = lock(&path)?;
         let size = Self::record_bytes(width);
         let bytes = lock.metadata().map_err(|e| Error::io("read", &path, e))?.len();

@@ -212,10 +212,11 @@ impl Fetch<'_> {
                 format!("the repository has no revision {revision:?}"),
                 "check the name behind the @",
             ),
+            // The hub answers alike for all of these.
             HFError::EntryNotFound { .. } => Error::input(
                 place,
-                "the repository has no such file",
-                "this is no model in the layout of transformers: name another, or convert it with save_pretrained",
+                "there is no such file: the repository or its revision does not exist, or it holds no model in the layout of transformers",
+                "check the name, and what stands behind the @",
             ),
             HFError::AuthRequired { .. } | HFError::Forbidden { .. } => Error::input(
                 place,

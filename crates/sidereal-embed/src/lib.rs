@@ -5,8 +5,8 @@
 //! all items through one of them and [`cache`] keeps the vectors by content.
 //!
 //! [`formats`] opens a file of ready vectors of any listed format, on disk or in an object store ([`objects`]), as a
-//! [`VectorFile`], which is read in
-//! batches of rows; [`vectors`] reads one whole, or the rows that belong to a run's items; [`stage`] puts them on disk
+//! [`VectorFile`], which is read in batches of rows; [`vectors`] reads one whole, or the rows that belong to a run's
+//! items; [`parts`] puts several side by side; [`stage`] puts them on disk
 //! in the [`precision`] they came in and reads them back.
 //!
 //! Absent on purpose: training of encoders; object arrays and pickles, which are programs and not data.
@@ -30,6 +30,7 @@ pub mod objects;
 
 pub mod formats;
 
+pub mod parts;
 pub mod vectors;
 
 pub mod stage;
@@ -41,6 +42,7 @@ pub use formats::{Batch, FORMATS, FileIdentity, Reading, VectorFile};
 pub use hub::Hub;
 pub use model_folder::ModelFolder;
 pub use objects::StoreOptions;
+pub use parts::side_by_side;
 pub use precision::Precision;
 pub use stage::load;
 pub use template::Template;

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use image::imageops::FilterType;
 use image::{ImageReader, Limits};
+use rayon::prelude::*;
 use serde::Deserialize;
+use sidereal_core::artifact::{sha256_bytes, sha256_file};
 use sidereal_core::{Attribute, Error, Items, Result};
 
 use crate::model_folder::ModelFolder;
@@ -137,6 +139,16 @@ pub(crate) fn read_picture(path: &Path) -> Result<Vec<u8>> {
         return Err(Error::input(path.display().to_string(), problem, "scale it down"));
     }
     std::fs::read(path).map_err(|e| Error::io("read", path, e))
+}
+
+/// One hash of all pictures, in the order of the items.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn pictures_digest(paths: &[Option<PathBuf>]) -> Result<String> {
+    let digest = |path: &Option<PathBuf>| path.as_ref().map_or(Ok(String::new()), |path| sha256_file(path));
+    let digests: Vec<String> = paths.par_iter().map(digest).collect::<Result<_>>()?;
+    Ok(sha256_bytes(digests.join("\n").as_bytes()))
 }
 
 /// Where the items' pictures are: a column with paths, or a folder with a file for each item id.

@@ -1,15 +1,87 @@
-//! A file of ready vectors -> the run's item embeddings.
+//! Files of ready vectors and items through models -> the run's item embeddings.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde_json::json;
-use sidereal_core::Progress;
+use serde_json::{Value, json};
 use sidereal_core::artifact::{Manifest, sha256_file};
-use sidereal_data::DataFolder;
+use sidereal_core::{Error, Items, Progress};
+use sidereal_data::{DataFolder, PreparedData};
+use sidereal_embed::encoders::{self, Family};
+use sidereal_embed::pictures::{picture_paths, pictures_digest};
+use sidereal_embed::{
+    BATCH_TOKENS, ComputeType, Contents, EncodeWork, EncoderOptions, Hub, Modality, ModelFolder, Template, VectorCache,
+    Vectors, cache_name, encode_items, parts, side_by_side,
+};
+use sidereal_nn::device::DeviceChoice;
 
 use crate::Result;
 use crate::run::{Outcome, Run, Stage};
+
+/// A source of vectors; several stand side by side in the embeddings.
+#[derive(Debug, Clone)]
+pub enum Part {
+    /// Ready vectors, one row an item of the items file in its order (or by item id where the file has ids).
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor or column, where it is not the usual one.
+        name: Option<String>,
+    },
+    /// Items through a model.
+    Model(ModelPart),
+}
+
+/// How items go through a model.
+#[derive(Debug, Clone)]
+pub struct ModelPart {
+    /// A folder, or a repository of the hub as `org/name[@revision]`.
+    pub model: String,
+    /// What a text model reads of an item.
+    pub template: Template,
+    /// What an image tower reads of it: a column with paths, or a folder.
+    pub images: Option<String>,
+    /// Where texts are cut; by default the model's own limit.
+    pub max_tokens: Option<usize>,
+    /// Padded tokens of a batch.
+    pub batch_tokens: usize,
+    /// The type the model computes in.
+    pub dtype: ComputeType,
+    /// The task, for models that take one.
+    pub instruction: Option<String>,
+    /// Where vectors are kept by content; by default `embeddings.cache` in the run.
+    pub cache: Option<PathBuf>,
+    /// Where the model computes.
+    pub device: DeviceChoice,
+}
+
+impl ModelPart {
+    /// A model with every setting as it is by default.
+    pub fn new(model: &str) -> Self {
+        Self {
+            model: model.to_owned(),
+            template: Template::default(),
+            images: None,
+            max_tokens: None,
+            batch_tokens: BATCH_TOKENS,
+            dtype: ComputeType::default(),
+            instruction: None,
+            cache: None,
+            device: DeviceChoice::default(),
+        }
+    }
+}
+
+/// What a model had to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work {
+    /// The model.
+    pub model: String,
+    /// Items encoded and reused.
+    pub items: EncodeWork,
+    /// Damaged records of the cache that were made again.
+    pub dropped: u64,
+}
 
 /// Takes the vectors of a data folder; without a folder, what the run has is kept.
 ///
@@ -25,18 +97,171 @@ pub fn from_folder(run: &Run, folder: Option<&Path>, progress: &dyn Progress) ->
 /// # Errors
 /// No prepared data; a file that is damaged or does not fit the items.
 pub fn from_file(run: &Run, file: &Path, name: Option<&str>, progress: &dyn Progress) -> Result<Outcome> {
-    let inputs = BTreeMap::from([
-        ("vectors".to_owned(), sha256_file(file)?),
-        (Stage::Data.name().to_owned(), run.digest(Stage::Data)?),
-    ]);
-    let wanted = Manifest::new(Stage::Embeddings.name(), None, json!({ "name": name }), inputs);
-    run.stage(Stage::Embeddings, wanted, |out| {
-        let data = run.data()?;
-        progress.start("read vectors", Some(data.items.len() as u64), "items");
-        let vectors = sidereal_embed::vectors_for_items(file, name, &data.items, &data.item_rows)?;
-        vectors.save_into(out.dir())?;
-        progress.advance(data.items.len() as u64);
+    let part = Part::File { path: file.to_path_buf(), name: name.map(str::to_owned) };
+    Ok(from_parts(run, &[part], &Hub::default(), progress)?.0)
+}
+
+/// Makes the embeddings of one part or several, which then stand side by side.
+///
+/// # Shapes
+/// parts of [N, D1], [N, D2], .. -> [N, D1 + D2 + ..]
+///
+/// # Errors
+/// No prepared data; files that are damaged or do not fit the items; models that are missing, damaged or not supported.
+pub fn from_parts(run: &Run, parts: &[Part], hub: &Hub, progress: &dyn Progress) -> Result<(Outcome, Vec<Work>)> {
+    let mut inputs = BTreeMap::from([(Stage::Data.name().to_owned(), run.digest(Stage::Data)?)]);
+    let data = run.data()?;
+    let mut models: Vec<Option<Opened<'_>>> = Vec::new();
+    for (i, part) in parts.iter().enumerate() {
+        // The first part has the plain name: one file is the usual case.
+        let numbered = |name: &str| if i == 0 { name.to_owned() } else { format!("{name}-{}", i + 1) };
+        match part {
+            Part::File { path, .. } => {
+                inputs.insert(numbered("vectors"), sha256_file(path)?);
+                models.push(None);
+            }
+            Part::Model(part) => {
+                let opened = Opened::find(part, hub, &data.items)?;
+                inputs.insert(numbered("model"), opened.sha256.clone());
+                if let Contents::Pictures(paths) = &opened.contents {
+                    inputs.insert(numbered("pictures"), pictures_digest(paths)?);
+                }
+                models.push(Some(opened));
+            }
+        }
+    }
+    let configs: Vec<Value> = parts.iter().zip(&models).map(|(part, model)| config(part, model.as_ref())).collect();
+    let config = match &configs[..] {
+        [config] => config.clone(),
+        _ => json!({ "parts": configs }),
+    };
+    let wanted = Manifest::new(Stage::Embeddings.name(), None, config, inputs);
+    let mut done = Vec::new();
+    let outcome = run.stage(Stage::Embeddings, wanted, |out| {
+        let mut vectors = Vec::new();
+        let mut about = Vec::new();
+        for (part, model) in parts.iter().zip(&models) {
+            let (made, facts) = match (part, model) {
+                (Part::Model(_), Some(model)) => model.encode(run, &data, &mut done, progress)?,
+                (Part::Model(part), None) => return Err(no_model(part)),
+                (Part::File { path, name }, _) => read(path, name.as_deref(), &data, progress)?,
+            };
+            about.push(facts);
+            vectors.push(made);
+        }
+        let joined = side_by_side(vectors)?;
+        joined.save_into(out.dir())?;
+        let mut facts = joined.facts.to_json();
+        if let (Value::Object(facts), true) = (&mut facts, parts.len() > 1 || !done.is_empty()) {
+            facts.insert("parts".to_owned(), Value::Array(about));
+        }
+        Ok(facts)
+    })?;
+    Ok((outcome, done))
+}
+
+fn no_model(part: &ModelPart) -> crate::Error {
+    Error::config("--model", format!("{} was not found", part.model), "name a folder or a repository").into()
+}
+
+/// What a part was asked to be, as the manifest keeps it.
+fn config(part: &Part, model: Option<&Opened<'_>>) -> Value {
+    match (part, model) {
+        (Part::File { name, .. }, _) => json!({ "name": name }),
+        (Part::Model(part), model) => json!({
+            "model": model.map(|model| model.folder.id()),
+            "revision": model.and_then(|model| model.folder.revision()),
+            "template": model.and_then(Opened::template).map(Template::source),
+            "template_sha256": model.and_then(Opened::template).map(Template::digest),
+            "images": part.images.as_ref().filter(|_| model.is_some_and(|model| model.template().is_none())),
+            "max_tokens": part.max_tokens,
+            "dtype": part.dtype,
+            "instruction": part.instruction,
+        }),
+    }
+}
+
+fn read(path: &Path, name: Option<&str>, data: &PreparedData, progress: &dyn Progress) -> Result<(Vectors, Value)> {
+    progress.start("read vectors", Some(data.items.len() as u64), "items");
+    let vectors = sidereal_embed::vectors_for_items(path, name, &data.items, &data.item_rows)?;
+    progress.advance(data.items.len() as u64);
+    progress.finish();
+    let file = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let about =
+        json!({ "kind": "file", "name": file, "width": vectors.embeddings.width(), "facts": vectors.facts.to_json() });
+    Ok((vectors, about))
+}
+
+/// A model's folder and what the items give it; its weights are not read before they are needed.
+struct Opened<'a> {
+    part: &'a ModelPart,
+    folder: ModelFolder,
+    family: &'static Family,
+    sha256: String,
+    contents: Contents,
+}
+
+impl<'a> Opened<'a> {
+    fn find(part: &'a ModelPart, hub: &Hub, items: &Items) -> Result<Self> {
+        let folder = hub.model(&part.model)?;
+        let family = encoders::family(&folder)?;
+        let contents = match (family.modality, &part.images) {
+            (Modality::Text, _) => Contents::Texts(part.template.texts(items)?),
+            (Modality::Picture, Some(source)) => Contents::Pictures(picture_paths(items, source)?),
+            (Modality::Picture, None) => {
+                let problem = format!("{} reads pictures, and none are named", folder.id());
+                let mend = "name a column with paths, or a folder with a file for each item id";
+                return Err(Error::config("--images", problem, mend).into());
+            }
+        };
+        let sha256 = folder.digest()?;
+        Ok(Self { part, folder, family, sha256, contents })
+    }
+
+    /// What a text model reads; `None` for an image tower.
+    fn template(&self) -> Option<&Template> {
+        (self.family.modality == Modality::Text).then_some(&self.part.template)
+    }
+
+    fn encode(
+        &self,
+        run: &Run,
+        data: &PreparedData,
+        done: &mut Vec<Work>,
+        progress: &dyn Progress,
+    ) -> Result<(Vectors, Value)> {
+        let part = self.part;
+        let options = EncoderOptions {
+            device: part.device.open()?,
+            dtype: part.dtype,
+            max_tokens: part.max_tokens,
+            instruction: part.instruction.clone(),
+        };
+        progress.start("open model", None, "files");
+        let embedder = encoders::open(&self.folder, &options)?;
         progress.finish();
-        Ok(vectors.facts.to_json())
-    })
+        let facts = embedder.facts();
+        let dir = part.cache.clone().unwrap_or_else(|| run.root().join("embeddings.cache"));
+        let mut cache = VectorCache::open(&dir, &cache_name(embedder.as_ref()), facts.width)?;
+        let (embeddings, counts, items) = encode_items(
+            embedder.as_ref(),
+            &options.device,
+            &data.items,
+            &self.contents,
+            part.batch_tokens,
+            Some(&mut cache),
+            progress,
+        )?;
+        done.push(Work { model: facts.model.clone(), items, dropped: cache.dropped() });
+        let template = self.template().map(Template::digest);
+        let about = json!({
+            "kind": "model",
+            "name": facts.model,
+            "width": facts.width,
+            "empty_items": counts.empty,
+            "template_sha256": template,
+            "facts": facts,
+        });
+        Ok((parts::made(embeddings), about))
+    }
 }
