@@ -22,9 +22,21 @@ mod nearest;
 
 mod seeding;
 
+mod transport;
+
+mod capacity;
+
+mod mini_batch;
+
 mod kmeans;
 
 mod residual;
+
+mod beam;
+
+mod rotation;
+
+mod product_codebooks;
 
 mod mlp;
 
@@ -37,6 +49,8 @@ pub mod quantizers;
 mod encode;
 
 pub mod item_table;
+
+pub mod balanced;
 
 mod tokenizer;
 
