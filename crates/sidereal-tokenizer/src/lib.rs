@@ -26,6 +26,12 @@ mod nearest;
 
 mod seeding;
 
+mod transport;
+
+mod capacity;
+
+mod mini_batch;
+
 mod kmeans;
 
 mod spectral;
@@ -35,6 +41,12 @@ pub mod collaborative_vectors;
 mod code_tree;
 
 mod residual;
+
+mod beam;
+
+mod rotation;
+
+mod product_codebooks;
 
 mod sinkhorn;
 
@@ -49,6 +61,8 @@ pub mod quantizers;
 mod encode;
 
 pub mod item_table;
+
+pub mod balanced;
 
 mod tokenizer;
 

@@ -68,6 +68,16 @@ impl ResidualCodebooks {
         &self.codes
     }
 
+    /// Whether residuals are scaled to length 1 before each level.
+    pub(crate) fn is_normalised(&self) -> bool {
+        !self.lengths.is_empty()
+    }
+
+    /// The codebooks, ready for searching, `[L]`.
+    pub(crate) fn levels(&self) -> &[NearestCodeword] {
+        &self.levels
+    }
+
     /// [K, d]
     pub(crate) fn codebook(&self, level: usize) -> &[f32] {
         self.levels.get(level).map_or(&[], NearestCodeword::codewords)

@@ -22,12 +22,15 @@ pub mod collaborative;
 pub mod fsq;
 pub mod hybrid;
 pub mod lfq;
+pub mod opq;
 pub mod parallel_moe;
+pub mod pq;
 pub mod random;
 pub mod rq_kmeans;
 pub mod rq_kmeans_plus;
 pub mod rq_vae;
 pub mod sequential;
+pub mod vq;
 
 mod net_training;
 mod sliced;
@@ -67,6 +70,20 @@ methods! {
     RqKmeans(rq_kmeans::RqKmeansConfig) = "rq-kmeans",
     /// A residual-quantized autoencoder.
     RqVae(rq_vae::RqVaeConfig) = "rq-vae",
+    /// Residual k-means that goes on as a net, which starts as the identity.
+    RqKmeansPlus(rq_kmeans_plus::RqKmeansPlusConfig) = "rq-kmeans-plus",
+    /// k-means, one level.
+    Vq(vq::VqConfig) = "vq",
+    /// k-means on sub-vectors, side by side.
+    Pq(pq::PqConfig) = "pq",
+    /// k-means on sub-vectors of rotated vectors.
+    Opq(opq::OpqConfig) = "opq",
+    /// Numbers rounded to bins.
+    Fsq(fsq::FsqConfig) = "fsq",
+    /// Signs of a latent.
+    Lfq(lfq::LfqConfig) = "lfq",
+    /// Parallel experts, each with a codebook.
+    ParallelMoe(parallel_moe::ParallelMoeConfig) = "parallel-moe",
     /// Codes drawn from the item's id.
     Random(random::RandomConfig) = "random",
     /// The item's number, in digits.
@@ -77,14 +94,6 @@ methods! {
     Collaborative(collaborative::CollaborativeConfig) = "collaborative",
     /// Collaborative prefixes and a number for every item.
     Hybrid(hybrid::HybridConfig) = "hybrid",
-    /// Residual k-means that goes on as a net, which starts as the identity.
-    RqKmeansPlus(rq_kmeans_plus::RqKmeansPlusConfig) = "rq-kmeans-plus",
-    /// Numbers rounded to bins.
-    Fsq(fsq::FsqConfig) = "fsq",
-    /// Signs of a latent.
-    Lfq(lfq::LfqConfig) = "lfq",
-    /// Parallel experts, each with a codebook.
-    ParallelMoe(parallel_moe::ParallelMoeConfig) = "parallel-moe",
 }
 
 impl TokenizerConfig {
@@ -289,11 +298,30 @@ pub trait Quantizer: std::fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// The codewords of a level, [K, d].
+    /// The codewords of a level, [K, d]; where levels quantize sub-vectors, d is the sub-vector's width.
     fn codebook(&self, level: usize) -> &[f32];
+
+    /// What a level's codewords are compared with.
+    fn levels_see(&self) -> LevelsSee {
+        LevelsSee::SomethingElse
+    }
 
     /// Everything that [`MethodConfig::load`] needs, under stable names.
     fn arrays(&self) -> Vec<NamedArray>;
+}
+
+/// What the codewords of a level are compared with, given the latents: it tells what else can choose codes for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LevelsSee {
+    /// What the codewords of the levels before left of the latents.
+    Residuals {
+        /// Whether it is scaled to length 1 before each level.
+        normalised: bool,
+    },
+    /// A stretch of the latents' columns, as wide as the level's codewords, one after another.
+    SubVectors,
+    /// Neither.
+    SomethingElse,
 }
 
 /// Buffers that a thread keeps from block to block.
