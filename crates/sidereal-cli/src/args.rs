@@ -68,7 +68,10 @@ pub(crate) enum Command {
     Data(Data),
     /// Vectors into a run: ready ones, or items through a model.
     Embed(Embed),
-    /// Codebooks: train, encode, report.
+    /// Vectors learnt from what users did, of items or of users, as a file.
+    #[command(subcommand)]
+    Vectors(Vectors),
+    /// Codebooks: train, encode, report, compare, drift, upgrade.
     #[command(subcommand)]
     Tokenizer(Tokenizer),
     /// Items and semantic IDs: build, change, compare, import, export.
@@ -182,14 +185,55 @@ pub(crate) enum Data {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Tokenizer {
-    /// Trains codebooks on a run's embeddings.
-    Train {
+pub(crate) enum Vectors {
+    /// Of a run's items: item2vec on the training histories; `embed --from` makes IDs of behaviour alone of them.
+    Items {
         /// The run folder.
         run: PathBuf,
-        /// The method (`sidereal methods` lists them).
-        #[arg(long, default_value = "rq-kmeans")]
+        /// Width of a vector.
+        #[arg(long, default_value_t = 64)]
+        width: usize,
+        /// Items count as near when they are at most this many steps apart.
+        #[arg(long, default_value_t = 5)]
+        window: usize,
+        /// The seed.
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+        /// The Parquet file to write: item_id, embedding.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Of a run's users: means of their items' embeddings, recent ones weighing more; users are tokenized like items.
+    Users {
+        /// The run folder.
+        run: PathBuf,
+        /// Events after which an event weighs half.
+        #[arg(long, default_value_t = 20.0)]
+        half_life: f64,
+        /// The Parquet file to write: item_id (the user's), embedding.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tokenizer {
+    /// Trains codebooks on a run's embeddings, or on a file of vectors alone.
+    Train {
+        /// The run folder; with --embeddings a folder to be made.
+        run: PathBuf,
+        /// Train on these vectors instead of a run's embeddings (.npy, .safetensors, .parquet, a URL).
+        #[arg(long)]
+        embeddings: Option<PathBuf>,
+        /// Of --embeddings, train on a seeded sample of at most this many rows.
+        #[arg(long, requires = "embeddings", default_value_t = 1_000_000)]
+        sample: usize,
+        /// The method (`sidereal methods` lists them), with its defaults.
+        #[arg(long, default_value = "rq-kmeans", conflicts_with = "recipe")]
         method: String,
+        /// A recipe file: its [tokenizer] and [collaborative] tables instead of --method and its sizes.
+        #[arg(long, conflicts_with_all = ["levels", "codes"])]
+        recipe: Option<PathBuf>,
         /// Levels L.
         #[arg(long)]
         levels: Option<usize>,
@@ -521,6 +565,18 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 256)]
         codes: u32,
         /// Timed runs.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
+    /// RQ-VAE of TIGER's shape on random vectors: encoding, and steps of training.
+    RqVae {
+        /// Items encoded.
+        #[arg(long, default_value_t = 100_000)]
+        items: usize,
+        /// Steps of training.
+        #[arg(long, default_value_t = 40)]
+        steps: usize,
+        /// Timed runs; one more before them warms up.
         #[arg(long, default_value_t = 3)]
         runs: usize,
     },

@@ -10,6 +10,7 @@ mod methods;
 mod recommend;
 mod run;
 mod tokenizer;
+mod vectors;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,7 @@ pub(crate) fn execute(arguments: Arguments) -> Result<ExitCode> {
         }
         Command::Data(command) => data::prepare(&context, command),
         Command::Embed(wish) => data::embed(&context, wish),
+        Command::Vectors(command) => vectors::execute(&context, command),
         Command::Tokenizer(command) => tokenizer::execute(&context, command),
         Command::Catalog(command) => catalog::execute(&context, command),
         Command::Generator(command) => generator::execute(&context, command),

@@ -92,7 +92,7 @@ impl Catalog {
         let sids = match policy {
             CollisionPolicy::Suffix => {
                 let suffix_codes = codes_per_level.last().copied().unwrap_or(1);
-                with_suffix = add_suffix(sids, suffix_codes)?;
+                with_suffix = add_suffix(ids, sids, suffix_codes)?;
                 codes_per_level.push(suffix_codes);
                 &with_suffix
             }

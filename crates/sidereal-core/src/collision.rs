@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
+use crate::item::ItemId;
 use crate::semantic_id::SemanticIds;
 
 /// How items that share a semantic ID are kept apart, or together.
@@ -24,15 +25,19 @@ pub enum CollisionPolicy {
     /// LC-Rec's repair (Zheng et al., 2311.09049, section 3.1): rounds of uniform mapping of each collision at the last
     /// level; what is left shares leaves.
     Sinkhorn,
+    /// Codes are given to the catalog as a whole, level by level, each to about as many items (OneRec, 2502.18965;
+    /// MiniOneRec, 2510.24431); what still collides shares leaves.
+    Balanced,
 }
 
 impl CollisionPolicy {
     /// Names on the command line and in recipes.
-    pub const NAMES: [(&'static str, Self); 4] = [
+    pub const NAMES: [(&'static str, Self); 5] = [
         ("postings", Self::Postings),
         ("suffix", Self::Suffix),
         ("nearest-free", Self::NearestFree),
         ("sinkhorn", Self::Sinkhorn),
+        ("balanced", Self::Balanced),
     ];
 
     /// The name on the command line and in recipes.
@@ -42,7 +47,7 @@ impl CollisionPolicy {
 
     /// Whether semantic IDs are changed before a catalog is built of them.
     pub fn repairs(self) -> bool {
-        matches!(self, Self::NearestFree | Self::Sinkhorn)
+        matches!(self, Self::NearestFree | Self::Sinkhorn | Self::Balanced)
     }
 }
 
@@ -58,24 +63,31 @@ impl std::str::FromStr for CollisionPolicy {
     }
 }
 
-/// Adds the suffix level: [N, L] becomes [N, L + 1], in item order, so that the result does not depend on threads.
+/// Adds the suffix level: [N, L] becomes [N, L + 1]. The items of a collision are numbered in the order of their ids,
+/// so that the result does not depend on the order of the table.
 ///
 /// # Errors
 /// A collision of more items than `suffix_codes`.
-pub fn add_suffix(sids: &SemanticIds, suffix_codes: u32) -> Result<SemanticIds> {
+///
+/// # Shapes
+/// `ids`: `[N]`; `sids`: [N, L]
+pub fn add_suffix(ids: &[ItemId], sids: &SemanticIds, suffix_codes: u32) -> Result<SemanticIds> {
+    let mut by_id: Vec<usize> = (0..sids.len()).collect();
+    by_id.sort_unstable_by(|&a, &b| ids[a].cmp(&ids[b]).then(a.cmp(&b)));
     let mut next: HashMap<&[u16], u32> = HashMap::with_capacity(sids.len());
-    let mut codes = Vec::with_capacity(sids.codes().len() + sids.len());
-    for row in sids.rows() {
+    let mut suffixes = vec![0u16; sids.len()];
+    for item in by_id {
+        let row = sids.row(item);
         let suffix = next.entry(row).or_insert(0);
         if *suffix >= suffix_codes {
             let problem = format!("more than {suffix_codes} items share the semantic ID {row:?}: the suffix overflows");
             let mend = "use the postings policy, more codes or levels, or remove duplicate items";
             return Err(Error::input("semantic IDs", problem, mend));
         }
-        codes.extend_from_slice(row);
-        codes.push(u16::try_from(*suffix).unwrap_or(u16::MAX));
+        suffixes[item] = u16::try_from(*suffix).unwrap_or(u16::MAX);
         *suffix += 1;
     }
+    let codes = sids.rows().zip(&suffixes).flat_map(|(row, &suffix)| row.iter().copied().chain([suffix])).collect();
     SemanticIds::new(sids.levels() + 1, codes)
 }
 
@@ -118,17 +130,28 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn ids(count: usize) -> Vec<ItemId> {
+        (0..count).map(|item| ItemId::from(format!("{item}"))).collect()
+    }
+
+    #[test]
+    fn suffixes_do_not_depend_on_the_order_of_the_table() {
+        let sids = SemanticIds::new(1, vec![5, 5, 5]).unwrap();
+        let shuffled: Vec<ItemId> = ["c", "a", "b"].into_iter().map(ItemId::from).collect();
+        assert_eq!(add_suffix(&shuffled, &sids, 3).unwrap().codes(), [5, 2, 5, 0, 5, 1]);
+    }
+
     #[test]
     fn suffix_makes_every_id_unique_and_starts_at_zero() {
         let sids = SemanticIds::new(2, vec![1, 2, 3, 4, 1, 2, 1, 2]).unwrap();
-        let with = add_suffix(&sids, 3).unwrap();
+        let with = add_suffix(&ids(4), &sids, 3).unwrap();
         assert_eq!(with.codes(), [1, 2, 0, 3, 4, 0, 1, 2, 1, 1, 2, 2]);
     }
 
     #[test]
     fn suffix_overflow_is_an_error_that_names_the_mend() {
         let sids = SemanticIds::new(1, vec![7, 7, 7]).unwrap();
-        let error = add_suffix(&sids, 2).unwrap_err().to_string();
+        let error = add_suffix(&ids(3), &sids, 2).unwrap_err().to_string();
         assert!(error.contains("[7]") && error.contains("use the postings policy"), "{error}");
     }
 

@@ -7,6 +7,8 @@
 //!   every group of items with one semantic ID is mapped to the codes of the last level anew by Sinkhorn's uniform
 //!   mapping, epsilon 0.003, 50 iterations.
 //!
+//! - `balanced`: codes are given anew at every level, each to about as many items ([`crate::balanced`]).
+//!
 //! *Differs from LC-Rec*: what 20 rounds do not part shares a leaf and is counted.
 //!
 //! Items are taken in the order of their ids, so nothing depends on the order of the table or the number of threads. A
@@ -24,6 +26,7 @@ use serde::Serialize;
 use sidereal_core::{CollisionPolicy, Embeddings, Error, ItemId, SemanticIds};
 
 use crate::Result;
+use crate::balanced::assign_balanced;
 use crate::sinkhorn;
 use crate::tokenizer::ItemTokenizer;
 
@@ -80,6 +83,7 @@ pub fn repair(
     let (codes, rounds) = match policy {
         CollisionPolicy::NearestFree => (task.nearest_free(&HashSet::new())?, 1),
         CollisionPolicy::Sinkhorn => task.sinkhorn()?,
+        CollisionPolicy::Balanced => (task.balanced()?, 1),
         _ => return Err(no_repair(policy)),
     };
     task.finish(codes, rounds, &HashSet::new())
@@ -88,7 +92,7 @@ pub fn repair(
 /// Gives new items unused semantic IDs beside those that are `taken`, which do not move.
 ///
 /// Each goes to its own code where that is unused, else to the nearest unused one under its prefix; this is so for
-/// `sinkhorn` too, whose rounds would move published items.
+/// `sinkhorn` and `balanced` too, which would move published items.
 ///
 /// # Errors
 /// As [`repair`].
@@ -113,7 +117,7 @@ pub fn place(
 
 fn no_repair(policy: CollisionPolicy) -> crate::Error {
     let problem = format!("{} changes no semantic ID", policy.name());
-    Error::config("collisions", problem, "use nearest-free or sinkhorn to repair").into()
+    Error::config("collisions", problem, "use nearest-free, sinkhorn or balanced to repair").into()
 }
 
 /// Everything that a repair looks at.
@@ -251,6 +255,22 @@ impl<'a> Task<'a> {
             now = SemanticIds::new(levels, codes)?;
         }
         Ok((now.codes().to_vec(), rounds))
+    }
+
+    /// Every item's codes anew, items taken in the order of their ids: which of two equal ones gets which code must not
+    /// depend on the table.
+    fn balanced(&self) -> Result<Vec<u16>> {
+        let mut by_id: Vec<usize> = (0..self.rank.len()).collect();
+        by_id.sort_unstable_by_key(|&row| self.rank[row]);
+        let values = by_id.iter().flat_map(|&row| self.vectors.row(row)).copied().collect();
+        let vectors = Embeddings::new(by_id.len(), self.vectors.width(), values)?;
+        let assigned = assign_balanced(self.tokenizer, &vectors)?;
+        let levels = self.sids.levels();
+        let mut codes = vec![0; by_id.len() * levels];
+        for (&row, found) in by_id.iter().zip(assigned.rows()) {
+            codes[row * levels..(row + 1) * levels].copy_from_slice(found);
+        }
+        Ok(codes)
     }
 
     fn finish(&self, codes: Vec<u16>, rounds: usize, taken: &HashSet<&[u16]>) -> Result<Repaired> {

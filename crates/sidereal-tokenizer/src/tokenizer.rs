@@ -137,8 +137,9 @@ impl ItemTokenizer {
             items: 0,
             training: serde_json::json!({ "imported": true }),
             fit: None,
+            bridge: None,
         };
-        Ok(Self { description, steps: FittedPreSteps::none(width), model: Model::Quantizer(quantizer) })
+        Ok(Self { description, bridge: None, steps: FittedPreSteps::none(width), model: Model::Quantizer(quantizer) })
     }
 
     /// Semantic IDs of any items by their vectors. A row's codes do not depend on the other rows or the number of

@@ -226,9 +226,9 @@ fn every_method_is_named_once_and_reads_its_own_defaults() {
     for (i, method) in TOKENIZERS.iter().enumerate() {
         assert!(TOKENIZERS[..i].iter().all(|other| other.name != method.name));
         assert!(!method.paper.is_empty());
-        let codes = codes_for(method.name, &[32, 16]);
+        let codes = sizes(method.name, &[32, 16]);
         let config = TokenizerConfig::with_defaults(method.name, codes.to_vec()).unwrap();
-        assert_eq!((config.name(), config.codes()), (method.name, codes));
+        assert_eq!((config.name(), config.codes()), (method.name, &codes[..]));
         let json = serde_json::to_value(&config).unwrap();
         assert_eq!(serde_json::from_value::<TokenizerConfig>(json).unwrap(), config);
         let misspelt = serde_json::json!({ method.name: { "codez": [256] } });

@@ -13,6 +13,7 @@ use sidereal_generator::models::t5::T5Config;
 use sidereal_generator::models::tiger::TigerConfig;
 use sidereal_nn::device::DeviceChoice;
 use sidereal_nn::rng::Rng;
+use sidereal_tokenizer::bench::RqVaeWish;
 
 use crate::Result;
 
@@ -31,6 +32,22 @@ const CODES: u32 = 256;
 /// Threads that the work may use.
 pub fn threads() -> usize {
     rayon::current_num_threads()
+}
+
+/// RQ-VAE of TIGER's shape on random vectors: encoding and training steps.
+///
+/// # Errors
+/// Sizes of 0.
+pub fn rq_vae(items: usize, steps: usize, runs: usize) -> Result<Value> {
+    let wish = RqVaeWish { items, steps, runs, ..RqVaeWish::default() };
+    let found = sidereal_tokenizer::bench::rq_vae(&wish, &process_cpu_s)?;
+    let machine = Machine::measure();
+    let share = |gflop: Option<f64>| gflop.map(|rate| rate / machine.gemm_gflop_per_s);
+    Ok(json!({ "what": "rq-vae", "machine": machine,
+        "encode_items_per_s": found.encode.rows_per_s, "encode_items_per_cpu_s": found.encode.rows_per_cpu_s,
+        "encode_share_of_gemm": share(found.encode.gflop_per_cpu_s),
+        "train_samples_per_s": found.train.rows_per_s, "train_samples_per_cpu_s": found.train.rows_per_cpu_s,
+        "train_share_of_gemm": share(found.train.gflop_per_cpu_s), "figures": found }))
 }
 
 /// Sizes of [`train`].

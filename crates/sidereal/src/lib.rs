@@ -30,6 +30,8 @@ pub mod recommend;
 
 pub mod batch;
 pub mod encode;
+
+pub mod behaviour_vectors;
 pub mod exchange;
 pub mod features;
 

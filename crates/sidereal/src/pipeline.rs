@@ -64,7 +64,10 @@ fn step(run: &Run, recipe: &Recipe, setting: Setting<'_>, stage: Stage) -> Resul
         Stage::Data => stages::data::from_folder(run, data, &recipe.data, progress),
         Stage::Embeddings => stages::embeddings::from_folder(run, data, progress),
         Stage::Split => stages::split::make(run, recipe.split),
-        Stage::Tokenizer => stages::tokenizer::make(run, &recipe.tokenizer, recipe.seed, device, progress),
+        Stage::Tokenizer => {
+            let (config, collaborative, seed) = (&recipe.tokenizer, recipe.collaborative.as_ref(), recipe.seed);
+            stages::tokenizer::make(run, stages::tokenizer::Wish { config, collaborative, seed, device }, progress)
+        }
         Stage::Catalog => stages::catalog::build(run, recipe.catalog.collisions),
         Stage::Generator => stages::generator::make(run, &recipe.generator, recipe.seed, device, progress),
         Stage::Report => stages::report::make(run, recipe, device, progress),

@@ -9,6 +9,7 @@ use sidereal_generator::GeneratorConfig;
 use sidereal_tokenizer::TokenizerConfig;
 
 use crate::Result;
+use crate::stages::collaborative::{CollaborativeRecipe, resolve};
 
 /// A recipe. Everything has a default but the choice of tokenizer and generator.
 ///
@@ -39,6 +40,9 @@ pub struct Recipe {
     pub split: SplitRule,
     /// How items become semantic IDs.
     pub tokenizer: TokenizerConfig,
+    /// Vectors learnt from behaviour, for tokenizers that learn from them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collaborative: Option<CollaborativeRecipe>,
     /// How semantic IDs become a catalog.
     #[serde(default)]
     pub catalog: CatalogRecipe,
@@ -102,7 +106,9 @@ impl Recipe {
     /// A file that cannot be read; TOML that is malformed, or has a key that does not exist (the line is shown).
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-        Self::parse(&text, &path.display().to_string())
+        let mut recipe = Self::parse(&text, &path.display().to_string())?;
+        resolve(&mut recipe.collaborative, path.parent().unwrap_or(Path::new("")));
+        Ok(recipe)
     }
 
     /// Parses a recipe; `name` is what errors call it.
@@ -127,6 +133,7 @@ impl Recipe {
     /// The first such key.
     pub fn check(&self) -> Result<()> {
         self.tokenizer.check()?;
+        self.collaborative.as_ref().map_or(Ok(()), CollaborativeRecipe::check)?;
         self.generator.check()?;
         self.generator.t5(&CodeVocab::new(CodeVocab::FIRST_CODE, self.tokenizer.codes()))?;
         if self.evaluate.beam == 0 {

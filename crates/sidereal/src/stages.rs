@@ -1,6 +1,7 @@
 //! The stages of a run, one file each: what it needs, what it makes, and the manifest it is kept by.
 
 pub mod catalog;
+pub mod collaborative;
 pub mod data;
 pub mod embeddings;
 pub mod generator;

@@ -24,6 +24,7 @@ pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
         Bench::Trie { input, ids, levels, codes, runs } => {
             sidereal::bench::trie(&TrieWish { input, ids, levels, codes, runs })?
         }
+        Bench::RqVae { items, steps, runs } => sidereal::bench::rq_vae(items, steps, runs)?,
         Bench::Encode { method, settings, input, items, width, levels, codes, runs } => {
             let wish = EncodeWish { method, settings, input, items, width, levels, codes, runs };
             sidereal::bench::encode(&wish, context.progress.as_ref())?

@@ -11,10 +11,11 @@ use sidereal::encode::{Done, EncodeJob, Input};
 use sidereal::life::upgrade::{How, upgrade};
 use sidereal::quality::{Subject, compare, side_by_side};
 use sidereal::report::{QualityPage, render_quality};
-use sidereal::tokenizer::TokenizerConfig;
+use sidereal::stages::vectors_only;
 use sidereal::tokenizer::codes::parse_codes;
 use sidereal::tokenizer::drift::Limits;
-use sidereal::{Result, Run, Stage, stages};
+use sidereal::tokenizer::{TokenizerConfig, Training};
+use sidereal::{Recipe, Result, Run, Stage, stages};
 
 use crate::args::{Tokenizer, UpgradeHow};
 use crate::commands::Context;
@@ -23,14 +24,41 @@ use crate::output;
 /// Levels where neither --levels nor a list of codes names them.
 const DEFAULT_LEVELS: usize = 3;
 
+/// Levels of a method where nothing names them: vq has one.
+fn default_levels(method: &str) -> usize {
+    if method == "vq" { 1 } else { DEFAULT_LEVELS }
+}
+
 pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode> {
     match command {
-        Tokenizer::Train { run, method, levels, codes, seed } => {
-            let run = Run::open(&run)?;
-            let levels = levels.or((!codes.contains(',')).then_some(DEFAULT_LEVELS));
-            let config = TokenizerConfig::with_defaults(&method, parse_codes(&codes, levels)?)?;
-            let outcome =
-                stages::tokenizer::make(&run, &config, seed, context.global.device, context.progress.as_ref())?;
+        Tokenizer::Train { run, embeddings, sample, method, recipe, levels, codes, seed } => {
+            let (config, collaborative) = match recipe {
+                Some(recipe) => {
+                    let recipe = Recipe::load(&recipe)?;
+                    (recipe.tokenizer, recipe.collaborative)
+                }
+                None => {
+                    let levels = levels.or((!codes.contains(',')).then_some(default_levels(&method)));
+                    (TokenizerConfig::with_defaults(&method, parse_codes(&codes, levels)?)?, None)
+                }
+            };
+            let (device, progress) = (context.global.device, context.progress.as_ref());
+            let (run, outcome) = match embeddings {
+                Some(file) => {
+                    let run = Run::create(&run)?;
+                    let training = Training { device: device.open()?, ..Training::new(seed, progress) };
+                    let wish = vectors_only::Wish { config: &config, sample, seed };
+                    let outcome = vectors_only::train(&run, &file, wish, &training)?;
+                    (run, outcome)
+                }
+                None => {
+                    let run = Run::open(&run)?;
+                    let collaborative = collaborative.as_ref();
+                    let wish = stages::tokenizer::Wish { config: &config, collaborative, seed, device };
+                    let outcome = stages::tokenizer::make(&run, wish, progress)?;
+                    (run, outcome)
+                }
+            };
             context.answer_stage(&run, Stage::Tokenizer, outcome)
         }
         Tokenizer::Encode { tokenizer, embeddings, name, out, on_invalid, part_rows } => {

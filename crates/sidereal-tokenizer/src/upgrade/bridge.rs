@@ -54,7 +54,7 @@ pub(crate) struct Bridge {
 
 impl Bridge {
     pub(crate) fn load(width: usize, width_out: usize, arrays: &mut ArraySet) -> Result<Self> {
-        Ok(Self { net: Mlp::load(NAME, &[width, width_out], arrays)? })
+        Ok(Self { net: Mlp::load(NAME, &[width, width_out], false, arrays)? })
     }
 
     pub(crate) fn arrays(&self) -> Vec<NamedArray> {

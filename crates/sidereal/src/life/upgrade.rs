@@ -24,6 +24,7 @@ use crate::life::versions::copy_files;
 use crate::life::{change, migration};
 use crate::run::{Run, Stage};
 use crate::stages;
+use crate::stages::tokenizer::Asked;
 
 /// The migration map's file in the new run.
 pub const MIGRATION_FILE: &str = "migration.parquet";
@@ -132,8 +133,12 @@ fn by_relabelling(
     device: DeviceChoice,
     progress: &dyn Progress,
 ) -> Result<Upgraded> {
-    let description = old.description();
-    stages::tokenizer::make(to, &description.config, description.seed, device, progress)?;
+    let (config, seed) = (&old.description().config, old.description().seed);
+    // A tokenizer that was imported, or trained without a run, was asked for in other words.
+    let asked: Option<Asked> = serde_json::from_value(run.manifest(Stage::Tokenizer)?.config).ok();
+    let collaborative = asked.and_then(|asked| asked.collaborative);
+    let wish = stages::tokenizer::Wish { config, collaborative: collaborative.as_ref(), seed, device };
+    stages::tokenizer::make(to, wish, progress)?;
     let done = relabel(to.tokenizer()?, &to.embeddings()?, &catalog.tokenizer_semantic_ids()?)?;
     let mut manifest = to.manifest(Stage::Tokenizer)?;
     manifest.facts["relabelled"] = json!(done.record);

@@ -14,7 +14,9 @@ use super::{Judge, Subject};
 use crate::Result;
 use crate::report::{QualityPage, render_quality};
 use crate::run::{Outcome, Run, Stage};
-use crate::stages::tokenizer::{Place, make_at};
+use crate::stages::catalog;
+use crate::stages::collaborative::{CollaborativeRecipe, resolve};
+use crate::stages::tokenizer::{self, Place};
 
 /// The comparison's file name.
 pub const COMPARISON_FILE: &str = "compare.json";
@@ -30,6 +32,9 @@ pub struct Entry {
     pub label: String,
     /// Method and settings.
     pub tokenizer: TokenizerConfig,
+    /// Vectors learnt from behaviour, for methods that learn from them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collaborative: Option<CollaborativeRecipe>,
     /// What is done about items that share a semantic ID.
     #[serde(default)]
     pub collisions: CollisionPolicy,
@@ -67,11 +72,16 @@ pub fn entries(methods: &str, codes: &[u32]) -> Result<Vec<Entry>> {
                 "give [[tokenizers]] tables with label and [tokenizers.tokenizer.NAME]",
             )
         })?;
-        file.tokenizers
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let resolved = |mut entry: Entry| {
+            resolve(&mut entry.collaborative, folder);
+            entry
+        };
+        file.tokenizers.into_iter().map(resolved).collect()
     } else {
         let entry = |name: &str| {
             let tokenizer = TokenizerConfig::with_defaults(name.trim(), codes.to_vec())?;
-            Ok(Entry { label: String::new(), tokenizer, collisions: CollisionPolicy::default() })
+            Ok(Entry { label: String::new(), tokenizer, collaborative: None, collisions: CollisionPolicy::default() })
         };
         methods.split(',').map(entry).collect::<Result<_>>()?
     };
@@ -195,19 +205,27 @@ fn one(
     let dir = wish.out.join(&entry.label);
     let place = Place { work: wish.out.join(format!("{}.partial", entry.label)), dir: dir.clone() };
     let start = Instant::now();
-    let outcome = make_at(run, &place, &entry.tokenizer, wish.seed, wish.device, progress)?;
+    let asked = tokenizer::Wish {
+        config: &entry.tokenizer,
+        collaborative: entry.collaborative.as_ref(),
+        seed: wish.seed,
+        device: wish.device,
+    };
+    let outcome = tokenizer::make_at(run, &place, asked, progress)?;
     let measured = (outcome == Outcome::Made).then(|| start.elapsed().as_secs_f64());
     let digest = read_manifest(&dir, Stage::Tokenizer.name())?.digest();
     progress.start(&format!("report, {}", entry.label), None, "items");
     let tokenizer = ItemTokenizer::load(&dir)?;
     let subject = judge.tokenizer(&entry.label, &tokenizer, wish.page)?;
-    let sids = judge.encode(&tokenizer)?;
+    let Some(embeddings) = &judge.embeddings else {
+        return Err(Error::mismatch("the run has no embeddings", "give it some with `sidereal embed`").into());
+    };
     let ids: Vec<ItemId> = match &judge.known.data {
         Some(data) => data.items.ids().to_vec(),
-        None => (0..sids.len()).map(|item| ItemId::from(item.to_string())).collect(),
+        None => (0..embeddings.rows()).map(|item| ItemId::from(item.to_string())).collect(),
     };
-    let catalog =
-        Catalog::build(&ids, &sids, tokenizer.codes_per_level(), entry.collisions, judge.popularity.as_deref());
+    let catalog = catalog::join(&tokenizer, entry.collisions, &ids, embeddings, judge.popularity.as_deref());
+    let catalog = catalog.map(|(catalog, _)| catalog);
     let rate = |catalog: &Catalog| (ids.len() as f64 - f64::from(catalog.trie().leaves())) / ids.len() as f64;
     progress.finish();
     Ok(Compared {

@@ -2,8 +2,9 @@
 
 use serde_json::json;
 use sidereal_core::artifact::Manifest;
-use sidereal_core::{Catalog, CollisionPolicy, Error};
-use sidereal_tokenizer::repair::repair;
+use sidereal_core::{Catalog, CollisionPolicy, Embeddings, ItemId};
+use sidereal_tokenizer::ItemTokenizer;
+use sidereal_tokenizer::repair::{RepairRecord, repair};
 
 use crate::Result;
 use crate::life::versions;
@@ -25,20 +26,11 @@ pub fn build(run: &Run, policy: CollisionPolicy) -> Result<Outcome> {
         let tokenizer = run.tokenizer()?;
         let embeddings = run.embeddings()?;
         let ids = data.items.ids();
-        let sids = tokenizer.encode_items(ids, &embeddings)?;
-        let (sids, repair) = match policy.repairs() {
-            true => {
-                let repaired = repair(&tokenizer, policy, ids, &embeddings, &sids)?;
-                (repaired.sids, Some(repaired.record))
-            }
-            false => (sids, None),
-        };
         let prior = match run.has(Stage::Split) {
             true => Some(run.split(&data.histories)?.training_popularity(&data.histories, data.items.len())),
             false => None,
         };
-        let codes = tokenizer.codes_per_level();
-        let catalog = Catalog::build(ids, &sids, codes, policy, prior.as_deref())?;
+        let (catalog, repair) = join(&tokenizer, policy, ids, &embeddings, prior.as_deref())?;
         versions::keep_changed(run)?;
         catalog.save(out.dir())?;
         let mut facts = facts(&catalog);
@@ -47,6 +39,25 @@ pub fn build(run: &Run, policy: CollisionPolicy) -> Result<Outcome> {
         }
         Ok(facts)
     })
+}
+
+/// Encodes items, repairs collisions where the policy says so, and joins items with their semantic IDs.
+pub(crate) fn join(
+    tokenizer: &ItemTokenizer,
+    policy: CollisionPolicy,
+    ids: &[ItemId],
+    embeddings: &Embeddings,
+    prior: Option<&[u32]>,
+) -> Result<(Catalog, Option<RepairRecord>)> {
+    let sids = tokenizer.encode_items(ids, embeddings)?;
+    let (sids, record) = match policy.repairs() {
+        true => {
+            let repaired = repair(tokenizer, policy, ids, embeddings, &sids)?;
+            (repaired.sids, Some(repaired.record))
+        }
+        false => (sids, None),
+    };
+    Ok((Catalog::build(ids, &sids, tokenizer.codes_per_level(), policy, prior)?, record))
 }
 
 /// What a catalog's manifest says of it.

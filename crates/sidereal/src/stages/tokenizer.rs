@@ -1,10 +1,12 @@
 //! Embeddings -> codebooks, and how good they are.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sidereal_core::artifact::Manifest;
-use sidereal_core::{Attribute, Embeddings, Error, Items, Progress, SemanticIds, Split};
+use sidereal_core::{Attribute, Embeddings, Error, Items, Progress, Split};
 use sidereal_data::PreparedData;
 use sidereal_nn::device::DeviceChoice;
 use sidereal_tokenizer::report::QualityReport;
@@ -13,21 +15,37 @@ use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig, Training, TrainingHisto
 use crate::Result;
 use crate::quality::side_by_side;
 use crate::run::{Outcome, Run, Stage, keep_or_make};
+use crate::stages::collaborative::CollaborativeRecipe;
 use crate::stages::{inputs, resolved};
+
+/// What a tokenizer is made by.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    /// Method and settings.
+    pub config: &'a TokenizerConfig,
+    /// Where vectors learnt from behaviour come from, for methods that learn from them.
+    pub collaborative: Option<&'a CollaborativeRecipe>,
+    /// The one seed.
+    pub seed: u64,
+    /// Where nets are trained.
+    pub device: DeviceChoice,
+}
+
+/// What a run's tokenizer was asked to be, as its manifest keeps it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    pub(crate) tokenizer: TokenizerConfig,
+    #[serde(default)]
+    pub(crate) collaborative: Option<CollaborativeRecipe>,
+}
 
 /// Trains the item tokenizer on the run's embeddings.
 ///
 /// # Errors
 /// No embeddings; a configuration that does not fit them.
-pub fn make(
-    run: &Run,
-    config: &TokenizerConfig,
-    seed: u64,
-    device: DeviceChoice,
-    progress: &dyn Progress,
-) -> Result<Outcome> {
+pub fn make(run: &Run, wish: Wish<'_>, progress: &dyn Progress) -> Result<Outcome> {
     let place = Place { dir: run.dir(Stage::Tokenizer), work: run.work_dir(Stage::Tokenizer) };
-    make_at(run, &place, config, seed, device, progress)
+    make_at(run, &place, wish, progress)
 }
 
 /// Where a tokenizer is written.
@@ -39,25 +57,30 @@ pub(crate) struct Place {
 }
 
 /// [`make`], into any place.
-pub(crate) fn make_at(
-    run: &Run,
-    place: &Place,
-    config: &TokenizerConfig,
-    seed: u64,
-    device: DeviceChoice,
-    progress: &dyn Progress,
-) -> Result<Outcome> {
+pub(crate) fn make_at(run: &Run, place: &Place, wish: Wish<'_>, progress: &dyn Progress) -> Result<Outcome> {
+    let Wish { config, collaborative, seed, device } = wish;
     config.check()?;
+    collaborative.map_or(Ok(()), CollaborativeRecipe::check)?;
     let mut stages = vec![Stage::Embeddings];
     stages.extend([Stage::Data, Stage::Split].into_iter().filter(|&stage| run.has(stage)));
-    let wanted = Manifest::new(Stage::Tokenizer.name(), Some(seed), resolved(config), inputs(run, &stages)?);
+    let mut inputs = inputs(run, &stages)?;
+    if let Some(digest) = collaborative.map_or(Ok(None), CollaborativeRecipe::digest)? {
+        inputs.insert("collaborative".to_owned(), digest);
+    }
+    let asked = Asked { tokenizer: config.clone(), collaborative: collaborative.cloned() };
+    let wanted = Manifest::new(Stage::Tokenizer.name(), Some(seed), resolved(&asked), inputs);
     let work_dir = &place.work;
     let outcome = keep_or_make(&place.dir, wanted, |out| {
         let embeddings = run.embeddings()?;
         std::fs::create_dir_all(work_dir).map_err(|e| Error::io("create", work_dir, e))?;
         let training = Training { device: device.open()?, work: Some(work_dir), ..Training::new(seed, progress) };
         let known = Known::of(run)?;
-        let tokenizer = ItemTokenizer::train_with(config, &known.training_items(&embeddings), &training)?;
+        let learnt = match collaborative {
+            Some(recipe) => Some(recipe.vectors(&known, seed, progress)?),
+            None => None,
+        };
+        let items = TrainingItems { collaborative: learnt.as_ref(), ..known.training_items(&embeddings) };
+        let tokenizer = ItemTokenizer::train_with(config, &items, &training)?;
         tokenizer.save(out.dir())?;
         Ok(json!({ "items": embeddings.rows(), "width": embeddings.width() }))
     })?;
@@ -73,6 +96,8 @@ pub(crate) struct Known {
     pub(crate) split: Option<Split>,
     /// Each item's path of categories, outermost first; empty where unknown.
     pub(crate) categories: Option<Vec<Vec<String>>>,
+    /// Each item's domain, by number.
+    pub(crate) domains: Option<Vec<u32>>,
 }
 
 impl Known {
@@ -83,7 +108,8 @@ impl Known {
             _ => None,
         };
         let categories = data.as_ref().and_then(|data| category_paths(&data.items));
-        Ok(Self { data, split, categories })
+        let domains = data.as_ref().and_then(|data| domains(&data.items));
+        Ok(Self { data, split, categories, domains })
     }
 
     fn training_items<'a>(&'a self, vectors: &'a Embeddings) -> TrainingItems<'a> {
@@ -91,6 +117,7 @@ impl Known {
         TrainingItems {
             ids: self.data.as_ref().map(|data| data.items.ids()),
             categories: self.categories.as_deref(),
+            domains: self.domains.as_deref(),
             histories: learned.map(|(data, split)| TrainingHistories::new(&data.histories, &split.train_end)),
             ..TrainingItems::new(vectors)
         }
@@ -140,4 +167,17 @@ fn category_paths(items: &Items) -> Option<Vec<Vec<String>>> {
         Attribute::TextList(values) => values.clone(),
         Attribute::Number(_) => return None,
     })
+}
+
+/// The items' column `domain`, its values numbered in the order of their first item; items without one are a domain of
+/// their own.
+fn domains(items: &Items) -> Option<Vec<u32>> {
+    let Attribute::Text(values) = items.attributes().get("domain")? else { return None };
+    let mut known: BTreeMap<Option<&str>, u32> = BTreeMap::new();
+    let mut numbers = Vec::with_capacity(values.len());
+    for value in values.iter().map(Option::as_deref) {
+        let next = known.len() as u32;
+        numbers.push(*known.entry(value).or_insert(next));
+    }
+    Some(numbers)
 }
