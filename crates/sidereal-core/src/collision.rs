@@ -24,15 +24,18 @@ pub enum CollisionPolicy {
     /// LC-Rec's repair (Zheng et al., 2311.09049, section 3.1): rounds of uniform mapping of each collision at the last
     /// level; what is left shares leaves.
     Sinkhorn,
+    /// Every code of every level goes to about as many items (MiniOneRec, 2510.24431); what still collides shares a leaf.
+    Balanced,
 }
 
 impl CollisionPolicy {
     /// Names on the command line and in recipes.
-    pub const NAMES: [(&'static str, Self); 4] = [
+    pub const NAMES: [(&'static str, Self); 5] = [
         ("postings", Self::Postings),
         ("suffix", Self::Suffix),
         ("nearest-free", Self::NearestFree),
         ("sinkhorn", Self::Sinkhorn),
+        ("balanced", Self::Balanced),
     ];
 
     /// The name on the command line and in recipes.
@@ -42,7 +45,7 @@ impl CollisionPolicy {
 
     /// Whether semantic IDs are changed before a catalog is built of them.
     pub fn repairs(self) -> bool {
-        matches!(self, Self::NearestFree | Self::Sinkhorn)
+        matches!(self, Self::NearestFree | Self::Sinkhorn | Self::Balanced)
     }
 }
 

@@ -2,11 +2,15 @@
 //!
 //! Lloyd's iterations on exact assignments. What is summed is summed in f64 and in row order, and an iteration touches
 //! only the rows that changed cluster, so the result has the same bytes for any number of threads, and late iterations
-//! cost little beside their product. Residual k-means and the start of RQ-VAE both use this.
+//! cost little beside their product. Assignments can be held to equal cluster sizes, and codewords can be moved by
+//! mini-batches instead. Every method of the k-means family and the start of RQ-VAE use this.
 
 use rayon::prelude::*;
+use sidereal_core::{Error, Result};
 use sidereal_nn::rng::Rng;
 
+use crate::capacity::Balancing;
+use crate::mini_batch;
 use crate::nearest::NearestCodeword;
 use crate::product::{squared_distance, squared_norm};
 use crate::seeding::seed_rows;
@@ -28,6 +32,47 @@ pub(crate) struct KMeansOptions {
     pub(crate) spherical: bool,
     /// Seeds are drawn from a sample of this many rows when there are more.
     pub(crate) seeding_rows: usize,
+}
+
+impl KMeansOptions {
+    /// The settings that the methods of the k-means family share, checked.
+    ///
+    /// # Errors
+    /// Names the key of the method.
+    pub(crate) fn check(method: &str, max_iterations: usize, tolerance: f64, seeding_rows: usize) -> Result<()> {
+        if max_iterations == 0 || max_iterations > 100_000 {
+            let (key, problem) = (format!("{method}.max_iterations"), format!("{max_iterations} iterations"));
+            return Err(Error::config(key, problem, "give 1 to 100000; 20 to 30 suffice"));
+        }
+        if !(0.0..1.0).contains(&tolerance) {
+            let (key, problem) = (format!("{method}.tolerance"), format!("{tolerance} is not a share"));
+            return Err(Error::config(key, problem, "give 0 or a small share such as 0.0001"));
+        }
+        if seeding_rows == 0 {
+            let (key, problem) = (format!("{method}.seeding_rows_per_code"), "no rows to draw seeds from");
+            return Err(Error::config(key, problem, "give 1 or more; 16 is usual"));
+        }
+        Ok(())
+    }
+
+    /// Rows that seeds are drawn from.
+    pub(crate) fn seeding_rows(per_code: usize, codes: u32) -> usize {
+        per_code.saturating_mul(codes as usize).max(16_384)
+    }
+}
+
+/// How rows find their clusters while a codebook is fitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Iterations {
+    /// Every row to its nearest codeword.
+    Lloyd,
+    /// Every cluster gets the same number of rows, one more or less, at the least total distance.
+    Balanced,
+    /// As Lloyd's, but codewords move after every batch of this many rows.
+    MiniBatch {
+        /// At least 1.
+        rows: usize,
+    },
 }
 
 /// A fitted codebook.
@@ -54,24 +99,44 @@ pub(crate) fn fit(
     rng: &mut Rng,
     watch: &mut dyn FnMut(usize, f64),
 ) -> KMeans {
-    let mut clusters = Clusters::seed(rows, width, options, rng);
-    let total: f64 = rows.par_chunks(BLOCK * width).map(squared_norm).collect::<Vec<_>>().iter().sum();
-    let (mut error, mut iterations) = (f64::INFINITY, 0);
-    while iterations < options.max_iterations.max(1) {
-        iterations += 1;
-        let moved = clusters.assign(rows);
-        let refilled = clusters.refill(rows);
-        let now = clusters.update(total, options.spherical);
-        watch(iterations, now / clusters.assignment.len() as f64);
-        let gained = error - now;
-        error = now;
-        if !refilled && (!moved || gained <= options.tolerance * now.max(f64::MIN_POSITIVE)) {
-            break;
+    Clusters::seed(rows, width, options, rng).fit(rows, options, None, watch)
+}
+
+/// As [`fit`], with another way to assign rows.
+pub(crate) fn fit_by(
+    iterations: Iterations,
+    rows: &[f32],
+    width: usize,
+    options: &KMeansOptions,
+    rng: &mut Rng,
+    watch: &mut dyn FnMut(usize, f64),
+) -> KMeans {
+    match iterations {
+        Iterations::Lloyd => fit(rows, width, options, rng, watch),
+        Iterations::Balanced => {
+            Clusters::seed(rows, width, options, rng).fit(rows, options, Some(Balancing::default()), watch)
+        }
+        Iterations::MiniBatch { rows: batch } => {
+            let mut clusters = Clusters::seed(rows, width, options, rng);
+            mini_batch::move_codewords(&mut clusters.codewords, &clusters.used, rows, batch, options, rng, watch);
+            // One step on all rows: it counts what is used, fills what is empty and tells the error.
+            clusters.fit(rows, &KMeansOptions { max_iterations: 1, ..options.clone() }, None, &mut |_, _| {})
         }
     }
-    let error = error / clusters.assignment.len() as f64;
-    let (codewords, used) = clusters.into_codewords();
-    KMeans { codewords, used, iterations, error }
+}
+
+/// Lloyd's iterations from codewords that are there already, the first `used` of which are in use.
+///
+/// # Shapes
+/// `rows`: [N, d]; `codewords`: [K, d]
+pub(crate) fn fit_from(
+    codewords: Vec<f32>,
+    used: usize,
+    rows: &[f32],
+    width: usize,
+    options: &KMeansOptions,
+) -> KMeans {
+    Clusters::new(codewords, used, width, rows.len() / width).fit(rows, options, None, &mut |_, _| {})
 }
 
 /// The state between iterations.
@@ -110,24 +175,61 @@ impl Clusters {
             }
         }
         codewords.resize(options.codes * width, 0.0);
+        Self::new(codewords, seeded, width, count)
+    }
+
+    /// Clusters around codewords, without rows yet.
+    fn new(codewords: Vec<f32>, used: usize, width: usize, count: usize) -> Self {
+        let codes = codewords.len() / width;
         Self {
             width,
-            codewords,
-            used: (0..options.codes).map(|k| k < seeded).collect(),
+            used: (0..codes).map(|k| k < used).collect(),
             assignment: vec![NOWHERE; count],
-            sums: vec![0.0; options.codes * width],
-            counts: vec![0; options.codes],
+            sums: vec![0.0; codewords.len()],
+            counts: vec![0; codes],
+            codewords,
         }
     }
 
-    /// Gives every row its nearest codeword; says whether any changed.
-    fn assign(&mut self, rows: &[f32]) -> bool {
-        let search = NearestCodeword::with_unused(self.codewords.clone(), self.width, &self.used);
+    /// Assignments and means in turn.
+    fn fit(
+        mut self,
+        rows: &[f32],
+        options: &KMeansOptions,
+        mut balancing: Option<Balancing>,
+        watch: &mut dyn FnMut(usize, f64),
+    ) -> KMeans {
+        let total: f64 = rows.par_chunks(BLOCK * self.width).map(squared_norm).collect::<Vec<_>>().iter().sum();
+        let (mut error, mut iterations) = (f64::INFINITY, 0);
+        while iterations < options.max_iterations.max(1) {
+            iterations += 1;
+            let moved = self.assign(rows, balancing.as_mut());
+            let refilled = self.refill(rows);
+            let now = self.update(total, options.spherical);
+            watch(iterations, now / self.assignment.len() as f64);
+            let gained = error - now;
+            error = now;
+            if !refilled && (!moved || gained <= options.tolerance * now.max(f64::MIN_POSITIVE)) {
+                break;
+            }
+        }
+        let error = error / self.assignment.len() as f64;
+        let (codewords, used) = self.into_codewords();
+        KMeans { codewords, used, iterations, error }
+    }
+
+    /// Gives every row its nearest codeword, or under capacities the best one; says whether any changed.
+    fn assign(&mut self, rows: &[f32], balancing: Option<&mut Balancing>) -> bool {
         let before = self.assignment.clone();
-        let blocks = self.assignment.par_chunks_mut(BLOCK).zip(rows.par_chunks(BLOCK * self.width));
-        blocks.for_each_init(Vec::new, |scores, (assignment, rows)| {
-            search.search(rows, scores, |row, code| assignment[row] = code.into());
-        });
+        if let Some(balancing) = balancing {
+            self.assignment = balancing.assign(rows, self.width, &self.codewords, &self.used);
+        } else {
+            let search = NearestCodeword::with_unused(self.codewords.clone(), self.width, &self.used);
+            let blocks = self.assignment.par_chunks_mut(BLOCK).zip(rows.par_chunks(BLOCK * self.width));
+            blocks.for_each_init(Vec::new, |scores, (assignment, rows)| {
+                search.search(rows, scores, |row, code| assignment[row] = code.into());
+            });
+        }
         let now = &self.assignment;
         let changes: Vec<Change> = (0..now.len())
             .filter(|&row| now[row] != before[row])
@@ -355,6 +457,71 @@ mod tests {
             pool.install(|| fit_with(&rows, 12, &KMeansOptions { seeding_rows: 1000, ..options(64) }, 5))
         };
         assert_eq!(run(1), run(2));
+    }
+
+    #[test]
+    fn every_way_to_iterate_gives_the_same_bytes_for_one_and_two_threads() {
+        let rows = noise(3000 * 6, 3);
+        for iterations in [Iterations::Balanced, Iterations::MiniBatch { rows: 700 }] {
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let mut rng = Rng::new(1, "test");
+                pool.install(|| fit_by(iterations, &rows, 6, &options(20), &mut rng, &mut |_, _| {}))
+            };
+            assert_eq!(run(1), run(2), "{iterations:?}");
+        }
+    }
+
+    #[test]
+    fn balanced_iterations_lower_the_error_and_even_out_the_nearest_codes() {
+        // A dense heap and a thin cloud: plain k-means spends most codewords on the cloud.
+        let mut rows = noise(2000 * 4, 12);
+        rows[..1500 * 4].iter_mut().for_each(|v| *v *= 0.05);
+        let sizes = |iterations| {
+            let mut errors = Vec::new();
+            let mut rng = Rng::new(1, "test");
+            let found = fit_by(iterations, &rows, 4, &options(16), &mut rng, &mut |_, e| errors.push(e));
+            assert!(errors.windows(2).all(|w| w[1] <= w[0] * (1.0 + 1e-6)), "{iterations:?}: {errors:?}");
+            let mut sizes = [0f64; 16];
+            let search = NearestCodeword::new(found.codewords, 4);
+            search.search(&rows, &mut Vec::new(), |_, code| sizes[usize::from(code)] += 1.0);
+            sizes.iter().map(|n| (n - 125.0).powi(2)).sum::<f64>()
+        };
+        assert!(sizes(Iterations::Balanced) < 0.5 * sizes(Iterations::Lloyd));
+    }
+
+    #[test]
+    fn mini_batches_come_close_to_the_error_of_all_rows() {
+        let mut rows = noise(6000 * 5, 13);
+        for (i, row) in rows.chunks_exact_mut(5).enumerate() {
+            row.iter_mut().for_each(|v| *v *= 0.3);
+            row[i % 5] += 2.0 + (i % 4) as f32;
+        }
+        let error =
+            |iterations| fit_by(iterations, &rows, 5, &options(40), &mut Rng::new(2, "test"), &mut |_, _| {}).error;
+        let (all, batches) = (error(Iterations::Lloyd), error(Iterations::MiniBatch { rows: 500 }));
+        assert!(batches < 1.06 * all, "{batches} and {all}");
+        // A batch of more rows than there are is all of them.
+        assert!(error(Iterations::MiniBatch { rows: 1 << 40 }) < 1.06 * all);
+    }
+
+    #[test]
+    fn no_way_to_iterate_fails_on_few_or_equal_rows() {
+        for iterations in [Iterations::Lloyd, Iterations::Balanced, Iterations::MiniBatch { rows: 2 }] {
+            for rows in [vec![3.0f32; 2], vec![1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 1.0], vec![0.0; 40]] {
+                let found = fit_by(iterations, &rows, 2, &options(6), &mut Rng::new(1, "test"), &mut |_, _| {});
+                assert!(found.codewords.iter().all(|v| v.is_finite()), "{iterations:?}");
+                assert_eq!(found.codewords.len(), 12);
+            }
+        }
+    }
+
+    #[test]
+    fn a_fit_that_goes_on_from_a_codebook_only_improves_it() {
+        let rows = noise(800 * 3, 6);
+        let short = fit_with(&rows, 3, &KMeansOptions { max_iterations: 2, ..options(12) }, 1);
+        let longer = fit_from(short.codewords, short.used, &rows, 3, &options(12));
+        assert!(longer.error < short.error);
     }
 
     #[test]

@@ -22,11 +22,23 @@ mod nearest;
 
 mod seeding;
 
+mod transport;
+
+mod capacity;
+
+mod mini_batch;
+
 mod kmeans;
 
 mod residual;
 
 mod sinkhorn;
+
+mod beam;
+
+mod rotation;
+
+mod product_codebooks;
 
 mod mlp;
 
@@ -39,6 +51,8 @@ pub mod quantizers;
 mod encode;
 
 pub mod item_table;
+
+pub mod balanced;
 
 mod tokenizer;
 

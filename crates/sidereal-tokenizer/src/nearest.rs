@@ -14,7 +14,7 @@ use crate::product::{product, squared_distance, squared_norm, transposed};
 const SCORES_PER_BLOCK: usize = 1 << 17;
 const LANES: usize = 16;
 /// Half a unit in the last place of 1.0, f32.
-const UNIT_ROUNDOFF: f32 = 5.960_464_5e-8;
+pub(crate) const UNIT_ROUNDOFF: f32 = 5.960_464_5e-8;
 
 /// A codebook made ready for searching.
 ///
@@ -65,6 +65,21 @@ impl NearestCodeword {
         &self.codewords[usize::from(code) * self.width..][..self.width]
     }
 
+    /// All codewords as columns, [d, K].
+    pub(crate) fn columns(&self) -> &[f32] {
+        &self.columns
+    }
+
+    /// Squared lengths, `[K]`.
+    pub(crate) fn squared_norms(&self) -> &[f32] {
+        &self.squared_norms
+    }
+
+    /// Length of the longest codeword, rounded up.
+    pub(crate) fn largest_norm(&self) -> f32 {
+        self.largest_norm
+    }
+
     /// All codewords, [K, d].
     pub(crate) fn codewords(&self) -> &[f32] {
         &self.codewords
@@ -107,15 +122,7 @@ impl NearestCodeword {
     /// 2 e of the module's text, rounded up.
     fn margin(&self, row: &[f32]) -> f32 {
         let width = self.width as f32;
-        let mut lanes = [0f32; LANES];
-        let chunks = row.chunks_exact(LANES);
-        let tail: f32 = chunks.remainder().iter().map(|v| v * v).sum();
-        for chunk in chunks {
-            for (lane, v) in lanes.iter_mut().zip(chunk) {
-                *lane += v * v;
-            }
-        }
-        let norm = (lanes.iter().sum::<f32>() + tail).sqrt() * (1.01 + width * UNIT_ROUNDOFF);
+        let norm = length_at_most(row);
         let largest = self.largest_norm;
         let relative = UNIT_ROUNDOFF * (2.0 * (width + 2.0) * norm * largest + 3.0 * largest * largest);
         // Products below the normal range lose more than a relative error: one smallest normal number for each.
@@ -132,6 +139,20 @@ impl NearestCodeword {
         }
         best.1 as u16
     }
+}
+
+/// The length of a row, rounded up.
+#[inline]
+pub(crate) fn length_at_most(row: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let chunks = row.chunks_exact(LANES);
+    let tail: f32 = chunks.remainder().iter().map(|v| v * v).sum();
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane += v * v;
+        }
+    }
+    (lanes.iter().sum::<f32>() + tail).sqrt() * (1.01 + row.len() as f32 * UNIT_ROUNDOFF)
 }
 
 #[inline]

@@ -6,6 +6,8 @@
 //! - `sinkhorn`: LC-Rec (Zheng et al., arXiv 2311.09049, section 3.1, and its code): up to 20 rounds, in each of which
 //!   every group of items with one semantic ID is mapped to the codes of the last level anew by Sinkhorn's uniform
 //!   mapping, epsilon 0.003, 50 iterations.
+//! - `balanced`: all items are assigned anew, every code of every level to about as many ([`crate::balanced`]); so this one
+//!   depends on the order of equal items in the table.
 //!
 //! *Differs from LC-Rec*: what 20 rounds do not part shares a leaf and is counted.
 //!
@@ -24,6 +26,10 @@ use serde::Serialize;
 use sidereal_core::{CollisionPolicy, Embeddings, Error, ItemId, SemanticIds};
 
 use crate::Result;
+use crate::balanced::assign_balanced;
+use crate::kmeans::normalise;
+use crate::product::squared_distance;
+use crate::quantizers::{LevelsSee, Quantizer};
 use crate::sinkhorn;
 use crate::tokenizer::ItemTokenizer;
 
@@ -80,6 +86,7 @@ pub fn repair(
     let (codes, rounds) = match policy {
         CollisionPolicy::NearestFree => (task.nearest_free(&HashSet::new())?, 1),
         CollisionPolicy::Sinkhorn => task.sinkhorn()?,
+        CollisionPolicy::Balanced => (assign_balanced(tokenizer, vectors)?.codes().to_vec(), 1),
         _ => return Err(no_repair(policy)),
     };
     task.finish(codes, rounds, &HashSet::new())
@@ -88,7 +95,7 @@ pub fn repair(
 /// Gives new items unused semantic IDs beside those that are `taken`, which do not move.
 ///
 /// Each goes to its own code where that is unused, else to the nearest unused one under its prefix; this is so for
-/// `sinkhorn` too, whose rounds would move published items.
+/// `sinkhorn` and `balanced` too, which would move published items.
 ///
 /// # Errors
 /// As [`repair`].
@@ -113,7 +120,7 @@ pub fn place(
 
 fn no_repair(policy: CollisionPolicy) -> crate::Error {
     let problem = format!("{} changes no semantic ID", policy.name());
-    Error::config("collisions", problem, "use nearest-free or sinkhorn to repair").into()
+    Error::config("collisions", problem, "use nearest-free, sinkhorn or balanced to repair").into()
 }
 
 /// Everything that a repair looks at.
@@ -164,13 +171,13 @@ impl<'a> Task<'a> {
         let codes = rows.iter().flat_map(|&row| self.sids.row(row)).copied().collect();
         let ids = SemanticIds::new(self.sids.levels(), codes)?;
         let prepared = self.tokenizer.prepare(&vectors)?;
-        self.tokenizer.quantizer()?.last_level_distances(&prepared, &ids)?.ok_or_else(|| {
+        last_level_distances(self.tokenizer.quantizer()?, &prepared, &ids)?.ok_or_else(|| {
             let name = self.tokenizer.description().config.name();
             let problem = format!(
-                "{} needs a last level that refines the ones before, which the codes of {name} do not have",
+                "{} compares items with the codewords of the last level, which {name} does not have",
                 self.policy.name()
             );
-            let mend = "use the postings or suffix policy, or a residual method (rq-kmeans, rq-vae)";
+            let mend = "use the postings or suffix policy, or a method with codebooks (rq-kmeans, rq-vae)";
             Error::config("collisions", problem, mend).into()
         })
     }
@@ -270,6 +277,54 @@ impl<'a> Task<'a> {
         };
         Ok(Repaired { sids, record })
     }
+}
+
+/// Squared distances of what the levels before the last leave over to every codeword of the last level. None where a
+/// method's levels have no codewords to compare with.
+///
+/// # Shapes
+/// [M, D] and [M, L] to [M, K]
+fn last_level_distances(
+    quantizer: &dyn Quantizer,
+    prepared: &Embeddings,
+    ids: &SemanticIds,
+) -> Result<Option<Vec<f32>>> {
+    let last = ids.levels() - 1;
+    let codes = quantizer.codes_per_level()[last] as usize;
+    let codebook = quantizer.codebook(last);
+    let width = codebook.len() / codes;
+    let before: Vec<&[f32]> = (0..last).map(|level| quantizer.codebook(level)).collect();
+    let sees = quantizer.levels_see();
+    if sees == LevelsSee::SomethingElse || width == 0 {
+        return Ok(None);
+    }
+    let latents = quantizer.latents(prepared)?;
+    let mut out = vec![0f32; ids.len() * codes];
+    out.par_chunks_mut(codes).enumerate().for_each(|(row, out)| {
+        let mut left = latents.row(row).to_vec();
+        match sees {
+            LevelsSee::Residuals { normalised } => {
+                for (codebook, &code) in before.iter().zip(ids.row(row)) {
+                    if normalised {
+                        normalise(&mut left);
+                    }
+                    let codeword = &codebook[usize::from(code) * width..][..width];
+                    left.iter_mut().zip(codeword).for_each(|(v, c)| *v -= c);
+                }
+                if normalised {
+                    normalise(&mut left);
+                }
+            }
+            // Levels look at one stretch of columns after another: the last one at the end.
+            LevelsSee::SubVectors | LevelsSee::SomethingElse => {
+                left.drain(..left.len().saturating_sub(width));
+            }
+        }
+        for (out, codeword) in out.iter_mut().zip(codebook.chunks_exact(width)) {
+            *out = squared_distance(&left, codeword) as f32;
+        }
+    });
+    Ok(Some(out))
 }
 
 /// Items that stand behind another one of the same semantic ID, and items that share theirs at all.

@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use sidereal_core::array_file::ArrayFile;
-use sidereal_core::{Embeddings, NoProgress};
-use sidereal_tokenizer::quantizers::rq_kmeans::RqKmeans;
+use sidereal_core::{Embeddings, NoProgress, SemanticIds};
+use sidereal_tokenizer::quantizers::rq_kmeans::{RqKmeans, RqKmeansConfig};
 use sidereal_tokenizer::quantizers::{Quantizer, Scratch};
 use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig};
 
@@ -29,6 +29,35 @@ fn codes_equal_those_of_faiss_on_its_codebooks() {
         let want: Vec<u16> = file.column::<i64>(name).unwrap().iter().map(|&c| c as u16).collect();
         assert_eq!(codes, want, "{name}");
     }
+}
+
+#[test]
+fn codes_of_a_beam_equal_those_of_faiss_on_its_codebooks() {
+    let file = fixture();
+    let rows = file.column::<f32>("x").unwrap();
+    let codebooks: Vec<Vec<f32>> =
+        file.column::<f32>("codebooks").unwrap().chunks(32 * 16).map(<[f32]>::to_vec).collect();
+    let quantizer = RqKmeans::from_codebooks(16, codebooks).unwrap().with_beam(5).unwrap();
+    let mut codes = vec![0u16; 2000 * 3];
+    quantizer.encode_rows(&rows, &mut Scratch::default(), &mut codes);
+    let want: Vec<u16> = file.column::<i64>("codes_beam5").unwrap().iter().map(|&c| c as u16).collect();
+    assert_eq!(codes, want);
+    let rows = Embeddings::new(2000, 16, rows.to_vec()).unwrap();
+    let energy = quantizer.residual_energy(&rows, &SemanticIds::new(3, codes).unwrap()).unwrap().unwrap();
+    let theirs = f64::from(file.column::<f32>("mse_beam5").unwrap()[0]);
+    assert!((energy[3] / 2000.0 / theirs - 1.0).abs() < 1e-5, "{} here, {theirs} in faiss", energy[3] / 2000.0);
+}
+
+#[test]
+fn the_error_of_our_fit_with_a_beam_is_at_most_two_percent_above_that_of_faiss() {
+    let file = fixture();
+    let rows = Embeddings::new(2000, 16, file.column::<f32>("x").unwrap().to_vec()).unwrap();
+    let config = RqKmeansConfig { codes: vec![32; 3], beam: 5, ..RqKmeansConfig::default() };
+    let tokenizer = ItemTokenizer::train(&TokenizerConfig::RqKmeans(config), &rows, 7, &NoProgress).unwrap();
+    let ids = tokenizer.encode(&rows).unwrap();
+    let energy = tokenizer.quantizer().unwrap().residual_energy(&rows, &ids).unwrap().unwrap();
+    let theirs = f64::from(file.column::<f32>("mse_beam5").unwrap()[0]);
+    assert!(energy[3] / 2000.0 <= 1.02 * theirs, "{} here, {theirs} in faiss", energy[3] / 2000.0);
 }
 
 #[test]

@@ -17,8 +17,11 @@ use crate::item_table::ItemTable;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 
+pub mod opq;
+pub mod pq;
 pub mod rq_kmeans;
 pub mod rq_vae;
+pub mod vq;
 
 /// Writes the list of methods and everything that has one arm a method.
 macro_rules! methods {
@@ -55,6 +58,12 @@ methods! {
     RqKmeans(rq_kmeans::RqKmeansConfig) = "rq-kmeans",
     /// A residual-quantized autoencoder.
     RqVae(rq_vae::RqVaeConfig) = "rq-vae",
+    /// k-means, one level.
+    Vq(vq::VqConfig) = "vq",
+    /// k-means on sub-vectors, side by side.
+    Pq(pq::PqConfig) = "pq",
+    /// k-means on sub-vectors of rotated vectors.
+    Opq(opq::OpqConfig) = "opq",
 }
 
 impl TokenizerConfig {
@@ -238,23 +247,30 @@ pub trait Quantizer: std::fmt::Debug + Send + Sync {
     /// [N, D] and [N, L] to [L + 1]
     fn residual_energy(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Option<Vec<f64>>>;
 
-    /// Squared distances of what the levels before the last leave over to every codeword of the last level, for
-    /// policies that give an item another code there. None where codes do not refine one another.
-    ///
-    /// # Errors
-    /// Shapes that do not fit.
-    ///
-    /// # Shapes
-    /// [N, D] and [N, L] to [N, K]
-    fn last_level_distances(&self, _rows: &Embeddings, _ids: &SemanticIds) -> Result<Option<Vec<f32>>> {
-        Ok(None)
-    }
-
-    /// The codewords of a level, [K, d].
+    /// The codewords of a level, [K, d]; where levels quantize sub-vectors, d is the sub-vector's width.
     fn codebook(&self, level: usize) -> &[f32];
+
+    /// What a level's codewords are compared with.
+    fn levels_see(&self) -> LevelsSee {
+        LevelsSee::SomethingElse
+    }
 
     /// Everything that [`MethodConfig::load`] needs, under stable names.
     fn arrays(&self) -> Vec<NamedArray>;
+}
+
+/// What the codewords of a level are compared with, given the latents: it tells what else can choose codes for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LevelsSee {
+    /// What the codewords of the levels before left of the latents.
+    Residuals {
+        /// Whether it is scaled to length 1 before each level.
+        normalised: bool,
+    },
+    /// A stretch of the latents' columns, as wide as the level's codewords, one after another.
+    SubVectors,
+    /// Neither.
+    SomethingElse,
 }
 
 /// Buffers that a thread keeps from block to block.

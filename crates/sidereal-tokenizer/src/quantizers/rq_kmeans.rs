@@ -1,12 +1,14 @@
 //! Residual k-means: every level clusters what the levels before left over.
 //!
 //! *Paper*: GRID (Ju et al., arXiv 2507.22224), which finds it at least as good as RQ-VAE for recommendation; OneRec
-//! (Deng et al., arXiv 2502.18965) uses a balanced form. It has no nets, is deterministic and takes minutes on a CPU,
-//! so it is the default.
-//! *Differs from the papers*: Lloyd's iterations on all rows instead of mini-batches; greedy k-means++ seeds from a
-//! sample; no balancing. `normalize_residuals` gives GRID's variant, `spherical` keeps codewords at length 1 (for use
-//! with it).
-//! *Checked against*: `tests/fixtures/rkmeans` (faiss codebooks and codes), written by
+//! (Deng et al., arXiv 2502.18965) and MiniOneRec (Kong et al., arXiv 2510.24431) use a balanced form. It has no nets, is
+//! deterministic and takes minutes on a CPU, so it is the default.
+//! *Differs from the papers*: Lloyd's iterations on all rows unless `mini_batch_rows` is set; greedy k-means++ seeds from a
+//! sample. `normalize_residuals` gives GRID's variant, `spherical` keeps codewords at length 1 (for use with it).
+//! `balanced` holds clusters to equal sizes while codewords are fitted (MiniOneRec's bounds); items are encoded by the
+//! nearest codeword all the same, and [`crate::balanced`] can assign a whole catalog under these bounds. `beam` searches
+//! codes as faiss' ResidualQuantizer does, and `train_beam` fits each level to what the whole beam leaves.
+//! *Checked against*: `tests/fixtures/rkmeans` (faiss codebooks and codes, with and without a beam), written by
 //! `benches/peers/make_fixtures.py`.
 //!
 //! # Shapes
@@ -17,10 +19,12 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::{Embeddings, Error, SemanticIds};
 use sidereal_nn::rng::Rng;
 
-use super::{MethodConfig, MethodKind, Model, Quantizer, Scratch, Status, Trained, Training};
+use super::{LevelsSee, MethodConfig, MethodKind, Model, Quantizer, Scratch, Status, Trained, Training};
 use crate::Result;
 use crate::arrays::{ArraySet, NamedArray};
-use crate::kmeans::{KMeansOptions, fit};
+use crate::beam::{BeamSearch, check_beam, residuals_of_beams};
+use crate::capacity::MOST_CODES;
+use crate::kmeans::{Iterations, KMeansOptions, fit_by};
 use crate::pre_step::PreStep;
 use crate::residual::ResidualCodebooks;
 use crate::training_items::TrainingItems;
@@ -43,6 +47,16 @@ pub struct RqKmeansConfig {
     pub normalize_residuals: bool,
     /// Seeds are drawn from a sample of this many rows a codeword (at least 16,384 rows).
     pub seeding_rows_per_code: usize,
+    /// Fits codewords to clusters of equal size: floor(N / K) rows, one more or less, as MiniOneRec.
+    pub balanced: bool,
+    /// Moves codewords after every batch of this many rows (Sculley, WWW 2010), for catalogs of many millions; 0 uses all
+    /// rows at a time.
+    pub mini_batch_rows: usize,
+    /// Beginnings of a row's codes that are kept while it is encoded; 1 takes the nearest codeword at every level, and
+    /// faiss' default is 5.
+    pub beam: usize,
+    /// With a beam, fits each level to what all its beginnings leave over, as faiss does.
+    pub train_beam: bool,
 }
 
 impl Default for RqKmeansConfig {
@@ -55,6 +69,10 @@ impl Default for RqKmeansConfig {
             spherical: false,
             normalize_residuals: false,
             seeding_rows_per_code: 16,
+            balanced: false,
+            mini_batch_rows: 0,
+            beam: 1,
+            train_beam: true,
         }
     }
 }
@@ -88,17 +106,21 @@ impl MethodConfig for RqKmeansConfig {
     }
 
     fn check(&self) -> Result<()> {
-        if self.max_iterations == 0 || self.max_iterations > 100_000 {
-            let problem = format!("{} iterations", self.max_iterations);
-            return Err(Error::config("rq-kmeans.max_iterations", problem, "give 1 to 100000; 20 to 30 suffice").into());
+        KMeansOptions::check("rq-kmeans", self.max_iterations, self.tolerance, self.seeding_rows_per_code)?;
+        check_beam("rq-kmeans.beam", self.beam, &self.codes)?;
+        if self.beam > 1 && self.normalize_residuals {
+            let problem = "a beam compares what is left of a vector, and normalize_residuals forgets how much that is";
+            let mend = "set beam = 1 or normalize_residuals = false";
+            return Err(Error::config("rq-kmeans.beam", problem, mend).into());
         }
-        if !(0.0..1.0).contains(&self.tolerance) {
-            let problem = format!("{} is not a share", self.tolerance);
-            return Err(Error::config("rq-kmeans.tolerance", problem, "give 0 or a small share such as 0.0001").into());
+        if self.balanced && self.mini_batch_rows > 0 {
+            let problem = "clusters of equal size need all rows at a time";
+            let mend = "set mini_batch_rows = 0 or balanced = false";
+            return Err(Error::config("rq-kmeans.balanced", problem, mend).into());
         }
-        if self.seeding_rows_per_code == 0 {
-            let mend = "give 1 or more; 16 is usual";
-            return Err(Error::config("rq-kmeans.seeding_rows_per_code", "no rows to draw seeds from", mend).into());
+        if let Some(&codes) = self.codes.iter().find(|&&k| self.balanced && k > MOST_CODES) {
+            let problem = format!("a level has {codes} codes; balancing takes at most {MOST_CODES}");
+            return Err(Error::config("rq-kmeans.balanced", problem, "use more levels of fewer codes").into());
         }
         Ok(())
     }
@@ -106,23 +128,28 @@ impl MethodConfig for RqKmeansConfig {
     fn train(&self, items: &TrainingItems<'_>, training: &Training<'_>) -> Result<Trained> {
         let rows = items.vectors;
         let width = rows.width();
+        let trains_beam = self.beam > 1 && self.train_beam;
         let mut residuals = rows.values().to_vec();
         let mut codebooks = ResidualCodebooks::new(width);
         let mut records = Vec::new();
         for (level, &codes) in self.codes.iter().enumerate() {
+            let mut rng = Rng::new(training.seed, &format!("rq-kmeans level {level}"));
+            if trains_beam && level > 0 {
+                // As many as faiss takes, 256 for a codeword, but no fewer than there are items.
+                let limit = rows.rows().max(256 * codes as usize);
+                residuals = residuals_of_beams(&codebooks, self.beam, rows.values(), limit, &mut rng);
+            }
             let length = self.normalize_residuals.then(|| normalise_rows(&mut residuals, width));
-            let seeding_rows = self.seeding_rows_per_code.saturating_mul(codes as usize).max(16_384);
             let options = KMeansOptions {
                 codes: codes as usize,
                 max_iterations: self.max_iterations,
                 tolerance: self.tolerance,
                 spherical: self.spherical,
-                seeding_rows,
+                seeding_rows: KMeansOptions::seeding_rows(self.seeding_rows_per_code, codes),
             };
             let task = format!("k-means, level {} of {}", level + 1, self.codes.len());
             training.progress.start(&task, Some(self.max_iterations as u64), "iterations");
-            let mut rng = Rng::new(training.seed, &format!("rq-kmeans level {level}"));
-            let fitted = fit(&residuals, width, &options, &mut rng, &mut |_, error| {
+            let fitted = fit_by(self.iterations(), &residuals, width, &options, &mut rng, &mut |_, error| {
                 training.progress.advance(1);
                 training.progress.note(&format!("error {error:.5}"));
             });
@@ -132,18 +159,30 @@ impl MethodConfig for RqKmeansConfig {
                 mean_squared_error: fitted.error,
                 used: fitted.used,
                 codes,
-                seeding_rows: seeding_rows.min(rows.rows()),
+                seeding_rows: options.seeding_rows.min(residuals.len() / width),
             });
             codebooks.push(fitted.codewords, length);
-            codebooks.subtract_level(level, &mut residuals);
+            if !trains_beam {
+                codebooks.subtract_level(level, &mut residuals);
+            }
         }
         let record = serde_json::json!({ "levels": records });
-        Ok(Trained { model: Model::Quantizer(Box::new(RqKmeans { codebooks })), record })
+        Ok(Trained { model: Model::Quantizer(Box::new(RqKmeans::new(codebooks, self.beam))), record })
     }
 
     fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
         let codebooks = ResidualCodebooks::load(width, &self.codes, self.normalize_residuals, arrays)?;
-        Ok(Box::new(RqKmeans { codebooks }))
+        Ok(Box::new(RqKmeans::new(codebooks, self.beam)))
+    }
+}
+
+impl RqKmeansConfig {
+    fn iterations(&self) -> Iterations {
+        match (self.balanced, self.mini_batch_rows) {
+            (true, _) => Iterations::Balanced,
+            (false, 0) => Iterations::Lloyd,
+            (false, rows) => Iterations::MiniBatch { rows },
+        }
     }
 }
 
@@ -158,9 +197,24 @@ fn normalise_rows(rows: &mut [f32], width: usize) -> f32 {
 #[derive(Debug, Clone)]
 pub struct RqKmeans {
     codebooks: ResidualCodebooks,
+    beam: Option<BeamSearch>,
 }
 
 impl RqKmeans {
+    fn new(codebooks: ResidualCodebooks, beam: usize) -> Self {
+        let beam = (beam > 1).then(|| BeamSearch::new(&codebooks, beam));
+        Self { codebooks, beam }
+    }
+
+    /// The same codebooks, searched with a beam; 1 takes the nearest codeword at every level.
+    ///
+    /// # Errors
+    /// A beam that is too wide, or codebooks whose tables would be too large.
+    pub fn with_beam(self, beam: usize) -> Result<Self> {
+        check_beam("rq-kmeans.beam", beam, self.codebooks.codes())?;
+        Ok(Self::new(self.codebooks, beam))
+    }
+
     /// Takes codebooks that were made elsewhere, each [K_l, D].
     ///
     /// # Errors
@@ -178,7 +232,7 @@ impl RqKmeans {
             stack.push(codewords, None);
         }
         crate::codes::check_codes(stack.codes())?;
-        Ok(Self { codebooks: stack })
+        Ok(Self::new(stack, 1))
     }
 }
 
@@ -192,6 +246,9 @@ impl Quantizer for RqKmeans {
     }
 
     fn encode_rows(&self, rows: &[f32], scratch: &mut Scratch, codes: &mut [u16]) {
+        if let Some(beam) = &self.beam {
+            return beam.encode_rows(&self.codebooks, rows, &mut scratch.scores, codes);
+        }
         scratch.residuals.clear();
         scratch.residuals.extend_from_slice(rows);
         self.codebooks.encode_rows(&mut scratch.residuals, &mut scratch.scores, codes);
@@ -211,13 +268,12 @@ impl Quantizer for RqKmeans {
         Ok(Some(self.codebooks.residual_energy(rows.values(), ids)?))
     }
 
-    fn last_level_distances(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Option<Vec<f32>>> {
-        crate::encode::check_width(self.width(), rows)?;
-        Ok(Some(self.codebooks.last_level_distances(rows.values(), ids)?))
-    }
-
     fn codebook(&self, level: usize) -> &[f32] {
         self.codebooks.codebook(level)
+    }
+
+    fn levels_see(&self) -> LevelsSee {
+        LevelsSee::Residuals { normalised: self.codebooks.is_normalised() }
     }
 
     fn arrays(&self) -> Vec<NamedArray> {
@@ -260,12 +316,48 @@ mod tests {
     }
 
     #[test]
+    fn every_variant_encodes_rows_alone_as_together_and_keeps_its_bytes_for_two_threads() {
+        let rows = noise(600, 5);
+        let base = RqKmeansConfig::with_codes(vec![16, 8, 8]);
+        for config in [
+            RqKmeansConfig { balanced: true, ..base.clone() },
+            RqKmeansConfig { balanced: true, normalize_residuals: true, spherical: true, ..base.clone() },
+            RqKmeansConfig { mini_batch_rows: 100, ..base.clone() },
+            RqKmeansConfig { beam: 4, ..base.clone() },
+            RqKmeansConfig { beam: 3, train_beam: false, balanced: true, ..base.clone() },
+        ] {
+            config.check().unwrap();
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let trained =
+                    pool.install(|| config.train(&TrainingItems::new(&rows), &Training::new(1, &NoProgress)).unwrap());
+                let Model::Quantizer(quantizer) = trained.model else { panic!("k-means makes a quantizer") };
+                quantizer
+            };
+            let (one, two) = (run(1), run(2));
+            assert_eq!(one.arrays(), two.arrays(), "{config:?}");
+            let (mut together, mut alone) = (vec![0; 600 * 3], vec![0; 600 * 3]);
+            one.encode_rows(rows.values(), &mut Scratch::default(), &mut together);
+            for (i, codes) in alone.chunks_mut(3).enumerate() {
+                two.encode_rows(rows.row(i), &mut Scratch::default(), codes);
+            }
+            assert_eq!(together, alone, "{config:?}");
+        }
+    }
+
+    #[test]
     fn impossible_settings_name_their_key() {
         let base = RqKmeansConfig::with_codes(vec![4]);
         let error = |config: RqKmeansConfig| config.check().unwrap_err().to_string();
         assert!(error(RqKmeansConfig { max_iterations: 0, ..base.clone() }).contains("max_iterations"));
         assert!(error(RqKmeansConfig { tolerance: f64::NAN, ..base.clone() }).contains("tolerance"));
-        assert!(error(RqKmeansConfig { seeding_rows_per_code: 0, ..base }).contains("seeding_rows_per_code"));
+        assert!(error(RqKmeansConfig { seeding_rows_per_code: 0, ..base.clone() }).contains("seeding_rows_per_code"));
+        assert!(error(RqKmeansConfig { beam: 0, ..base.clone() }).contains("rq-kmeans.beam"));
+        let forgetful = RqKmeansConfig { beam: 2, normalize_residuals: true, ..base.clone() };
+        assert!(error(forgetful).contains("normalize_residuals = false"));
+        let large = RqKmeansConfig { balanced: true, codes: vec![4096], ..base.clone() };
+        assert!(error(large).contains("4096"));
+        assert!(error(RqKmeansConfig { balanced: true, mini_batch_rows: 9, ..base }).contains("rq-kmeans.balanced"));
         assert!(RqKmeans::from_codebooks(2, vec![vec![1.0]]).is_err());
         assert!(RqKmeans::from_codebooks(0, vec![vec![1.0]]).is_err());
         assert!(RqKmeans::from_codebooks(1, vec![]).is_err());
