@@ -352,7 +352,8 @@ pub(crate) enum CatalogCommand {
         /// The run folder.
         run: PathBuf,
         /// Items that share a semantic ID: postings (they share a leaf), suffix (an extra level tells them apart),
-        /// nearest-free (they move to the nearest unused code of the last level) or sinkhorn (LC-Rec's repair rounds).
+        /// nearest-free (they move to the nearest unused code of the last level), sinkhorn (LC-Rec's repair rounds) or
+        /// balanced (every code goes to about as many items).
         #[arg(long, default_value = "postings", value_parser = clap::value_parser!(CollisionPolicy))]
         collisions: CollisionPolicy,
     },

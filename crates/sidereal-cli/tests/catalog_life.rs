@@ -82,7 +82,7 @@ fn policies_place_new_items_beside_published_ones() {
     let world = World::new();
     world.run_until("catalog");
     write_new(&world);
-    for policy in ["suffix", "nearest-free", "sinkhorn"] {
+    for policy in ["suffix", "nearest-free", "sinkhorn", "balanced"] {
         world.answer(&["catalog", "build", "run", "--collisions", policy]);
         let built = world.json(&["inspect", "run/catalog", "--json"]);
         let facts = &built["facts"]["manifest"]["facts"];

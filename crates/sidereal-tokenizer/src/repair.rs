@@ -6,7 +6,6 @@
 //! - `sinkhorn`: LC-Rec (Zheng et al., arXiv 2311.09049, section 3.1, and its code): up to 20 rounds, in each of which
 //!   every group of items with one semantic ID is mapped to the codes of the last level anew by Sinkhorn's uniform
 //!   mapping, epsilon 0.003, 50 iterations.
-//!
 //! - `balanced`: codes are given anew at every level, each to about as many items ([`crate::balanced`]).
 //!
 //! *Differs from LC-Rec*: what 20 rounds do not part shares a leaf and is counted.
@@ -27,6 +26,9 @@ use sidereal_core::{CollisionPolicy, Embeddings, Error, ItemId, SemanticIds};
 
 use crate::Result;
 use crate::balanced::assign_balanced;
+use crate::kmeans::normalise;
+use crate::product::squared_distance;
+use crate::quantizers::{LevelsSee, Quantizer};
 use crate::sinkhorn;
 use crate::tokenizer::ItemTokenizer;
 
@@ -168,13 +170,13 @@ impl<'a> Task<'a> {
         let codes = rows.iter().flat_map(|&row| self.sids.row(row)).copied().collect();
         let ids = SemanticIds::new(self.sids.levels(), codes)?;
         let prepared = self.tokenizer.prepare(&vectors)?;
-        self.tokenizer.quantizer()?.last_level_distances(&prepared, &ids)?.ok_or_else(|| {
+        last_level_distances(self.tokenizer.quantizer()?, &prepared, &ids)?.ok_or_else(|| {
             let name = self.tokenizer.description().config.name();
             let problem = format!(
-                "{} needs a last level that refines the ones before, which the codes of {name} do not have",
+                "{} compares items with the codewords of the last level, which {name} does not have",
                 self.policy.name()
             );
-            let mend = "use the postings or suffix policy, or a residual method (rq-kmeans, rq-vae)";
+            let mend = "use the postings or suffix policy, or a method with codebooks (rq-kmeans, rq-vae)";
             Error::config("collisions", problem, mend).into()
         })
     }
@@ -290,6 +292,54 @@ impl<'a> Task<'a> {
         };
         Ok(Repaired { sids, record })
     }
+}
+
+/// Squared distances of what the levels before the last leave over to every codeword of the last level. None where a
+/// method's levels have no codewords to compare with.
+///
+/// # Shapes
+/// [M, D] and [M, L] to [M, K]
+fn last_level_distances(
+    quantizer: &dyn Quantizer,
+    prepared: &Embeddings,
+    ids: &SemanticIds,
+) -> Result<Option<Vec<f32>>> {
+    let last = ids.levels() - 1;
+    let codes = quantizer.codes_per_level()[last] as usize;
+    let codebook = quantizer.codebook(last);
+    let width = codebook.len() / codes;
+    let before: Vec<&[f32]> = (0..last).map(|level| quantizer.codebook(level)).collect();
+    let sees = quantizer.levels_see();
+    if sees == LevelsSee::SomethingElse || width == 0 {
+        return Ok(None);
+    }
+    let latents = quantizer.latents(prepared)?;
+    let mut out = vec![0f32; ids.len() * codes];
+    out.par_chunks_mut(codes).enumerate().for_each(|(row, out)| {
+        let mut left = latents.row(row).to_vec();
+        match sees {
+            LevelsSee::Residuals { normalised } => {
+                for (codebook, &code) in before.iter().zip(ids.row(row)) {
+                    if normalised {
+                        normalise(&mut left);
+                    }
+                    let codeword = &codebook[usize::from(code) * width..][..width];
+                    left.iter_mut().zip(codeword).for_each(|(v, c)| *v -= c);
+                }
+                if normalised {
+                    normalise(&mut left);
+                }
+            }
+            // Levels look at one stretch of columns after another: the last one at the end.
+            LevelsSee::SubVectors | LevelsSee::SomethingElse => {
+                left.drain(..left.len().saturating_sub(width));
+            }
+        }
+        for (out, codeword) in out.iter_mut().zip(codebook.chunks_exact(width)) {
+            *out = squared_distance(&left, codeword) as f32;
+        }
+    });
+    Ok(Some(out))
 }
 
 /// Items that stand behind another one of the same semantic ID, and items that share theirs at all.

@@ -13,7 +13,7 @@ use crate::arrays::{ArraySet, NamedArray};
 use crate::encode::BLOCK;
 use crate::kmeans::normalise;
 use crate::nearest::NearestCodeword;
-use crate::product::{squared_distance, squared_norm};
+use crate::product::squared_norm;
 
 /// # Shapes
 /// L codebooks of [K_l, d]
@@ -162,37 +162,6 @@ impl ResidualCodebooks {
             total.iter_mut().zip(energy).for_each(|(t, e)| *t += e);
             total
         }))
-    }
-
-    /// Squared distances of what all levels but the last left over to every codeword of the last level.
-    ///
-    /// # Shapes
-    /// [N, d] and [N, L] to [N, K]
-    pub(crate) fn last_level_distances(&self, latents: &[f32], ids: &SemanticIds) -> Result<Vec<f32>> {
-        self.check(ids)?;
-        let Some((last, before)) = self.levels.split_last() else { return Ok(Vec::new()) };
-        if latents.len() != ids.len() * self.width {
-            let problem = format!("{} vectors, but {} semantic IDs", latents.len() / self.width, ids.len());
-            return Err(Error::mismatch(problem, "give both for the same items"));
-        }
-        let mut out = vec![0f32; ids.len() * last.codes()];
-        let rows = latents.par_chunks(self.width).zip(ids.codes().par_chunks(self.levels.len()));
-        out.par_chunks_mut(last.codes()).zip(rows).for_each(|(out, (row, codes))| {
-            let mut residual = row.to_vec();
-            for (search, &code) in before.iter().zip(codes) {
-                if !self.lengths.is_empty() {
-                    normalise(&mut residual);
-                }
-                subtract(&mut residual, search.codeword(code));
-            }
-            if !self.lengths.is_empty() {
-                normalise(&mut residual);
-            }
-            for (out, codeword) in out.iter_mut().zip(last.codewords().chunks_exact(self.width)) {
-                *out = squared_distance(&residual, codeword) as f32;
-            }
-        });
-        Ok(out)
     }
 
     fn check(&self, ids: &SemanticIds) -> Result<()> {

@@ -286,18 +286,6 @@ pub trait Quantizer: std::fmt::Debug + Send + Sync {
     /// [N, D] and [N, L] to [L + 1]
     fn residual_energy(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Option<Vec<f64>>>;
 
-    /// Squared distances of what the levels before the last leave over to every codeword of the last level, for
-    /// policies that give an item another code there. None where codes do not refine one another.
-    ///
-    /// # Errors
-    /// Shapes that do not fit.
-    ///
-    /// # Shapes
-    /// [N, D] and [N, L] to [N, K]
-    fn last_level_distances(&self, _rows: &Embeddings, _ids: &SemanticIds) -> Result<Option<Vec<f32>>> {
-        Ok(None)
-    }
-
     /// The codewords of a level, [K, d]; where levels quantize sub-vectors, d is the sub-vector's width.
     fn codebook(&self, level: usize) -> &[f32];
 

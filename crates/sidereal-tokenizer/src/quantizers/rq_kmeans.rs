@@ -268,11 +268,6 @@ impl Quantizer for RqKmeans {
         Ok(Some(self.codebooks.residual_energy(rows.values(), ids)?))
     }
 
-    fn last_level_distances(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Option<Vec<f32>>> {
-        crate::encode::check_width(self.width(), rows)?;
-        Ok(Some(self.codebooks.last_level_distances(rows.values(), ids)?))
-    }
-
     fn codebook(&self, level: usize) -> &[f32] {
         self.codebooks.codebook(level)
     }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::{Embeddings, Error, SemanticIds};
 use sidereal_nn::schedule::Schedule;
 
-use super::{MethodConfig, MethodKind, Quantizer, Scratch, Status, Trained, Training};
+use super::{LevelsSee, MethodConfig, MethodKind, Quantizer, Scratch, Status, Trained, Training};
 use crate::Result;
 use crate::align::AlignConfig;
 use crate::arrays::{ArraySet, NamedArray};
@@ -292,12 +292,12 @@ impl Quantizer for RqVae {
         Ok(Some(self.codebooks.residual_energy(self.latents(rows)?.values(), ids)?))
     }
 
-    fn last_level_distances(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Option<Vec<f32>>> {
-        Ok(Some(self.codebooks.last_level_distances(self.latents(rows)?.values(), ids)?))
-    }
-
     fn codebook(&self, level: usize) -> &[f32] {
         self.codebooks.codebook(level)
+    }
+
+    fn levels_see(&self) -> LevelsSee {
+        LevelsSee::Residuals { normalised: false }
     }
 
     fn arrays(&self) -> Vec<NamedArray> {
