@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use sidereal_core::artifact::{read_json, read_manifest, write_atomic, write_json};
-use sidereal_core::{Catalog, CollisionPolicy, Error, ItemId, Progress};
+use sidereal_core::{Catalog, CollisionPolicy, Error, ItemId, Progress, SemanticIds};
 use sidereal_nn::device::DeviceChoice;
+use sidereal_tokenizer::repair::repair;
 use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig};
 
 use super::{Judge, Subject};
@@ -41,8 +41,8 @@ struct EntriesFile {
     tokenizers: Vec<Entry>,
 }
 
-/// The tokenizers that `--methods` names: methods separated by commas, with their defaults for these numbers of codes,
-/// or a TOML file.
+/// The tokenizers that `--methods` names: methods separated by commas, with their defaults for these numbers of codes and
+/// this policy, or a TOML file.
 ///
 /// ```toml
 /// [[tokenizers]]
@@ -56,7 +56,7 @@ struct EntriesFile {
 ///
 /// # Errors
 /// A file that cannot be read; an unknown method; impossible settings; two entries of one label.
-pub fn entries(methods: &str, codes: &[u32]) -> Result<Vec<Entry>> {
+pub fn entries(methods: &str, codes: &[u32], collisions: CollisionPolicy) -> Result<Vec<Entry>> {
     let path = Path::new(methods);
     let mut entries = if path.extension().is_some_and(|extension| extension == "toml") {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
@@ -71,7 +71,7 @@ pub fn entries(methods: &str, codes: &[u32]) -> Result<Vec<Entry>> {
     } else {
         let entry = |name: &str| {
             let tokenizer = TokenizerConfig::with_defaults(name.trim(), codes.to_vec())?;
-            Ok(Entry { label: String::new(), tokenizer, collisions: CollisionPolicy::default() })
+            Ok(Entry { label: String::new(), tokenizer, collisions })
         };
         methods.split(',').map(entry).collect::<Result<_>>()?
     };
@@ -206,8 +206,7 @@ fn one(
         Some(data) => data.items.ids().to_vec(),
         None => (0..sids.len()).map(|item| ItemId::from(item.to_string())).collect(),
     };
-    let catalog =
-        Catalog::build(&ids, &sids, tokenizer.codes_per_level(), entry.collisions, judge.popularity.as_deref());
+    let catalog = built(judge, &tokenizer, entry.collisions, &ids, sids);
     let rate = |catalog: &Catalog| (ids.len() as f64 - f64::from(catalog.trie().leaves())) / ids.len() as f64;
     progress.finish();
     Ok(Compared {
@@ -218,6 +217,21 @@ fn one(
         tokenizer: digest,
         subject,
     })
+}
+
+/// The catalog that `sidereal catalog build` would make.
+fn built(
+    judge: &Judge,
+    tokenizer: &ItemTokenizer,
+    policy: CollisionPolicy,
+    ids: &[ItemId],
+    sids: SemanticIds,
+) -> Result<Catalog> {
+    let sids = match judge.embeddings.as_ref().filter(|_| policy.repairs()) {
+        Some(embeddings) => repair(tokenizer, policy, ids, embeddings, &sids)?.sids,
+        None => sids,
+    };
+    Ok(Catalog::build(ids, &sids, tokenizer.codes_per_level(), policy, judge.popularity.as_deref())?)
 }
 
 /// What is read of the comparison that an earlier try left.
@@ -241,8 +255,7 @@ impl Earlier {
 fn page(found: &Comparison) -> QualityPage {
     let after = |part: &Compared| {
         let rate = part.collision_rate_after.map_or_else(|| "not possible".to_owned(), |rate| format!("{rate:.4}"));
-        let policy = json!(part.collisions).as_str().unwrap_or_default().to_owned();
-        (format!("{}, after {policy}", part.subject.name), rate)
+        (format!("{}, after {}", part.subject.name, part.collisions.name()), rate)
     };
     let seconds = |part: &Compared| Some((format!("{}, seconds of training", part.subject.name), part.seconds?));
     let mut facts = vec![("run".to_owned(), found.run.clone()), ("seed".to_owned(), found.seed.to_string())];
@@ -295,7 +308,7 @@ mod tests {
 
     #[test]
     fn methods_are_named_on_the_command_line_or_in_a_file() {
-        let named = entries("rq-kmeans, rq-vae", &[8, 8]).unwrap();
+        let named = entries("rq-kmeans, rq-vae", &[8, 8], CollisionPolicy::Postings).unwrap();
         assert_eq!(named.iter().map(|entry| &*entry.label).collect::<Vec<_>>(), ["rq-kmeans", "rq-vae"]);
         assert_eq!(named[0].tokenizer.codes(), [8, 8]);
         let dir = tempfile::tempdir().unwrap();
@@ -303,7 +316,7 @@ mod tests {
         let entry = |label: &str| format!("[[tokenizers]]\n{label}[tokenizers.tokenizer.rq-kmeans]\ncodes = [4]\n");
         let read = |text: String| {
             std::fs::write(&file, text).unwrap();
-            entries(file.to_str().unwrap(), &[8, 8])
+            entries(file.to_str().unwrap(), &[8, 8], CollisionPolicy::Postings)
         };
         let two = read(entry("label = \"small\"\ncollisions = \"suffix\"\n") + &entry("")).unwrap();
         assert_eq!(
@@ -319,6 +332,6 @@ mod tests {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
-        assert!(entries("rq-kmean", &[8]).unwrap_err().to_string().contains("rq-kmeans"));
+        assert!(entries("rq-kmean", &[8], CollisionPolicy::Postings).unwrap_err().to_string().contains("rq-kmeans"));
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use sidereal_core::artifact::Manifest;
-use sidereal_core::{Attribute, Embeddings, Error, Items, Progress, SemanticIds, Split};
+use sidereal_core::{Attribute, Embeddings, Error, Items, Progress, Split};
 use sidereal_data::PreparedData;
 use sidereal_nn::device::DeviceChoice;
 use sidereal_tokenizer::report::QualityReport;
