@@ -325,6 +325,9 @@ pub(crate) enum Tokenizer {
         /// Codes per level K of named methods: one number, or one per level as 256,256,128.
         #[arg(long, default_value = "256")]
         codes: String,
+        /// What named methods do about items that share a semantic ID: postings, suffix, nearest-free or sinkhorn.
+        #[arg(long, default_value = "postings", value_parser = clap::value_parser!(CollisionPolicy))]
+        collisions: CollisionPolicy,
         /// Seed of every training.
         #[arg(long, default_value_t = 42)]
         seed: u64,

@@ -95,7 +95,7 @@ pub struct Features {
     pub vocabulary: serde_json::Value,
 }
 
-/// Writes the features of a run's catalog.
+/// Writes the features of a run's catalog, removed items included: histories still name them.
 ///
 /// # Errors
 /// No catalog; settings that [`features`] refuses; a file that cannot be written.

@@ -124,9 +124,9 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
             }
             Ok(ExitCode::SUCCESS)
         }
-        Tokenizer::Compare { run, methods, levels, codes, seed, out, page } => {
+        Tokenizer::Compare { run, methods, levels, codes, collisions, seed, out, page } => {
             let levels = levels.or((!codes.contains(',')).then_some(DEFAULT_LEVELS));
-            let entries = compare::entries(&methods, &parse_codes(&codes, levels)?)?;
+            let entries = compare::entries(&methods, &parse_codes(&codes, levels)?, collisions)?;
             let wish = compare::Wish { seed, device: context.global.device, out: &out, page };
             let found = compare::compare(&Run::open(&run)?, &entries, wish, context.progress.as_ref())?;
             if context.global.json {

@@ -33,10 +33,15 @@ pub(super) fn read(file: &Path) -> Result<ItemTokenizer> {
 }
 
 pub(super) fn write(tokenizer: &ItemTokenizer, out: &Path) -> Result<()> {
-    let name = tokenizer.description().config.name();
-    if !PLAIN.contains(&name) || !tokenizer.description().config.pre_steps().is_empty() {
-        let more = if PLAIN.contains(&name) { "pre-steps" } else { "more than codebooks" };
-        let problem = format!("a tokenizer of {name} has {more}, which the format cannot hold");
+    let config = &tokenizer.description().config;
+    let more = match config {
+        _ if !config.pre_steps().is_empty() => Some("pre-steps"),
+        _ if !PLAIN.contains(&config.name()) => Some("more than codebooks"),
+        TokenizerConfig::RqKmeans(settings) if settings.normalize_residuals => Some("lengths of residuals"),
+        _ => None,
+    };
+    if let Some(more) = more {
+        let problem = format!("this tokenizer of {} has {more}, which the format cannot hold", config.name());
         return Err(Error::input("tokenizer", problem, "copy its folder instead: it is the whole tokenizer").into());
     }
     let (quantizer, codes) = (tokenizer.quantizer()?, tokenizer.codes_per_level());

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use sidereal_core::artifact::{read_json, read_manifest, write_atomic, write_json};
-use sidereal_core::{Catalog, CollisionPolicy, Error, ItemId, Progress};
+use sidereal_core::{Catalog, CollisionPolicy, Error, ItemId, Progress, SemanticIds};
 use sidereal_nn::device::DeviceChoice;
+use sidereal_tokenizer::repair::repair;
 use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig};
 
 use super::{Judge, Subject};
@@ -46,8 +46,8 @@ struct EntriesFile {
     tokenizers: Vec<Entry>,
 }
 
-/// The tokenizers that `--methods` names: methods separated by commas, with their defaults for these numbers of codes,
-/// or a TOML file.
+/// The tokenizers that `--methods` names: methods separated by commas, with their defaults for these numbers of codes and
+/// this policy, or a TOML file.
 ///
 /// ```toml
 /// [[tokenizers]]
@@ -61,7 +61,7 @@ struct EntriesFile {
 ///
 /// # Errors
 /// A file that cannot be read; an unknown method; impossible settings; two entries of one label.
-pub fn entries(methods: &str, codes: &[u32]) -> Result<Vec<Entry>> {
+pub fn entries(methods: &str, codes: &[u32], collisions: CollisionPolicy) -> Result<Vec<Entry>> {
     let path = Path::new(methods);
     let mut entries = if path.extension().is_some_and(|extension| extension == "toml") {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
@@ -81,7 +81,7 @@ pub fn entries(methods: &str, codes: &[u32]) -> Result<Vec<Entry>> {
     } else {
         let entry = |name: &str| {
             let tokenizer = TokenizerConfig::with_defaults(name.trim(), codes.to_vec())?;
-            Ok(Entry { label: String::new(), tokenizer, collaborative: None, collisions: CollisionPolicy::default() })
+            Ok(Entry { label: String::new(), tokenizer, collaborative: None, collisions })
         };
         methods.split(',').map(entry).collect::<Result<_>>()?
     };
@@ -259,8 +259,7 @@ impl Earlier {
 fn page(found: &Comparison) -> QualityPage {
     let after = |part: &Compared| {
         let rate = part.collision_rate_after.map_or_else(|| "not possible".to_owned(), |rate| format!("{rate:.4}"));
-        let policy = json!(part.collisions).as_str().unwrap_or_default().to_owned();
-        (format!("{}, after {policy}", part.subject.name), rate)
+        (format!("{}, after {}", part.subject.name, part.collisions.name()), rate)
     };
     let seconds = |part: &Compared| Some((format!("{}, seconds of training", part.subject.name), part.seconds?));
     let mut facts = vec![("run".to_owned(), found.run.clone()), ("seed".to_owned(), found.seed.to_string())];
@@ -313,7 +312,7 @@ mod tests {
 
     #[test]
     fn methods_are_named_on_the_command_line_or_in_a_file() {
-        let named = entries("rq-kmeans, rq-vae", &[8, 8]).unwrap();
+        let named = entries("rq-kmeans, rq-vae", &[8, 8], CollisionPolicy::Postings).unwrap();
         assert_eq!(named.iter().map(|entry| &*entry.label).collect::<Vec<_>>(), ["rq-kmeans", "rq-vae"]);
         assert_eq!(named[0].tokenizer.codes(), [8, 8]);
         let dir = tempfile::tempdir().unwrap();
@@ -321,7 +320,7 @@ mod tests {
         let entry = |label: &str| format!("[[tokenizers]]\n{label}[tokenizers.tokenizer.rq-kmeans]\ncodes = [4]\n");
         let read = |text: String| {
             std::fs::write(&file, text).unwrap();
-            entries(file.to_str().unwrap(), &[8, 8])
+            entries(file.to_str().unwrap(), &[8, 8], CollisionPolicy::Postings)
         };
         let two = read(entry("label = \"small\"\ncollisions = \"suffix\"\n") + &entry("")).unwrap();
         assert_eq!(
@@ -337,6 +336,6 @@ mod tests {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
-        assert!(entries("rq-kmean", &[8]).unwrap_err().to_string().contains("rq-kmeans"));
+        assert!(entries("rq-kmean", &[8], CollisionPolicy::Postings).unwrap_err().to_string().contains("rq-kmeans"));
     }
 }
