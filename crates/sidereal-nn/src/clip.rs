@@ -29,7 +29,7 @@ pub fn clip_grad_norm(grads: &mut GradStore, vars: &[(String, Var)], max_norm: f
         let factor = max_norm / (norm + 1e-6);
         for (_, var) in vars {
             if let Some(grad) = grads.remove(var) {
-                grads.insert(var, grad.affine(factor, 0.0)?);
+                grads.insert(var, cpu::scaled(&grad, factor)?);
             }
         }
     }

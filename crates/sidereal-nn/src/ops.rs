@@ -14,6 +14,7 @@ pub mod feed_forward;
 pub mod linear;
 pub mod loss;
 pub mod norm;
+pub mod perceptron;
 
 pub mod composed;
 
@@ -28,6 +29,7 @@ pub use attention::{Attention, attention};
 pub use dropout::{add_dropout, dropout};
 pub use embedding::embedding;
 pub use feed_forward::feed_forward_relu;
-pub use linear::{linear, linear_bias, linear_bias_relu, tied_head};
+pub use linear::{linear, linear_bias, tied_head};
 pub use loss::{CrossEntropy, cross_entropy};
 pub use norm::rms_norm;
+pub use perceptron::{LearntLayers, perceptron, perceptron_squared_error};

@@ -4,7 +4,7 @@
 //! A net may be a branch beside the identity, y = x + MLP(x), and may normalise its inputs row by row first.
 
 use candle_core::Tensor;
-use sidereal_nn::ops;
+use sidereal_nn::ops::{self, LearntLayers};
 use sidereal_nn::params::{Init, Params};
 
 use crate::Result;
@@ -46,17 +46,25 @@ impl TrainableMlp {
         Ok(Self { layers: widths.windows(2).enumerate().map(layer).collect::<Result<_>>()?, residual })
     }
 
+    /// The outputs, and the gradients of the layers after a backward. `inputs_learn` says whether `x` wants one.
+    ///
     /// # Shapes
     /// [B, I] to [B, O]
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = x.clone();
-        for (i, (weight, bias)) in self.layers.iter().enumerate() {
-            y = match i + 1 < self.layers.len() {
-                true => ops::linear_bias_relu(&y, weight, bias)?,
-                false => ops::linear_bias(&y, weight, bias)?,
-            };
+    pub(crate) fn forward(&self, x: &Tensor, inputs_learn: bool) -> Result<(Tensor, LearntLayers)> {
+        let (y, learnt) = ops::perceptron(x, &self.layers, inputs_learn)?;
+        Ok((if self.residual { (y + x)? } else { y }, learnt))
+    }
+
+    /// The sum of squared differences of the outputs to a target, a scalar, and the same gradients.
+    ///
+    /// # Shapes
+    /// [B, I] and [B, O]
+    pub(crate) fn squared_error(&self, x: &Tensor, target: &Tensor) -> Result<(Tensor, LearntLayers)> {
+        if self.residual {
+            let (y, learnt) = self.forward(x, true)?;
+            return Ok(((y - target)?.sqr()?.sum_all()?, learnt));
         }
-        Ok(if self.residual { (y + x)? } else { y })
+        ops::perceptron_squared_error(x, &self.layers, target, true)
     }
 
     /// A copy to run on rows.
@@ -236,7 +244,7 @@ mod tests {
             assert_eq!(part, all[start * 5..end * 5], "rows {start} to {end}");
         }
         let tensor = Tensor::from_vec(rows, (1100, 37), &Device::Cpu).unwrap();
-        let trained = net.forward(&tensor).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let trained = net.forward(&tensor, false).unwrap().0.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert!(trained.iter().zip(&all).all(|(a, b)| (a - b).abs() < 1e-5));
     }
 
@@ -282,7 +290,7 @@ mod tests {
         };
         assert_eq!(run(&net.to_mlp().unwrap(), &rows), rows);
         let x = Tensor::from_slice(&rows, (3, 6), &Device::Cpu).unwrap();
-        assert_eq!(net.forward(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap(), rows);
+        assert_eq!(net.forward(&x, false).unwrap().0.flatten_all().unwrap().to_vec1::<f32>().unwrap(), rows);
         let normalising = TrainableMlp::new("n", &[6, 4, 5], false, &mut params, &mut Rng::new(4, "test")).unwrap();
         let normalising = normalising.to_mlp().unwrap().normalising();
         let scaled: Vec<f32> = rows.iter().map(|v| 1000.0 * v + 5.0).collect();

@@ -133,6 +133,27 @@ vectorised! {
     }
 }
 
+/// `factor * tensor`.
+pub(crate) fn scaled(tensor: &Tensor, factor: f64) -> Result<Tensor> {
+    if !is_fused(&[tensor]) {
+        return tensor.affine(factor, 0.0);
+    }
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    let from = values(&storage, layout)?;
+    let mut out = unfilled(from.len());
+    fill_chunks(&mut out, CHUNK, |start, out| scale_chunk(out, &from[start..start + out.len()], factor as f32));
+    self::tensor(out, tensor.shape())
+}
+
+vectorised! {
+    fn scale_chunk(out: &mut [f32], from: &[f32], factor: f32) {
+        for (out, from) in out.iter_mut().zip(from) {
+            *out = factor * from;
+        }
+    }
+}
+
 /// The sum of squares of a tensor, in f64.
 pub(crate) fn sum_of_squares(tensor: &Tensor) -> Result<f64> {
     if !is_fused(&[tensor]) {

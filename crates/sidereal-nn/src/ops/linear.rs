@@ -1,7 +1,6 @@
 //! Products with weights.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
-use rayon::prelude::*;
 
 use super::product::{Matrix, product};
 use super::{check, composed, cpu};
@@ -36,22 +35,6 @@ pub fn linear_bias(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor>
         return composed::linear_bias(x, weight, bias);
     }
     Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, LinearBias)?)
-}
-
-/// `max(x * weight + bias, 0)`: a hidden layer of a multilayer perceptron, whose values before ReLU are not kept.
-///
-/// # Shapes
-/// x `[.., I]`, weight `[I, O]`, bias `[O]` -> `[.., O]`
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn linear_bias_relu(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    check_linear("linear_bias_relu", x, weight)?;
-    check::shape("linear_bias_relu", "bias", bias, &weight.dims()[1..])?;
-    if !cpu::is_fused(&[x, weight, bias]) {
-        return Ok(composed::linear_bias(x, weight, bias)?.relu()?);
-    }
-    Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, LinearBiasRelu)?)
 }
 
 /// `x * table^T`: logits over a vocabulary whose embeddings are the head.
@@ -196,82 +179,6 @@ cpu::vectorised! {
     }
 }
 
-struct LinearBiasRelu;
-
-impl CustomOp3 for LinearBiasRelu {
-    fn name(&self) -> &'static str {
-        "linear_bias_relu"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> TensorResult<(CpuStorage, Shape)> {
-        let (x, weight) = (cpu::slice(x, x_layout)?, cpu::slice(weight, weight_layout)?);
-        let bias = cpu::slice(bias, bias_layout)?;
-        let (inputs, outputs) = weight_layout.shape().dims2()?;
-        let sizes = [rows(x, inputs), outputs, inputs];
-        let mut y = product(sizes, Matrix::rows(x, inputs), Matrix::rows(weight, outputs));
-        cpu::fill_chunks(&mut y, cpu::row_chunk(outputs), |_, rows| add_to_rows_relu(rows, bias));
-        Ok((CpuStorage::F32(y), with_last(x_layout, outputs)))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        y: &Tensor,
-        g: &Tensor,
-    ) -> TensorResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (g, width) = (g.contiguous()?, bias.elem_count().max(1));
-        let (gated, sums) = {
-            let (g_storage, g_layout) = g.storage_and_layout();
-            let (y_storage, y_layout) = y.storage_and_layout();
-            let (g, y) = (cpu::values(&g_storage, g_layout)?, cpu::values(&y_storage, y_layout)?);
-            let mut gated = cpu::unfilled(g.len());
-            let chunk = cpu::row_chunk(width);
-            let chunks = gated.par_chunks_mut(chunk).zip(g.par_chunks(chunk)).zip(y.par_chunks(chunk));
-            let parts: Vec<Vec<f32>> = chunks.map(|((gated, g), y)| gate_and_sum(gated, g, y, width)).collect();
-            (gated, cpu::sum_parts(parts, width))
-        };
-        let (dx, dw) = linear_backward(x, weight, &cpu::tensor(gated, g.shape())?)?;
-        Ok((dx, dw, bias.track_op().then(|| cpu::tensor(sums, bias.shape())).transpose()?))
-    }
-}
-
-cpu::vectorised! {
-    fn add_to_rows_relu(rows: &mut [f32], bias: &[f32]) {
-        for row in rows.chunks_exact_mut(bias.len().max(1)) {
-            for (v, b) in row.iter_mut().zip(bias) {
-                let sum = *v + b;
-                // Not `max`, which would turn NaN into 0.
-                *v = if sum < 0.0 { 0.0 } else { sum };
-            }
-        }
-    }
-}
-
-cpu::vectorised! {
-    /// Lets the gradient pass where y is positive; answers its column sums.
-    fn gate_and_sum(gated: &mut [f32], g: &[f32], y: &[f32], width: usize) -> Vec<f32> {
-        let mut sums = vec![0.0; width];
-        let rows = gated.chunks_exact_mut(width).zip(g.chunks_exact(width)).zip(y.chunks_exact(width));
-        for ((gated, g), y) in rows {
-            for (((gated, g), y), sum) in gated.iter_mut().zip(g).zip(y).zip(sums.iter_mut()) {
-                *gated = if *y > 0.0 { *g } else { 0.0 };
-                *sum += *gated;
-            }
-        }
-        sums
-    }
-}
-
 struct TiedHead;
 
 impl CustomOp2 for TiedHead {
@@ -312,37 +219,5 @@ impl CustomOp2 for TiedHead {
         let dx = || cpu::tensor(product([n, width, vocab], g, Matrix::rows(ts, width)), x.shape());
         let dt = || cpu::tensor(product([vocab, width, n], g.t(), Matrix::rows(xs, width)), table.shape());
         Ok((x.track_op().then(dx).transpose()?, table.track_op().then(dt).transpose()?))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use candle_core::{Device, Var};
-
-    use super::*;
-    use crate::ops::relu;
-    use crate::rng::Rng;
-
-    #[test]
-    fn a_hidden_layer_in_one_op_equals_its_parts_bit_for_bit_backwards_too() {
-        let mut rng = Rng::new(3, "test");
-        let mut var = |shape: &[usize]| {
-            let values = (0..shape.iter().product()).map(|_| rng.normal() as f32).collect();
-            Var::from_vec(values, shape, &Device::Cpu).unwrap()
-        };
-        let (x, weight, bias, factor) = (var(&[700, 37]), var(&[37, 50]), var(&[50]), var(&[700, 50]));
-        let run = |y: Tensor| {
-            let grads = (&y * factor.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
-            let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            [
-                values(&y),
-                values(grads.get(&x).unwrap()),
-                values(grads.get(&weight).unwrap()),
-                values(grads.get(&bias).unwrap()),
-            ]
-        };
-        let parts = run(relu(&linear_bias(&x, &weight, &bias).unwrap()).unwrap());
-        assert_eq!(run(linear_bias_relu(&x, &weight, &bias).unwrap()), parts);
     }
 }

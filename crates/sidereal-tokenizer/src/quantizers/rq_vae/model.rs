@@ -1,13 +1,15 @@
 //! The net in training: forward, quantization and the loss.
 
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
+use sidereal_nn::ops::LearntLayers;
 use sidereal_nn::params::Params;
 use sidereal_nn::rng::Rng;
 
 use super::codebooks::Codebooks;
 use super::input_norm::TrainableInputNorm;
 use super::options::{InputNorm, Reduction};
-use super::quantise::{Quantized, quantise, reduce};
+use super::quantise::{Quantized, quantise};
 use super::{Plan, RqVae};
 use crate::Result;
 use crate::mlp::{Mlp, TrainableMlp};
@@ -32,6 +34,18 @@ pub(super) struct Loss {
     pub(super) quantized: Quantized,
     /// The codebooks that quantized, with gradients, [K_l, d].
     pub(super) codebooks: Vec<Tensor>,
+    learnt: [LearntLayers; 2],
+}
+
+impl Loss {
+    /// The gradients of the total, and what was quantized.
+    pub(super) fn backward(self) -> Result<(GradStore, Quantized)> {
+        let mut gradients = self.total.backward()?;
+        for learnt in self.learnt {
+            learnt.insert_into(&mut gradients)?;
+        }
+        Ok((gradients, self.quantized))
+    }
 }
 
 impl Model {
@@ -54,17 +68,11 @@ impl Model {
 
     /// # Shapes
     /// [B, D] to [B, d]
-    pub(super) fn encode(&self, x: &Tensor) -> Result<Tensor> {
+    fn encode(&self, x: &Tensor) -> Result<(Tensor, LearntLayers)> {
         match &self.input_norm {
-            None => self.encoder.forward(x),
-            Some(norm) => self.encoder.forward(&norm.forward(x)?),
+            None => self.encoder.forward(x, false),
+            Some(norm) => self.encoder.forward(&norm.forward(x)?, true),
         }
-    }
-
-    /// # Shapes
-    /// [B, d] to [B, D]
-    pub(super) fn decode(&self, latent: &Tensor) -> Result<Tensor> {
-        self.decoder.forward(latent)
     }
 
     /// The loss of a batch; `noise` is drawn from where the estimator has any.
@@ -73,10 +81,15 @@ impl Model {
     /// `x`: [B, D]
     pub(super) fn loss(&self, x: &Tensor, noise: &mut Rng) -> Result<Loss> {
         let config = &self.plan.config;
-        let latent = self.encode(x)?; // [B, d]
+        let (latent, learnt_encoder) = self.encode(x)?; // [B, d]
         let codebooks = self.codebooks.tensors()?;
         let quantized = quantise(config, &latent, &codebooks, noise)?;
-        let reconstruction = reduce(config.reduction, &(self.decode(&quantized.through)? - x)?)?;
+        let (squares, learnt_decoder) = self.decoder.squared_error(&quantized.through, x)?;
+        let values = match config.reduction {
+            Reduction::Mean => x.elem_count(),
+            Reduction::Sum => x.dim(0)?,
+        };
+        let reconstruction = (squares / values.max(1) as f64)?;
         let mut total = reconstruction.clone();
         if let Some((first, rest)) = quantized.losses.split_first() {
             let mut levels = rest.iter().try_fold(first.clone(), |sum, next| sum + next)?;
@@ -85,7 +98,7 @@ impl Model {
             }
             total = (total + (levels * config.quantization_weight)?)?;
         }
-        Ok(Loss { total, reconstruction, quantized, codebooks })
+        Ok(Loss { total, reconstruction, quantized, codebooks, learnt: [learnt_encoder, learnt_decoder] })
     }
 
     /// Takes running statistics and running means further, after a step on this batch.
@@ -187,12 +200,13 @@ mod tests {
     fn forward_and_losses_equal_those_of_pytorch() {
         let (io, model) = (file("io.safetensors"), reference_model());
         let x = Tensor::from_vec(values(&io, "x"), (200, 48), &Device::Cpu).unwrap();
-        let latent = model.encode(&x).unwrap();
+        let latent = model.encode(&x).unwrap().0;
         close(&latent, &values(&io, "latent"), "latent");
         let loss = model.loss(&x, &mut noise()).unwrap();
         let quantized = &loss.quantized;
         close(&quantized.sum, &values(&io, "quantised"), "quantised");
-        close(&model.decode(&quantized.sum).unwrap(), &values(&io, "recon"), "recon");
+        let decoded = model.decoder.forward(&quantized.sum, false).unwrap().0;
+        close(&decoded, &values(&io, "recon"), "recon");
         let losses = Tensor::stack(&quantized.losses, 0).unwrap();
         close(&losses, &values(&io, "loss_quant_per_level"), "loss_quant_per_level");
         close(&loss.reconstruction, &values(&io, "loss_recon"), "loss_recon");
@@ -206,7 +220,7 @@ mod tests {
     fn gradients_equal_those_of_pytorch() {
         let (io, grads, model) = (file("io.safetensors"), file("grads.safetensors"), reference_model());
         let x = Tensor::from_vec(values(&io, "x"), (200, 48), &Device::Cpu).unwrap();
-        let found = model.loss(&x, &mut noise()).unwrap().total.backward().unwrap();
+        let found = model.loss(&x, &mut noise()).unwrap().backward().unwrap().0;
         let codebooks = values(&grads, "codebooks");
         for (name, var) in model.params.vars() {
             let grad = found.get(var).unwrap_or_else(|| panic!("{name} has no gradient"));
@@ -276,7 +290,7 @@ mod tests {
     fn every_parameter_that_learns_has_a_gradient_in_every_mode() {
         for (name, config) in modes() {
             let (model, x) = random_model(&Plan::rq_vae(&config), 9);
-            let grads = model.loss(&x, &mut noise()).unwrap().total.backward().unwrap();
+            let grads = model.loss(&x, &mut noise()).unwrap().backward().unwrap().0;
             for (parameter, var) in model.params.vars() {
                 let observed = parameter.starts_with("ema.")
                     || ["input_norm.mean", "input_norm.variance"].contains(&parameter.as_str())
@@ -299,7 +313,7 @@ mod tests {
     fn what_is_exported_encodes_as_the_net_in_training() {
         for (name, config) in modes() {
             let (model, x) = random_model(&Plan::rq_vae(&config), 9);
-            let want = model.encode(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let want = model.encode(&x).unwrap().0.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let rows = Embeddings::new(40, 9, x.flatten_all().unwrap().to_vec1::<f32>().unwrap()).unwrap();
             let found = model.to_quantizer().unwrap().latents(&rows).unwrap();
             for (a, b) in found.values().iter().zip(&want) {

@@ -104,12 +104,12 @@ impl<'a> Steps<'a> {
         if !value.is_finite() {
             return Err(diverged(method, place, value).into());
         }
-        let mut gradients = loss.total.backward()?;
+        let (mut gradients, quantized) = loss.backward()?;
         clip_grad_norm(&mut gradients, self.model.params.vars(), config.clip_norm)?;
         let rate = config.learning_rate * config.schedule.factor(number, total);
         self.optimizer.step(&gradients, rate)?;
-        self.model.observe(&x, &loss.quantized)?;
-        Ok((value, loss.quantized.codes))
+        self.model.observe(&x, &quantized)?;
+        Ok((value, quantized.codes))
     }
 }
 
