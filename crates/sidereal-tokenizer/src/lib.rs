@@ -48,6 +48,8 @@ mod encode;
 
 pub mod item_table;
 
+mod growth;
+
 mod tokenizer;
 
 pub mod report;
