@@ -13,7 +13,7 @@ use crate::product::squared_distance;
 use crate::training_items::TrainingItems;
 
 /// Items of which a list knows some.
-pub(crate) struct Growth<'a> {
+pub struct Growth<'a> {
     /// The list as it is.
     pub(crate) table: &'a ItemTable,
     /// All items, those of the list and new ones.

@@ -48,7 +48,7 @@ mod encode;
 
 pub mod item_table;
 
-mod growth;
+pub mod growth;
 
 mod tokenizer;
 

@@ -197,7 +197,6 @@ pub trait MethodConfig {
     ///
     /// # Shapes
     /// to [M, L], flat, in the order of `growth.new`
-    #[doc(hidden)]
     fn extend(&self, _growth: &Growth<'_>, _seed: u64) -> Result<Vec<u16>> {
         let mend = "encode them by their vectors";
         Err(sidereal_core::Error::mismatch("this method does not list items", mend).into())
