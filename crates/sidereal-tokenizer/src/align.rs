@@ -1,6 +1,6 @@
 //! Losses that pull codes towards behaviour while a net is trained.
 //!
-//! A trainer makes an [`Aligner`] before its optimizer (the aligner may have parameters), tells it when an epoch starts,
+//! A trainer makes an `Aligner` before its optimizer (the aligner may have parameters), tells it when an epoch starts,
 //! lets it extend every batch and adds its loss. Each loss is a file: `letter` (collaborative vectors of the same item),
 //! `diversity` (codewords of a group), `das` (contrasts of items, partners and users), `domain` (items of a domain).
 
@@ -116,7 +116,7 @@ impl Aligner {
     /// Called before every epoch, with the codebooks as they are, each [K, d].
     ///
     /// # Errors
-    /// None now; groups of codewords may come to need more.
+    /// None; it answers as the other calls of a step do.
     pub(crate) fn start_epoch(&mut self, seed: u64, epoch: usize, codebooks: &[Vec<f32>]) -> Result<()> {
         (self.seed, self.epoch) = (seed, epoch);
         if let Some(diversity) = &mut self.diversity {

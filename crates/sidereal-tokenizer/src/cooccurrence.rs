@@ -69,11 +69,6 @@ impl CoOccurrences {
         self.offsets.len() - 1
     }
 
-    /// Number of pairs with a count, each seen from both sides.
-    pub(crate) fn entries(&self) -> usize {
-        self.columns.len()
-    }
-
     /// An item's neighbours, ascending, with their counts.
     pub(crate) fn row(&self, item: usize) -> impl ExactSizeIterator<Item = (u32, u32)> + Clone {
         let range = self.offsets[item]..self.offsets[item + 1];
@@ -142,7 +137,7 @@ mod tests {
         assert_eq!(row(1), [(0, 3), (3, 1)]);
         assert_eq!(row(2), []);
         assert_eq!(row(3), [(0, 1), (1, 1)]);
-        assert_eq!((counts.total_of(0), counts.entries(), counts.items()), (4, 6, 4));
+        assert_eq!((counts.total_of(0), counts.items()), (4, 4));
         assert_eq!(counts.at_least(2).row(1).collect::<Vec<_>>(), [(0, 3)]);
         let among = counts.among(&[1, 2, 3]);
         assert_eq!(among.row(0).collect::<Vec<_>>(), [(2, 1)]);

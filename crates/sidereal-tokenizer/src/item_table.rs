@@ -81,6 +81,16 @@ impl ItemTable {
         SemanticIds::new(self.sids.levels(), codes)
     }
 
+    /// The same and items behind it.
+    ///
+    /// # Shapes
+    /// `codes`: [M, L], flat
+    pub(crate) fn with_more(&self, new: impl Iterator<Item = ItemId>, codes: &[u16]) -> Result<Self> {
+        let ids = self.ids.iter().cloned().chain(new).collect();
+        let codes = [self.sids.codes(), codes].concat();
+        Self::new(ids, SemanticIds::new(self.sids.levels(), codes)?, self.codes_per_level.clone())
+    }
+
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
         let mut start = vec![0u64];
         let mut bytes = Vec::new();

@@ -64,6 +64,8 @@ pub mod item_table;
 
 pub mod balanced;
 
+pub mod growth;
+
 mod tokenizer;
 
 pub mod repair;

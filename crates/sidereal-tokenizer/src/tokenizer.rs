@@ -15,6 +15,7 @@ use crate::Result;
 use crate::arrays::{ArraySet, save_arrays};
 use crate::drift::FitRecord;
 use crate::encode::{check_range, check_width, encode};
+use crate::growth::Growth;
 use crate::item_table::ItemTable;
 use crate::pre_step::FittedPreSteps;
 use crate::quantizers::{Model, Quantizer, TokenizerConfig, Training};
@@ -174,6 +175,29 @@ impl ItemTokenizer {
             Model::Quantizer(_) => self.encode(embeddings),
             Model::Table(table) => Ok(table.look_up(ids)?),
         }
+    }
+
+    /// Semantic IDs of items of which some may be new. A method that lists items finds places for the new ones and keeps
+    /// them (save the tokenizer to keep them for good); no item that has a semantic ID gets another. A method that
+    /// encodes vectors needs no growth and encodes.
+    ///
+    /// `items` holds old and new items: places follow from what is known of both (categories, histories, vectors).
+    ///
+    /// # Errors
+    /// As [`ItemTokenizer::encode`]; no room left for new items; something absent that the method needs.
+    ///
+    /// # Shapes
+    /// N items to [N, L]
+    pub fn extend_items(&mut self, items: &TrainingItems<'_>) -> Result<SemanticIds> {
+        items.check()?;
+        let config = &self.description.config;
+        let Model::Table(table) = &mut self.model else { return self.encode(items.vectors) };
+        let growth = Growth::new(table, items, config.name())?;
+        if !growth.new.is_empty() {
+            let codes = config.method().extend(&growth, self.description.seed)?;
+            *table = table.with_more(growth.new.iter().map(|&item| growth.ids[item].clone()), &codes)?;
+        }
+        Ok(table.look_up(items.needed_ids(config.name())?)?)
     }
 
     /// Vectors as the quantizer sees them: after the pre-steps, [N, D'].

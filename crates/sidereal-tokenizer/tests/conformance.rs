@@ -296,3 +296,34 @@ fn every_table_names_what_it_lacks_and_items_that_it_does_not_know() {
         assert!(tokenizer.encode(&two).unwrap_err().to_string().contains(method.name));
     }
 }
+
+#[test]
+fn every_table_takes_new_items_and_moves_no_old_ones() {
+    let (before, after) = (World::of(250), World::of(ITEMS));
+    for method in tables() {
+        let mut tokenizer = train_on(&before, method.name, &[8, 8]);
+        let old = before.encode(&tokenizer);
+        let all = tokenizer.extend_items(&after.items()).unwrap();
+        assert_eq!(&all.codes()[..old.codes().len()], old.codes(), "{}", method.name);
+        assert_eq!(all.len(), ITEMS);
+        let mut distinct: Vec<&[u16]> = all.rows().collect();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert!(distinct.len() == ITEMS || method.name == "random", "{}", method.name);
+        assert_eq!(tokenizer.extend_items(&after.items()).unwrap(), all, "{}", method.name);
+        let dir = tempfile::tempdir().unwrap();
+        tokenizer.save(dir.path()).unwrap();
+        assert_eq!(after.encode(&ItemTokenizer::load(dir.path()).unwrap()), all, "{}", method.name);
+    }
+}
+
+#[test]
+fn every_quantizer_gives_new_items_what_their_vectors_say() {
+    let (before, after) = (World::of(250), World::of(ITEMS));
+    for method in quantizers() {
+        let mut tokenizer = train_on(&before, method.name, &[8, 8]);
+        let all = tokenizer.extend_items(&after.items()).unwrap();
+        assert_eq!(all, after.encode(&tokenizer), "{}", method.name);
+        assert_eq!(&all.codes()[..500], before.encode(&tokenizer).codes(), "{}", method.name);
+    }
+}

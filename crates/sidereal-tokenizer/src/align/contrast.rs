@@ -6,8 +6,9 @@ use sidereal_nn::ops::{self, CrossEntropy};
 use crate::Result;
 
 /// Added to the logit of a key that a query must not be told from.
-const BARRED: f32 = -1e9;
-const NOBODY: u32 = u32::MAX;
+pub(super) const BARRED: f32 = -1e9;
+/// The target of a row that is left out.
+pub(super) const NOBODY: u32 = u32::MAX;
 
 /// The mean negative log-likelihood of key i for query i, over the queries that count (InfoNCE; van den Oord et al.,
 /// arXiv 1807.03748). A key that does not count, or is `barred` to a query, is not among those that it is told from.
@@ -38,7 +39,7 @@ pub(super) fn contrast(
 /// Cross-entropy of logits to which bars were added; rows without a target are left out.
 ///
 /// # Shapes
-/// `logits` and `bars`: [B, V]; `targets`: `[B]`, `u32::MAX` for none
+/// `logits` and `bars`: [B, V]; `targets`: `[B]`
 pub(super) fn masked_cross_entropy(
     logits: &Tensor,
     bars: Vec<f32>,
@@ -52,16 +53,6 @@ pub(super) fn masked_cross_entropy(
         false => logits.clone(),
     };
     ops::cross_entropy(&logits, &targets, &CrossEntropy { temperature, ignore: Some(NOBODY), ..Default::default() })
-}
-
-/// The bar of [`masked_cross_entropy`].
-pub(super) fn bar() -> f32 {
-    BARRED
-}
-
-/// No target, for [`masked_cross_entropy`].
-pub(super) fn nobody() -> u32 {
-    NOBODY
 }
 
 /// Rows of length 1; a row of zeros stays.

@@ -19,7 +19,7 @@ use sidereal_core::Error;
 use sidereal_nn::ops;
 use sidereal_nn::rng::Rng;
 
-use super::contrast::{bar, masked_cross_entropy, nobody, sum};
+use super::contrast::{BARRED, NOBODY, masked_cross_entropy, sum};
 use super::{AlignedBatch, check_weight};
 use crate::Result;
 use crate::kmeans::{KMeansOptions, fit};
@@ -83,8 +83,8 @@ impl Diversity {
             let own = codes.to_vec1::<u32>()?;
             let k = codebook.dim(0)?;
             let mut bars = vec![0f32; own.len() * k];
-            bars.chunks_exact_mut(k).zip(&own).for_each(|(row, &code)| row[code as usize] = bar());
-            let positives = own.iter().map(|&code| groups.other(code, rng).unwrap_or(nobody())).collect();
+            bars.chunks_exact_mut(k).zip(&own).for_each(|(row, &code)| row[code as usize] = BARRED);
+            let positives = own.iter().map(|&code| groups.other(code, rng).unwrap_or(NOBODY)).collect();
             let codewords = ops::embedding(codes, codebook)?; // [B, d]
             let logits = ops::tied_head(&codewords, codebook)?; // [B, K]
             losses.push(masked_cross_entropy(&logits, bars, positives, 1.0)?);

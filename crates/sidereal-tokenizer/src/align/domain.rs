@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use sidereal_nn::ops;
 
-use super::contrast::{bar, unit};
+use super::contrast::{BARRED, unit};
 use super::{AlignedBatch, check_temperature, check_weight};
 use crate::Result;
 use crate::training_items::TrainingItems;
@@ -59,7 +59,7 @@ impl Domain {
         let domain = |i: usize| self.domains[batch.items[i]];
         let (mut bars, mut shares, mut counts) = (vec![0f32; n * n], vec![0f32; n * n], vec![0f32; n]);
         for i in 0..n {
-            bars[i * n + i] = bar();
+            bars[i * n + i] = BARRED;
             let positives: Vec<usize> = (0..n).filter(|&j| j != i && domain(j) == domain(i)).collect();
             for &j in &positives {
                 shares[i * n + j] = 1.0 / positives.len() as f32;

@@ -6,6 +6,8 @@
 //! order. Categories that are larger than a code has room for take several codes; where a node has more categories than
 //! codes, the largest keep codes of their own and the others share the rest (`code_tree.rs`).
 //!
+//! A new item takes the first free place under the codes of an item with its categories, as many of them as have room.
+//!
 //! *Paper*: semantic indexing by item categories of Hua et al., *How to Index Item IDs for Recommendation Foundation
 //! Models*, SIGIR-AP 2023, arXiv 2305.06569, section 4.
 //! *Differs from the paper*: its IDs are as long as the category path; these all have L codes.
@@ -20,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::{MethodConfig, MethodKind, Model, Status, Trained, Training};
 use crate::Result;
 use crate::code_tree::place;
+use crate::growth::Growth;
 use crate::item_table::ItemTable;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
@@ -73,6 +76,10 @@ impl MethodConfig for CategoryTreeConfig {
         let unknown = paths.iter().filter(|path| path.is_empty()).count();
         let record = serde_json::json!({ "items_without_category": unknown });
         Ok(Trained { model: Model::Table(table), record })
+    }
+
+    fn extend(&self, growth: &Growth<'_>, _seed: u64) -> Result<Vec<u16>> {
+        Ok(growth.free_near(&growth.by_category("category-tree")?, "category-tree")?)
     }
 }
 

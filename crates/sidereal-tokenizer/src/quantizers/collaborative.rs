@@ -4,6 +4,9 @@
 //! the next level. The last level numbers the items of its cluster. Items that no user has end up in clusters of their
 //! own, and are numbered.
 //!
+//! A new item takes the first free place under the codes of the item that users have near it most often, or of the
+//! nearest by vector where no user has it yet; as many of the codes as have room.
+//!
 //! *Paper*: collaborative indexing of Hua et al., *How to Index Item IDs for Recommendation Foundation Models*,
 //! SIGIR-AP 2023, arXiv 2305.06569, section 4.
 //! *Differs from the paper*: its IDs end where a cluster is small enough; these all have L codes, so a node of n items
@@ -23,6 +26,7 @@ use super::{MethodConfig, MethodKind, Model, Status, Trained, Training};
 use crate::Result;
 use crate::code_tree::place;
 use crate::cooccurrence::CoOccurrences;
+use crate::growth::Growth;
 use crate::item_table::ItemTable;
 use crate::pre_step::PreStep;
 use crate::spectral::clusters;
@@ -81,6 +85,10 @@ impl MethodConfig for CollaborativeConfig {
         let table = ItemTable::new(ids.to_vec(), sids, self.codes.clone())?;
         let record = serde_json::json!({ "items_without_neighbours": unseen });
         Ok(Trained { model: Model::Table(table), record })
+    }
+
+    fn extend(&self, growth: &Growth<'_>, _seed: u64) -> Result<Vec<u16>> {
+        Ok(growth.free_near(&growth.by_behaviour(self.window), "collaborative")?)
     }
 }
 

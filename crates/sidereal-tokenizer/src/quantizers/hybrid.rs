@@ -3,6 +3,9 @@
 //! The last levels, as few as have room for the catalog, number the items; the levels before are the first of the
 //! collaborative tree ([`super::collaborative`]).
 //!
+//! A new item has the prefix of the item that users have near it most often, or of the nearest by vector where no user
+//! has it yet, and the next number.
+//!
 //! *Paper*: hybrid indexing of Hua et al., *How to Index Item IDs for Recommendation Foundation Models*, SIGIR-AP 2023,
 //! arXiv 2305.06569, section 4.
 //! *Differs from the paper*: the independent part may take more than one code, because a level has at most 65,536.
@@ -18,6 +21,7 @@ use super::collaborative::{GraphTree, check_graph};
 use super::{MethodConfig, MethodKind, Model, Status, Trained, Training};
 use crate::Result;
 use crate::code_tree::{room, write_number};
+use crate::growth::{Growth, no_room};
 use crate::item_table::ItemTable;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
@@ -84,6 +88,23 @@ impl MethodConfig for HybridConfig {
         let table = ItemTable::new(ids.to_vec(), SemanticIds::new(levels, codes)?, self.codes.clone())?;
         let record = serde_json::json!({ "collaborative_levels": prefix, "items_without_neighbours": unseen });
         Ok(Trained { model: Model::Table(table), record })
+    }
+
+    fn extend(&self, growth: &Growth<'_>, _seed: u64) -> Result<Vec<u16>> {
+        let (taken, levels) = (growth.table.ids().len(), self.codes.len());
+        let prefix = prefix_levels(taken, &self.codes)?;
+        if taken + growth.new.len() > room(&self.codes[prefix..]) {
+            return Err(no_room(taken + growth.new.len(), &self.codes[prefix..], "hybrid").into());
+        }
+        let mut codes = vec![0u16; growth.new.len() * levels];
+        let near = growth.by_behaviour(self.window);
+        for (at, (codes, near)) in codes.chunks_exact_mut(levels).zip(near).enumerate() {
+            if let Some(item) = near {
+                codes[..prefix].copy_from_slice(&growth.codes_of(item)[..prefix]);
+            }
+            write_number(taken + at, &self.codes[prefix..], &mut codes[prefix..]);
+        }
+        Ok(codes)
     }
 }
 

@@ -13,6 +13,7 @@ use sidereal_core::{Embeddings, Progress, SemanticIds};
 
 use crate::Result;
 use crate::arrays::{ArraySet, NamedArray};
+use crate::growth::Growth;
 use crate::item_table::ItemTable;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
@@ -213,6 +214,18 @@ pub trait MethodConfig {
     /// Something absent that the method needs, training that diverges, a device that fails, checkpoints that cannot be
     /// read or written.
     fn train(&self, items: &TrainingItems<'_>, training: &Training<'_>) -> Result<Trained>;
+
+    /// Semantic IDs for the new items of a list, which move no old ones; asked only of a method that lists items.
+    ///
+    /// # Errors
+    /// No room left; something absent that the method needs.
+    ///
+    /// # Shapes
+    /// to [M, L], flat, in the order of `growth.new`
+    fn extend(&self, _growth: &Growth<'_>, _seed: u64) -> Result<Vec<u16>> {
+        let mend = "encode them by their vectors";
+        Err(sidereal_core::Error::mismatch("this method does not list items", mend).into())
+    }
 
     /// Builds the quantizer of these settings for inputs of `width` from its arrays; never asked of a method that
     /// lists items.

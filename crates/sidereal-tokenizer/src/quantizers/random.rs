@@ -17,6 +17,7 @@ use sidereal_nn::rng::Rng;
 
 use super::{MethodConfig, MethodKind, Model, Status, Trained, Training};
 use crate::Result;
+use crate::growth::Growth;
 use crate::item_table::ItemTable;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
@@ -65,6 +66,11 @@ impl MethodConfig for RandomConfig {
         let ids = items.needed_ids("random")?;
         let table = ItemTable::new(ids.to_vec(), draw(ids, &self.codes, training.seed)?, self.codes.clone())?;
         Ok(Trained { model: Model::Table(table), record: serde_json::json!({}) })
+    }
+
+    fn extend(&self, growth: &Growth<'_>, seed: u64) -> Result<Vec<u16>> {
+        let ids: Vec<ItemId> = growth.new.iter().map(|&item| growth.ids[item].clone()).collect();
+        Ok(draw(&ids, &self.codes, seed)?.codes().to_vec())
     }
 }
 

@@ -18,7 +18,8 @@ use sidereal_core::SemanticIds;
 
 use super::{MethodConfig, MethodKind, Model, Status, Trained, Training};
 use crate::Result;
-use crate::code_tree::{check_room, write_number};
+use crate::code_tree::{check_room, room, write_number};
+use crate::growth::{Growth, no_room};
 use crate::item_table::ItemTable;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
@@ -86,6 +87,20 @@ impl MethodConfig for SequentialConfig {
         }
         let table = ItemTable::new(ids.to_vec(), SemanticIds::new(levels, codes)?, self.codes.clone())?;
         Ok(Trained { model: Model::Table(table), record: serde_json::json!({}) })
+    }
+
+    fn extend(&self, growth: &Growth<'_>, _seed: u64) -> Result<Vec<u16>> {
+        // All numbers below the number of items are taken, whatever the order was.
+        let taken = growth.table.ids().len();
+        if taken + growth.new.len() > room(&self.codes) {
+            return Err(no_room(taken + growth.new.len(), &self.codes, "sequential").into());
+        }
+        let levels = self.codes.len();
+        let mut codes = vec![0u16; growth.new.len() * levels];
+        for (at, codes) in codes.chunks_exact_mut(levels).enumerate() {
+            write_number(taken + at, &self.codes, codes);
+        }
+        Ok(codes)
     }
 }
 
