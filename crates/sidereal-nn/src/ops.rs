@@ -31,5 +31,5 @@ pub use embedding::embedding;
 pub use feed_forward::feed_forward_relu;
 pub use linear::{linear, linear_bias, tied_head};
 pub use loss::{CrossEntropy, cross_entropy};
-pub use norm::rms_norm;
+pub use norm::{layer_norm, rms_norm};
 pub use perceptron::{LearntLayers, perceptron, perceptron_squared_error};

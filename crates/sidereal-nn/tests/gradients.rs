@@ -90,6 +90,16 @@ fn linear_has_the_gradients_of_a_product() {
 }
 
 #[test]
+fn layer_norm_has_the_gradients_of_its_formula() {
+    for shape in [&[3, 5][..], &[2, 2, 37]] {
+        let width = shape[shape.len() - 1];
+        let inputs = [normal(shape, 1), normal(&[width], 2), normal(&[width], 3)];
+        let fused = |i: &[Tensor]| ops::layer_norm(&i[0], &i[1], &i[2], 1e-3);
+        check("layer_norm", &inputs, &fused, &|i| composed::layer_norm(&i[0], &i[1], &i[2], 1e-3));
+    }
+}
+
+#[test]
 fn rms_norm_has_the_gradients_of_its_formula() {
     for width in [1, 7, 16, 35] {
         let inputs = [normal(&[3, 2, width], 1), normal(&[width], 2)];

@@ -91,18 +91,18 @@ impl Linear {
 pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
-    eps: f32,
+    eps: f64,
 }
 
 impl LayerNorm {
     pub(crate) fn load(weights: &Weights, name: &str, width: usize, eps: f64) -> Result<Self> {
         let part = |ending: &str| weights.get(&format!("{name}.{ending}"), &[width]);
-        Ok(Self { weight: part("weight")?, bias: part("bias")?, eps: eps as f32 })
+        Ok(Self { weight: part("weight")?, bias: part("bias")?, eps })
     }
 
-    /// `[.., D]` -> `[.., D]`; without a backward.
+    /// `[.., D]` -> `[.., D]`
     pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &self.bias, self.eps)?)
+        ops::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 }
 

@@ -49,6 +49,18 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     Ok(wide.broadcast_div(&root)?.to_dtype(dtype)?.broadcast_mul(weight)?)
 }
 
+/// See [`crate::ops::layer_norm()`]. Half types are normalised in f32.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let dtype = x.dtype();
+    let wide = if matches!(dtype, DType::F16 | DType::BF16) { x.to_dtype(DType::F32)? } else { x.clone() };
+    let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
+    let root = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?; // [.., 1]
+    Ok(centred.broadcast_div(&root)?.to_dtype(dtype)?.broadcast_mul(weight)?.broadcast_add(bias)?)
+}
+
 /// See [`crate::ops::gelu_tanh()`].
 ///
 /// # Errors

@@ -66,6 +66,12 @@ pub(crate) fn square_sum(x: &[f32]) -> f32 {
     sum_of(x, |v| v * v)
 }
 
+/// The sum of squared distances from `center`.
+#[inline(always)]
+pub(crate) fn square_sum_around(x: &[f32], center: f32) -> f32 {
+    sum_of(x, |v| (v - center) * (v - center))
+}
+
 /// The inner product.
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {

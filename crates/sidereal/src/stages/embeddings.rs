@@ -110,7 +110,9 @@ pub fn from_file(run: &Run, file: &Path, name: Option<&str>, progress: &dyn Prog
 /// No prepared data; files that are damaged or do not fit the items; models that are missing, damaged or not supported.
 pub fn from_parts(run: &Run, parts: &[Part], hub: &Hub, progress: &dyn Progress) -> Result<(Outcome, Vec<Work>)> {
     let mut inputs = BTreeMap::from([(Stage::Data.name().to_owned(), run.digest(Stage::Data)?)]);
-    let data = run.data()?;
+    // A kept file needs no items.
+    let with_models = parts.iter().any(|part| matches!(part, Part::Model(_)));
+    let loaded = if with_models { Some(run.data()?) } else { None };
     let mut models: Vec<Option<Opened<'_>>> = Vec::new();
     for (i, part) in parts.iter().enumerate() {
         // The first part has the plain name: one file is the usual case.
@@ -121,6 +123,7 @@ pub fn from_parts(run: &Run, parts: &[Part], hub: &Hub, progress: &dyn Progress)
                 models.push(None);
             }
             Part::Model(part) => {
+                let Some(data) = &loaded else { return Err(no_model(part)) };
                 let opened = Opened::find(part, hub, &data.items)?;
                 inputs.insert(numbered("model"), opened.sha256.clone());
                 if let Contents::Pictures(paths) = &opened.contents {
@@ -138,6 +141,10 @@ pub fn from_parts(run: &Run, parts: &[Part], hub: &Hub, progress: &dyn Progress)
     let wanted = Manifest::new(Stage::Embeddings.name(), None, config, inputs);
     let mut done = Vec::new();
     let outcome = run.stage(Stage::Embeddings, wanted, |out| {
+        let data = match loaded {
+            Some(data) => data,
+            None => run.data()?,
+        };
         let mut vectors = Vec::new();
         let mut about = Vec::new();
         for (part, model) in parts.iter().zip(&models) {
