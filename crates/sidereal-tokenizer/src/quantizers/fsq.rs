@@ -190,10 +190,8 @@ impl MethodConfig for FsqConfig {
     fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
         let layout = Layout::new(self.grids()?, width)?;
         let widths = layout.map_widths();
-        let maps = widths
-            .iter()
-            .enumerate()
-            .map(|(i, &numbers)| Mlp::load(&map_name(i), &[layout.slice, numbers], arrays));
+        let maps =
+            widths.iter().enumerate().map(|(i, &numbers)| Mlp::load(&map_name(i), &[layout.slice, numbers], arrays));
         let maps = maps.collect::<Result<_>>()?;
         let decoder = Mlp::load("dec", &layout.decoder_widths(&self.hidden), arrays)?;
         Ok(Box::new(Fsq::new(layout, maps, decoder)))
