@@ -42,7 +42,8 @@ pub struct ParallelMoeConfig {
     pub codes: Vec<u32>,
     /// What is done to embeddings first, in order. Default: standardise.
     pub pre_steps: Vec<PreStep>,
-    /// d, the width of an expert.
+    /// d, the width of an expert. Default: 8; wide experts see nearly the same directions and agree on their codes,
+    /// which makes collisions.
     pub latent: usize,
     /// Widths of the decoder between the codewords and D.
     pub hidden: Vec<usize>,
@@ -77,7 +78,7 @@ impl Default for ParallelMoeConfig {
         Self {
             codes: vec![256; 8],
             pre_steps: vec![PreStep::Standardise],
-            latent: 32,
+            latent: 8,
             hidden: vec![512],
             commitment: 0.25,
             balance_weight: 0.01,
