@@ -40,11 +40,12 @@ impl ParquetFile {
     /// # Errors
     /// As [`ParquetFile::open`].
     pub fn from_ranges(place: String, ranges: Arc<dyn ReadRanges>) -> Result<Self> {
-        let ranges = Ranges(ranges);
+        let ranges = Ranges::new(ranges);
         // Files may carry an Arrow schema beside Parquet's own. It adds nothing that is used here, and its reader
         // panics on damaged bytes.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let metadata = guarded(&place, || ArrowReaderMetadata::load(&ranges, options).map_err(|e| e.to_string()))?;
+        let metadata =
+            guarded(&place, &ranges, || ArrowReaderMetadata::load(&ranges, options).map_err(|e| e.to_string()))?;
         Ok(Self { place, ranges, metadata })
     }
 
@@ -110,7 +111,7 @@ impl ParquetFile {
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
         let place = self.place();
         let (row_groups, offset) = self.row_groups_from(from_row);
-        let mut reader = guarded(&place, || {
+        let mut reader = guarded(&place, &self.ranges, || {
             let builder =
                 ParquetRecordBatchReaderBuilder::new_with_metadata(self.ranges.clone(), self.metadata.clone());
             let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
@@ -118,12 +119,13 @@ impl ParquetFile {
             let builder = builder.with_row_groups(row_groups).with_offset(offset);
             builder.build().map_err(|e| e.to_string())
         })?;
+        let ranges = self.ranges.clone();
         let mut damaged = false;
         Ok(std::iter::from_fn(move || {
             if damaged {
                 return None;
             }
-            let batch = guarded(&place, || reader.next().transpose().map_err(|e| e.to_string())).transpose();
+            let batch = guarded(&place, &ranges, || reader.next().transpose().map_err(|e| e.to_string())).transpose();
             damaged = matches!(batch, Some(Err(_)));
             batch
         }))
@@ -147,11 +149,17 @@ impl ParquetFile {
 }
 
 /// Runs a part of the parquet reader, which returns an error for most damaged files and panics for some.
-fn guarded<T>(place: &str, read: impl FnOnce() -> Result<T, String>) -> Result<T> {
+fn guarded<T>(place: &str, ranges: &Ranges, read: impl FnOnce() -> Result<T, String>) -> Result<T> {
     let damaged = |problem: String| Error::input(place, format!("it cannot be read as Parquet ({problem})"), DAMAGED);
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
         .map_err(|_| damaged("a page does not hold what its header says".to_owned()))?
-        .map_err(damaged)
+        .map_err(|problem| match ranges.failure() {
+            Some(error) => {
+                let mend = "check the disk or the network, and run the same command again";
+                Error::input(place, format!("it cannot be read ({error})"), mend)
+            }
+            None => damaged(problem),
+        })
 }
 
 /// A column of ids, strings or integers, read as text.
@@ -294,5 +302,83 @@ impl WholeColumn {
             _ => None,
         };
         Ok(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use arrow::array::{Float32Builder, ListBuilder};
+    use parquet::arrow::ArrowWriter;
+    use std::io;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// Bytes in memory that count what is read of them, and fail when that is too much.
+    #[derive(Debug)]
+    struct Counted {
+        bytes: Vec<u8>,
+        read: AtomicU64,
+        largest: AtomicU64,
+        most: u64,
+    }
+
+    impl Counted {
+        fn new(bytes: Vec<u8>, most: u64) -> Arc<Self> {
+            Arc::new(Self { bytes, read: AtomicU64::new(0), largest: AtomicU64::new(0), most })
+        }
+    }
+
+    impl ReadRanges for Counted {
+        fn size(&self) -> u64 {
+            self.bytes.len() as u64
+        }
+
+        fn read(&self, from: u64, len: usize) -> io::Result<bytes::Bytes> {
+            crate::ranges::check_range(self.size(), from, len)?;
+            self.largest.fetch_max(len as u64, Ordering::Relaxed);
+            if self.read.fetch_add(len as u64, Ordering::Relaxed) + len as u64 > self.most {
+                return Err(io::Error::other("the cable was pulled"));
+            }
+            Ok(self.bytes[from as usize..from as usize + len].to_vec().into())
+        }
+    }
+
+    /// One row group of about 12 MB.
+    fn one_row_group() -> Vec<u8> {
+        let mut lists = ListBuilder::new(Float32Builder::new());
+        for row in 0..100_000 {
+            lists.values().append_slice(&std::array::from_fn::<f32, 30, _>(|d| ((row * 31 + d) as f32).sin()));
+            lists.append(true);
+        }
+        let batch = RecordBatch::try_from_iter([("v", Arc::new(lists.finish()) as ArrayRef)]).unwrap();
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_row_group_is_read_page_by_page() {
+        let source = Counted::new(one_row_group(), u64::MAX);
+        let ranges: Arc<dyn ReadRanges> = source.clone();
+        let file = ParquetFile::from_ranges("v.parquet".to_owned(), ranges).unwrap();
+        let mut batches = file.batches_of(&[0], 0, 1000).unwrap();
+        assert_eq!(batches.next().unwrap().unwrap().num_rows(), 1000);
+        let read = source.read.load(Ordering::Relaxed);
+        assert!(read < source.size() / 3, "{read} of {} bytes were read for the first batch", source.size());
+        assert_eq!(batches.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), 99_000);
+        let largest = source.largest.load(Ordering::Relaxed);
+        assert!(largest < 3 << 20, "{largest} bytes were read at once");
+    }
+
+    #[test]
+    fn a_read_that_fails_is_not_told_as_damage() {
+        let bytes = one_row_group();
+        let most = bytes.len() as u64 / 2;
+        let file = ParquetFile::from_ranges("v.parquet".to_owned(), Counted::new(bytes, most)).unwrap();
+        let error = file.batches_of(&[0], 0, 1000).unwrap().find_map(Result::err).unwrap().to_string();
+        assert!(error.contains("the cable was pulled") && error.contains("check the disk or the network"), "{error}");
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use parquet::errors::{ParquetError, Result as ParquetResult};
@@ -90,13 +90,37 @@ fn read_at(file: &File, mut bytes: &mut [u8], mut from: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Ranges as the Parquet reader wants them.
+/// Ranges as the Parquet reader wants them. It keeps the error of a read that failed, which the reader turns into text
+/// that looks like damage.
 #[derive(Debug, Clone)]
-pub(crate) struct Ranges(pub(crate) Arc<dyn ReadRanges>);
+pub(crate) struct Ranges {
+    source: Arc<dyn ReadRanges>,
+    failed: Arc<Mutex<Option<io::Error>>>,
+}
+
+impl Ranges {
+    pub(crate) fn new(source: Arc<dyn ReadRanges>) -> Self {
+        Self { source, failed: Arc::default() }
+    }
+
+    /// Why reading failed, if it did for another reason than the end of the file.
+    pub(crate) fn failure(&self) -> Option<io::Error> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failed.filter(|error| error.kind() != io::ErrorKind::UnexpectedEof)
+    }
+
+    fn read(&self, from: u64, len: usize) -> io::Result<Bytes> {
+        self.source.read(from, len).map_err(|error| {
+            let told = io::Error::new(error.kind(), error.to_string());
+            *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            told
+        })
+    }
+}
 
 impl Length for Ranges {
     fn len(&self) -> u64 {
-        self.0.size()
+        self.source.size()
     }
 }
 
@@ -104,18 +128,18 @@ impl ChunkReader for Ranges {
     type T = RangesFrom;
 
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        Ok(RangesFrom { ranges: Arc::clone(&self.0), at: start, buffer: Bytes::new() })
+        Ok(RangesFrom { ranges: self.clone(), at: start, buffer: Bytes::new() })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        self.0.read(start, length).map_err(|e| ParquetError::External(Box::new(e)))
+        self.read(start, length).map_err(|e| ParquetError::External(Box::new(e)))
     }
 }
 
 /// A reader from some byte on.
 #[derive(Debug)]
 pub(crate) struct RangesFrom {
-    ranges: Arc<dyn ReadRanges>,
+    ranges: Ranges,
     at: u64,
     buffer: Bytes,
 }
@@ -123,7 +147,7 @@ pub(crate) struct RangesFrom {
 impl Read for RangesFrom {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.buffer.is_empty() {
-            let left = self.ranges.size().saturating_sub(self.at).min(BUFFER_BYTES as u64) as usize;
+            let left = self.ranges.len().saturating_sub(self.at).min(BUFFER_BYTES as u64) as usize;
             self.buffer = self.ranges.read(self.at, left)?;
             self.at += left as u64;
         }
@@ -151,7 +175,7 @@ mod tests {
             assert_eq!(file.read(from, len).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         }
         let mut rest = Vec::new();
-        Ranges(file).get_read(123).unwrap().read_to_end(&mut rest).unwrap();
+        Ranges::new(file).get_read(123).unwrap().read_to_end(&mut rest).unwrap();
         assert_eq!(rest, bytes[123..]);
     }
 }

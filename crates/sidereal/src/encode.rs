@@ -137,6 +137,12 @@ impl EncodeJob {
         source.check_width(tokenizer.description().width)?;
         let asked = Asked::new(digest, &source, self.on_invalid)?;
         if let Some((counts, unique_ids)) = asked.answered_by(out) {
+            // A kill may have come after the file got its name and before its parts were removed.
+            if parquet_file::parts_folder(out).is_dir()
+                && let Ok(folder) = Folder::open(out, &asked, self.part_rows)
+            {
+                folder.remove()?;
+            }
             let items = source.rows();
             return Ok(Done { items, counts, unique_ids, parts: 0, parts_kept: 0, finished_before: true });
         }
@@ -167,6 +173,7 @@ impl EncodeJob {
         let work = work::Work { source, tokenizer, folder: &folder, on_invalid: self.on_invalid, progress };
         work.encode(&wanted).map_err(|error| folder.with_kept_parts(error))?;
         progress.finish();
+        asked.check_unchanged(source).map_err(|error| folder.with_kept_parts(error))?;
         let has_ids = source.has_ids();
         let (counts, unique_ids) = join::join(asked, &folder, &parts, tokenizer, has_ids, &self.out, progress)?;
         folder.remove()?;

@@ -2,7 +2,7 @@
 //! length, its two ends and, where the store gives one, its tag: reading 15 GB to know whether they changed would cost
 //! as much as the work that is to be saved.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -36,6 +36,8 @@ pub(crate) struct Opened {
     pub(crate) bytes: Arc<dyn ReadRanges>,
     /// In an object store, where every read is a request.
     pub(crate) remote: bool,
+    /// Where it lies on disk.
+    path: Option<PathBuf>,
     tag: Option<String>,
     modified: Option<u64>,
 }
@@ -48,15 +50,13 @@ impl Opened {
         }
         let object = ObjectFile::open(&url, options)?;
         let (place, tag, modified) = (object.place(), object.tag(), object.modified());
-        Ok(Self { place, bytes: Arc::new(object), remote: true, tag, modified })
+        Ok(Self { place, bytes: Arc::new(object), remote: true, path: None, tag, modified })
     }
 
     fn local(path: &Path) -> Result<Self> {
         let bytes = Arc::new(LocalFile::open(path)?);
-        let changed = std::fs::metadata(path).and_then(|about| about.modified()).ok();
-        let since = changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        let modified = since.and_then(|since| u64::try_from(since.as_nanos()).ok());
-        Ok(Self { place: path.display().to_string(), bytes, remote: false, tag: None, modified })
+        let (place, path) = (path.display().to_string(), Some(path.to_path_buf()));
+        Ok(Self { place, bytes, remote: false, path, tag: None, modified: None })
     }
 
     /// At most `most` bytes from the beginning.
@@ -64,12 +64,19 @@ impl Opened {
         self.read(0, self.bytes.size().min(most))
     }
 
+    /// What the file is now, if it is on disk; what it was when it was opened, if it is in a store.
     pub(crate) fn identity(&self) -> Result<FileIdentity> {
         let size = self.bytes.size();
         let mut ends = self.head(END_BYTES)?.to_vec();
         let tail = size.min(END_BYTES);
         ends.extend_from_slice(&self.read(size - tail, tail)?);
-        Ok(FileIdentity { bytes: size, ends: sha256_bytes(&ends), tag: self.tag.clone(), modified: self.modified })
+        let (mut bytes, mut modified) = (size, self.modified);
+        if let Some(path) = &self.path {
+            let about = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+            let since = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            (bytes, modified) = (about.len(), since.and_then(|since| u64::try_from(since.as_nanos()).ok()));
+        }
+        Ok(FileIdentity { bytes, ends: sha256_bytes(&ends), tag: self.tag.clone(), modified })
     }
 
     fn read(&self, from: u64, len: u64) -> Result<bytes::Bytes> {

@@ -9,13 +9,11 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::Schema;
-use parquet::basic::Encoding;
-use parquet::schema::types::ColumnPath;
 use sidereal_core::{Error, Progress};
 use sidereal_tokenizer::ItemTokenizer;
 
 use super::equals::distinct_codes;
-use super::parts::schema;
+use super::parts::{layout, schema};
 use super::state::{Asked, Folder};
 use super::{Counts, OnInvalid};
 use crate::{Result, parquet_file};
@@ -51,13 +49,7 @@ pub(super) fn join(
     let schema = schema(has_ids, asked.on_invalid() == OnInvalid::Null);
     let values = asked.values(&counts, unique_ids);
     let values: Vec<(&str, &str)> = values.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    // No two rows have the same number or id: dictionaries of them are wasted.
-    let properties = parquet_file::properties(&values)
-        .set_max_row_group_row_count(Some(GROUP_ROWS))
-        .set_column_dictionary_enabled(ColumnPath::from("row"), false)
-        .set_column_encoding(ColumnPath::from("row"), Encoding::DELTA_BINARY_PACKED)
-        .set_column_dictionary_enabled(ColumnPath::from("item_id"), false)
-        .build();
+    let properties = layout(&values).set_max_row_group_row_count(Some(GROUP_ROWS)).build();
     let rows = files.into_iter().flat_map(|file| match parquet_file::batches(&file) {
         Ok(batches) => Box::new(batches) as Box<dyn Iterator<Item = Result<RecordBatch>>>,
         Err(error) => Box::new(std::iter::once(Err(error))),

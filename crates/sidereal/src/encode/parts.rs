@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, ListBuilder, RecordBatch, StringArray, UInt16Builder, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema};
+use parquet::basic::Encoding;
+use parquet::file::properties::WriterPropertiesBuilder;
+use parquet::schema::types::ColumnPath;
 use sidereal_core::{Embeddings, Error, ItemId, SemanticIds};
 use sidereal_tokenizer::ItemTokenizer;
 
 use super::Counts;
 use super::invalid::{OnInvalid, faults, refusal};
 use super::source::Chunk;
-use crate::Result;
+use crate::{Result, parquet_file};
 
 /// The metadata key that holds what became of the rows.
 pub(super) const COUNTS_KEY: &str = "sidereal.rows";
@@ -24,6 +27,14 @@ pub(super) fn schema(has_ids: bool, codes_may_be_null: bool) -> Arc<Schema> {
     let code = Field::new("item", DataType::UInt16, true);
     fields.push(Field::new("codes", DataType::List(Arc::new(code)), codes_may_be_null));
     Arc::new(Schema::new(fields))
+}
+
+/// How parts and the finished file are written. No two rows have the same number or id: dictionaries of them are wasted.
+pub(super) fn layout(values: &[(&str, &str)]) -> WriterPropertiesBuilder {
+    parquet_file::properties(values)
+        .set_column_dictionary_enabled(ColumnPath::from("row"), false)
+        .set_column_encoding(ColumnPath::from("row"), Encoding::DELTA_BINARY_PACKED)
+        .set_column_dictionary_enabled(ColumnPath::from("item_id"), false)
 }
 
 /// Encodes the rows of a chunk; a row's codes do not depend on the chunk.

@@ -13,7 +13,7 @@ use sidereal_core::Error;
 use sidereal_core::artifact::{read_json, write_json};
 use sidereal_embed::FileIdentity;
 
-use super::parts::{COUNTS_KEY, schema};
+use super::parts::{COUNTS_KEY, layout, schema};
 use super::source::Source;
 use super::{Counts, OnInvalid, PART_ROWS};
 use crate::parquet_file::{self, JOB_KEY};
@@ -63,6 +63,19 @@ impl Asked {
         let inputs = source.identities()?.into_iter().map(|(name, file)| AskedInput { name, file }).collect();
         let places = source.places().map(ToOwned::to_owned).collect();
         Ok(Self { tokenizer, inputs, places, rows: source.rows(), has_ids: source.has_ids(), on_invalid })
+    }
+
+    /// Refuses files that are no longer what they were when the job looked at them.
+    pub(super) fn check_unchanged(&self, source: &Source) -> Result<()> {
+        let now = source.identities()?;
+        match self.inputs.iter().zip(now).position(|(input, (_, now))| input.file != now) {
+            None => Ok(()),
+            Some(at) => {
+                let place = self.places.get(at).cloned().unwrap_or_default();
+                let mend = "remove the folder of its parts and run the same command again when nobody writes to it";
+                Err(Error::input(place, "it was changed while it was read", mend).into())
+            }
+        }
     }
 
     /// As the finished file keeps it: without times.
@@ -192,7 +205,7 @@ impl Folder {
         let path = self.path_of(part);
         let about = PartKey { rows: part.clone(), on_invalid: self.on_invalid, counts };
         let about = serde_json::to_string(&about).unwrap_or_default();
-        let properties = parquet_file::properties(&[(JOB_KEY, &self.key), (COUNTS_KEY, &about)]).build();
+        let properties = layout(&[(JOB_KEY, &self.key), (COUNTS_KEY, &about)]).build();
         let schema = schema(self.has_ids, true);
         parquet_file::write_by(&path.with_extension("writing"), &path, &schema, properties, batches.into_iter().map(Ok))
     }

@@ -241,6 +241,38 @@ fn a_job_that_runs_is_not_begun_twice() {
     run(&job);
 }
 
+/// Spoils the file of vectors while it is read.
+struct Meddler(PathBuf);
+
+impl Progress for Meddler {
+    fn start(&self, _task: &str, _total: Option<u64>, _unit: &'static str) {}
+    fn advance(&self, _by: u64) {
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
+        File::options().append(true).open(&self.0).unwrap().set_modified(later).unwrap();
+    }
+    fn note(&self, _text: &str) {}
+    fn finish(&self) {}
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_gives_no_answer() {
+    let place = Place::new();
+    let job = place.job(&["v.parquet"], "x.parquet");
+    let error = job.run(&Meddler(place.path("v.parquet"))).unwrap_err().to_string();
+    assert!(error.contains("v.parquet: it was changed while it was read"), "{error}");
+    assert!(!place.path("x.parquet").exists());
+}
+
+#[test]
+fn parts_that_a_kill_left_beside_a_finished_file_are_removed() {
+    let place = Place::new();
+    let job = place.job(&["v.parquet"], "x.parquet");
+    run(&job);
+    fs::create_dir(place.path("x.parquet.partial")).unwrap();
+    assert!(run(&job).finished_before);
+    assert!(!place.path("x.parquet.partial").exists());
+}
+
 #[test]
 fn several_files_are_put_together_row_by_row() {
     let place = Place::new();
