@@ -5,7 +5,7 @@
 //! codewords from one with too many to one with too few, and prices follow (the primal-dual method for minimum-cost
 //! flows: Ahuja, Magnanti and Orlin, *Network Flows*, section 9.8). Between two codewords only the row that moves most
 //! cheaply matters, so a chain is found among K codewords, not among N rows; good prices to start from leave few chains
-//! to find.
+//! to find, and one search serves all chains that do not meet.
 
 /// Assigns rows so that every share is within `bounds` and the total cost is least; `prices` are taken as a start and
 /// left as they are in the end. Ties go to the smaller number.
@@ -15,11 +15,14 @@
 /// answer: `[M]`
 pub(crate) fn transport(costs: &[f32], bounds: (usize, usize), prices: &mut [f64]) -> Vec<u32> {
     let mut network = Network::new(costs, bounds, prices);
-    while network.move_one() {}
+    while network.move_some() {}
     let end = network.prices[prices.len()];
     prices.iter_mut().zip(&network.prices).for_each(|(price, p)| *price = p - end);
     network.assignment
 }
+
+/// Chains that one search looks for.
+const GOALS: usize = 64;
 
 /// K codewords and, as node K, the end that takes the rows of all of them: `flows[k]` of them from codeword k.
 struct Network<'a> {
@@ -109,8 +112,8 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// Moves one unit from a node with too much along the cheapest chain; false when none has too much.
-    fn move_one(&mut self) -> bool {
+    /// Moves units from nodes with too much along the cheapest chains; false when none has too much.
+    fn move_some(&mut self) -> bool {
         let nodes = self.codes + 1;
         let mut distances = vec![f64::INFINITY; nodes];
         let mut before = vec![usize::MAX; nodes];
@@ -118,7 +121,8 @@ impl<'a> Network<'a> {
         for node in (0..nodes).filter(|&node| self.excess[node] > 0) {
             distances[node] = 0.0;
         }
-        let goal = loop {
+        let (mut goals, mut reach) = (Vec::new(), 0.0);
+        while goals.len() < GOALS {
             let mut next = (f64::INFINITY, usize::MAX);
             for node in 0..nodes {
                 if !done[node] && distances[node] < next.0 {
@@ -127,28 +131,37 @@ impl<'a> Network<'a> {
             }
             let (distance, node) = next;
             if node == usize::MAX {
-                return false;
-            }
-            if self.excess[node] < 0 {
-                break node;
+                break;
             }
             done[node] = true;
+            if self.excess[node] < 0 {
+                goals.push(node);
+                reach = distance;
+            }
             self.relax(node, distance, &done, &mut distances, &mut before);
-        };
-        let reach = distances[goal];
+        }
+        // Prices make every link of the chains found cost nothing, and no link less than nothing.
         for node in (0..nodes).filter(|&node| done[node]) {
-            self.prices[node] += reach - distances[node];
+            self.prices[node] += (reach - distances[node]).max(0.0);
         }
-        self.excess[goal] += 1;
-        let mut to = goal;
-        let mut chain = Vec::new();
-        while before[to] != usize::MAX {
-            chain.push((before[to], to));
-            to = before[to];
+        let mut touched = vec![false; nodes];
+        for &goal in &goals {
+            let mut chain = Vec::new();
+            let mut to = goal;
+            while before[to] != usize::MAX {
+                chain.push((before[to], to));
+                to = before[to];
+            }
+            // A chain that shares a node with one before may have lost its rows to it: it waits for the next search.
+            if !touched[to] && chain.iter().all(|&(_, to)| !touched[to]) {
+                self.excess[goal] += 1;
+                self.excess[to] -= 1;
+                self.shift(&chain);
+                touched[to] = true;
+                chain.iter().for_each(|&(_, to)| touched[to] = true);
+            }
         }
-        self.excess[to] -= 1;
-        self.shift(&chain);
-        true
+        !goals.is_empty()
     }
 
     /// Offers the ways out of a node, their costs reduced by prices; rounding must not make one negative.
