@@ -7,6 +7,8 @@
 //! cheaply matters, so a chain is found among K codewords, not among N rows; good prices to start from leave few chains
 //! to find, and one search serves all chains that do not meet.
 
+use rayon::prelude::*;
+
 /// Assigns rows so that every share is within `bounds` and the total cost is least; `prices` are taken as a start and
 /// left as they are in the end. Ties go to the smaller number.
 ///
@@ -14,11 +16,63 @@
 /// `costs`: [M, K]; `bounds`: least and most rows of a codeword, with least K <= M <= most K; `prices`: `[K]`; the
 /// answer: `[M]`
 pub(crate) fn transport(costs: &[f32], bounds: (usize, usize), prices: &mut [f64]) -> Vec<u32> {
+    approach(costs, bounds.1, prices);
     let mut network = Network::new(costs, bounds, prices);
     while network.move_some() {}
     let end = network.prices[prices.len()];
     prices.iter_mut().zip(&network.prices).for_each(|(price, p)| *price = p - end);
     network.assignment
+}
+
+/// Steps of [`approach`], and by how much each is shorter than the one before.
+const STEPS: usize = 25;
+const SHORTER: f64 = 0.85;
+
+/// Raises the prices of crowded codewords and lowers those of empty ones, step by step, until few rows are too many: what
+/// is left takes chains, each as long to find as a step here. Where no step helps, prices stay.
+fn approach(costs: &[f32], most: usize, prices: &mut [f64]) {
+    let codes = prices.len();
+    let rows = costs.len() / codes;
+    let target = rows as f64 / codes as f64;
+    let mut tried = prices.to_vec();
+    let mut best = usize::MAX;
+    let mut length = 0.0;
+    for step in 0..STEPS {
+        let nearest: Vec<(usize, f64)> = costs.par_chunks(codes).map(|costs| cheapest(costs, &tried)).collect();
+        let mut shares = vec![0usize; codes];
+        nearest.iter().for_each(|&(k, _)| shares[k] += 1);
+        let surplus: usize = shares.iter().map(|share| share.saturating_sub(most)).sum();
+        if surplus < best {
+            best = surplus;
+            prices.copy_from_slice(&tried);
+        }
+        if surplus * 50 <= rows {
+            break;
+        }
+        if step == 0 {
+            // A quarter of what lies between a row's least cost and its mean.
+            let means = costs.par_chunks(codes).map(|costs| costs.iter().map(|&c| f64::from(c)).sum::<f64>());
+            let means: Vec<f64> = means.collect();
+            let rows_and_sums = means.iter().zip(&nearest).enumerate();
+            let gaps =
+                rows_and_sums.map(|(row, (sum, &(k, _)))| sum / codes as f64 - f64::from(costs[row * codes + k]));
+            length = (gaps.sum::<f64>() / rows as f64 / 4.0).abs();
+        }
+        for (price, &share) in tried.iter_mut().zip(&shares) {
+            *price += length * (share as f64 / target - 1.0).clamp(-1.0, 1.0);
+        }
+        length *= SHORTER;
+    }
+}
+
+/// The codeword of least cost and price, and that sum.
+fn cheapest(costs: &[f32], prices: &[f64]) -> (usize, f64) {
+    let mut best = (0, f64::INFINITY);
+    for (k, (&cost, price)) in costs.iter().zip(prices).enumerate() {
+        let full = f64::from(cost) + price;
+        best = if full < best.1 { (k, full) } else { best };
+    }
+    best
 }
 
 /// Chains that one search looks for.
@@ -51,13 +105,9 @@ impl<'a> Network<'a> {
         let mut members = vec![Vec::new(); codes];
         let mut assignment = Vec::with_capacity(costs.len() / codes);
         for (row, costs) in costs.chunks_exact(codes).enumerate() {
-            let mut best = (f64::INFINITY, 0);
-            for (k, (&cost, price)) in costs.iter().zip(prices).enumerate() {
-                let full = f64::from(cost) + price;
-                best = if full < best.0 { (full, k) } else { best };
-            }
-            assignment.push(best.1 as u32);
-            members[best.1].push(row as u32);
+            let (best, _) = cheapest(costs, prices);
+            assignment.push(best as u32);
+            members[best].push(row as u32);
         }
         let mut network = Self {
             costs,

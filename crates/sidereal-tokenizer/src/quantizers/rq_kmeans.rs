@@ -4,7 +4,7 @@
 //! (Deng et al., arXiv 2502.18965) and MiniOneRec (Kong et al., arXiv 2510.24431) use a balanced form. It has no nets, is
 //! deterministic and takes minutes on a CPU, so it is the default.
 //! *Differs from the papers*: Lloyd's iterations on all rows unless `mini_batch_rows` is set; greedy k-means++ seeds from a
-//! sample. `normalize_residuals` gives GRID's variant, `spherical` keeps codewords at length 1 (for use with it).
+//! sample (any rows when balanced). `normalize_residuals` gives GRID's variant, `spherical` keeps codewords at length 1 (for use with it).
 //! `balanced` holds clusters to equal sizes while codewords are fitted (MiniOneRec's bounds); items are encoded by the
 //! nearest codeword all the same, and [`crate::balanced`] can assign a whole catalog under these bounds. `beam` searches
 //! codes as faiss' ResidualQuantizer does, and `train_beam` fits each level to what the whole beam leaves. Residuals of text
