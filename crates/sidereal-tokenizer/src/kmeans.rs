@@ -66,7 +66,7 @@ impl KMeansOptions {
 pub(crate) enum Iterations {
     /// Every row to its nearest codeword.
     Lloyd,
-    /// Every cluster gets the same number of rows, one more or less, at the least total distance.
+    /// Every cluster gets the same number of rows, one more or less, at the least total distance; seeds are any rows.
     Balanced,
     /// As Lloyd's, but codewords move after every batch of this many rows.
     MiniBatch {
@@ -114,7 +114,13 @@ pub(crate) fn fit_by(
     match iterations {
         Iterations::Lloyd => fit(rows, width, options, rng, watch),
         Iterations::Balanced => {
-            Clusters::seed(rows, width, options, rng).fit(rows, options, Some(Balancing::default()), watch)
+            // Far rows make good seeds for the least error, but nobody wants to share a cluster with them.
+            let seeds = sample_rows(rows.len() / width, options.codes, rng);
+            let mut codewords: Vec<f32> =
+                seeds.iter().flat_map(|&i| &rows[i * width..(i + 1) * width]).copied().collect();
+            codewords.resize(options.codes * width, 0.0);
+            let clusters = Clusters::new(codewords, seeds.len(), width, rows.len() / width);
+            clusters.fit(rows, options, Some(Balancing::default()), watch)
         }
         Iterations::MiniBatch { rows: batch } => {
             let mut clusters = Clusters::seed(rows, width, options, rng);

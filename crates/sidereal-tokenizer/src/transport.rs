@@ -5,7 +5,9 @@
 //! codewords from one with too many to one with too few, and prices follow (the primal-dual method for minimum-cost
 //! flows: Ahuja, Magnanti and Orlin, *Network Flows*, section 9.8). Between two codewords only the row that moves most
 //! cheaply matters, so a chain is found among K codewords, not among N rows; good prices to start from leave few chains
-//! to find.
+//! to find, and one search serves all chains that do not meet.
+
+use rayon::prelude::*;
 
 /// Assigns rows so that every share is within `bounds` and the total cost is least; `prices` are taken as a start and
 /// left as they are in the end. Ties go to the smaller number.
@@ -14,12 +16,67 @@
 /// `costs`: [M, K]; `bounds`: least and most rows of a codeword, with least K <= M <= most K; `prices`: `[K]`; the
 /// answer: `[M]`
 pub(crate) fn transport(costs: &[f32], bounds: (usize, usize), prices: &mut [f64]) -> Vec<u32> {
+    approach(costs, bounds.1, prices);
     let mut network = Network::new(costs, bounds, prices);
-    while network.move_one() {}
+    while network.move_some() {}
     let end = network.prices[prices.len()];
     prices.iter_mut().zip(&network.prices).for_each(|(price, p)| *price = p - end);
     network.assignment
 }
+
+/// Steps of [`approach`], and by how much each is shorter than the one before.
+const STEPS: usize = 25;
+const SHORTER: f64 = 0.85;
+
+/// Raises the prices of crowded codewords and lowers those of empty ones, step by step, until few rows are too many: what
+/// is left takes chains, each as long to find as a step here. Where no step helps, prices stay.
+fn approach(costs: &[f32], most: usize, prices: &mut [f64]) {
+    let codes = prices.len();
+    let rows = costs.len() / codes;
+    let target = rows as f64 / codes as f64;
+    let mut tried = prices.to_vec();
+    let mut best = usize::MAX;
+    let mut length = 0.0;
+    for step in 0..STEPS {
+        let nearest: Vec<(usize, f64)> = costs.par_chunks(codes).map(|costs| cheapest(costs, &tried)).collect();
+        let mut shares = vec![0usize; codes];
+        nearest.iter().for_each(|&(k, _)| shares[k] += 1);
+        let surplus: usize = shares.iter().map(|share| share.saturating_sub(most)).sum();
+        if surplus < best {
+            best = surplus;
+            prices.copy_from_slice(&tried);
+        }
+        if surplus * 50 <= rows {
+            break;
+        }
+        if step == 0 {
+            // A quarter of what lies between a row's least cost and its mean.
+            let means = costs.par_chunks(codes).map(|costs| costs.iter().map(|&c| f64::from(c)).sum::<f64>());
+            let means: Vec<f64> = means.collect();
+            let rows_and_sums = means.iter().zip(&nearest).enumerate();
+            let gaps =
+                rows_and_sums.map(|(row, (sum, &(k, _)))| sum / codes as f64 - f64::from(costs[row * codes + k]));
+            length = (gaps.sum::<f64>() / rows as f64 / 4.0).abs();
+        }
+        for (price, &share) in tried.iter_mut().zip(&shares) {
+            *price += length * (share as f64 / target - 1.0).clamp(-1.0, 1.0);
+        }
+        length *= SHORTER;
+    }
+}
+
+/// The codeword of least cost and price, and that sum.
+fn cheapest(costs: &[f32], prices: &[f64]) -> (usize, f64) {
+    let mut best = (0, f64::INFINITY);
+    for (k, (&cost, price)) in costs.iter().zip(prices).enumerate() {
+        let full = f64::from(cost) + price;
+        best = if full < best.1 { (k, full) } else { best };
+    }
+    best
+}
+
+/// Chains that one search looks for.
+const GOALS: usize = 64;
 
 /// K codewords and, as node K, the end that takes the rows of all of them: `flows[k]` of them from codeword k.
 struct Network<'a> {
@@ -48,13 +105,9 @@ impl<'a> Network<'a> {
         let mut members = vec![Vec::new(); codes];
         let mut assignment = Vec::with_capacity(costs.len() / codes);
         for (row, costs) in costs.chunks_exact(codes).enumerate() {
-            let mut best = (f64::INFINITY, 0);
-            for (k, (&cost, price)) in costs.iter().zip(prices).enumerate() {
-                let full = f64::from(cost) + price;
-                best = if full < best.0 { (full, k) } else { best };
-            }
-            assignment.push(best.1 as u32);
-            members[best.1].push(row as u32);
+            let (best, _) = cheapest(costs, prices);
+            assignment.push(best as u32);
+            members[best].push(row as u32);
         }
         let mut network = Self {
             costs,
@@ -109,8 +162,8 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// Moves one unit from a node with too much along the cheapest chain; false when none has too much.
-    fn move_one(&mut self) -> bool {
+    /// Moves units from nodes with too much along the cheapest chains; false when none has too much.
+    fn move_some(&mut self) -> bool {
         let nodes = self.codes + 1;
         let mut distances = vec![f64::INFINITY; nodes];
         let mut before = vec![usize::MAX; nodes];
@@ -118,7 +171,8 @@ impl<'a> Network<'a> {
         for node in (0..nodes).filter(|&node| self.excess[node] > 0) {
             distances[node] = 0.0;
         }
-        let goal = loop {
+        let (mut goals, mut reach) = (Vec::new(), 0.0);
+        while goals.len() < GOALS {
             let mut next = (f64::INFINITY, usize::MAX);
             for node in 0..nodes {
                 if !done[node] && distances[node] < next.0 {
@@ -127,28 +181,37 @@ impl<'a> Network<'a> {
             }
             let (distance, node) = next;
             if node == usize::MAX {
-                return false;
-            }
-            if self.excess[node] < 0 {
-                break node;
+                break;
             }
             done[node] = true;
+            if self.excess[node] < 0 {
+                goals.push(node);
+                reach = distance;
+            }
             self.relax(node, distance, &done, &mut distances, &mut before);
-        };
-        let reach = distances[goal];
+        }
+        // Prices make every link of the chains found cost nothing, and no link less than nothing.
         for node in (0..nodes).filter(|&node| done[node]) {
-            self.prices[node] += reach - distances[node];
+            self.prices[node] += (reach - distances[node]).max(0.0);
         }
-        self.excess[goal] += 1;
-        let mut to = goal;
-        let mut chain = Vec::new();
-        while before[to] != usize::MAX {
-            chain.push((before[to], to));
-            to = before[to];
+        let mut touched = vec![false; nodes];
+        for &goal in &goals {
+            let mut chain = Vec::new();
+            let mut to = goal;
+            while before[to] != usize::MAX {
+                chain.push((before[to], to));
+                to = before[to];
+            }
+            // A chain that shares a node with one before may have lost its rows to it: it waits for the next search.
+            if !touched[to] && chain.iter().all(|&(_, to)| !touched[to]) {
+                self.excess[goal] += 1;
+                self.excess[to] -= 1;
+                self.shift(&chain);
+                touched[to] = true;
+                chain.iter().for_each(|&(_, to)| touched[to] = true);
+            }
         }
-        self.excess[to] -= 1;
-        self.shift(&chain);
-        true
+        !goals.is_empty()
     }
 
     /// Offers the ways out of a node, their costs reduced by prices; rounding must not make one negative.
