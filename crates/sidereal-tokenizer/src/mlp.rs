@@ -55,6 +55,22 @@ impl TrainableMlp {
         Ok((if self.residual { (y + x)? } else { y }, learnt))
     }
 
+    /// The outputs, layer by layer: gradients reach the layers as those of any other operation, for losses that have more
+    /// than one net.
+    ///
+    /// # Shapes
+    /// [B, I] to [B, O]
+    pub(crate) fn forward_by_layers(&self, x: &Tensor) -> Result<Tensor> {
+        let mut y = x.clone();
+        for (i, (weight, bias)) in self.layers.iter().enumerate() {
+            y = ops::linear_bias(&y, weight, bias)?;
+            if i + 1 < self.layers.len() {
+                y = y.relu()?;
+            }
+        }
+        Ok(if self.residual { (y + x)? } else { y })
+    }
+
     /// The sum of squared differences of the outputs to a target, a scalar, and the same gradients.
     ///
     /// # Shapes

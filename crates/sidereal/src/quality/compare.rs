@@ -5,9 +5,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use sidereal_core::artifact::{read_json, read_manifest, write_atomic, write_json};
-use sidereal_core::{Catalog, CollisionPolicy, Error, ItemId, Progress, SemanticIds};
+use sidereal_core::{Catalog, CollisionPolicy, Error, ItemId, Progress};
 use sidereal_nn::device::DeviceChoice;
-use sidereal_tokenizer::repair::repair;
 use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig};
 
 use super::{Judge, Subject};
@@ -63,7 +62,7 @@ struct EntriesFile {
 /// A file that cannot be read; an unknown method; impossible settings; two entries of one label.
 pub fn entries(methods: &str, codes: &[u32], collisions: CollisionPolicy) -> Result<Vec<Entry>> {
     let path = Path::new(methods);
-    let mut entries = if path.extension().is_some_and(|extension| extension == "toml") {
+    let mut entries: Vec<Entry> = if path.extension().is_some_and(|extension| extension == "toml") {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
         let file: EntriesFile = toml::from_str(&text).map_err(|e| {
             Error::config(

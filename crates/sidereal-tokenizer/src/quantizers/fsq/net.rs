@@ -66,7 +66,7 @@ impl FsqNet {
                 let zeros = Tensor::zeros((x.dim(0)?, missing), x.dtype(), x.device())?;
                 slice = Tensor::cat(&[&slice, &zeros], 1)?;
             }
-            let numbers = self.maps[map].forward(&slice)?; // [B, b]
+            let numbers = self.maps[map].forward_by_layers(&slice)?; // [B, b]
             let bounded = numbers.broadcast_add(&bound.shift)?.tanh()?;
             let bounded = bounded.broadcast_mul(&bound.half)?.broadcast_sub(&bound.offset)?;
             // The value is the rounded number, the gradient goes to the one before.
@@ -86,7 +86,7 @@ impl Net for FsqNet {
     }
 
     fn loss(&mut self, x: &Tensor) -> Result<Tensor> {
-        let difference = (self.decoder.forward(&self.quantize(x)?)? - x)?;
+        let difference = (self.decoder.forward_by_layers(&self.quantize(x)?)? - x)?;
         Ok(match self.loss {
             Distance::L1 => difference.abs()?.mean_all()?,
             Distance::L2 => difference.sqr()?.mean_all()?,

@@ -98,12 +98,12 @@ impl Net for LfqNet {
     }
 
     fn loss(&mut self, x: &Tensor) -> Result<Tensor> {
-        let latent = self.encoder.forward(x)?; // [B, d]
+        let latent = self.encoder.forward_by_layers(x)?; // [B, d]
         let fixed = latent.detach();
         let signs = ((fixed.gt(0.0)?.to_dtype(fixed.dtype())? * 2.0)? - 1.0)?;
         // The value is the sign, the gradient goes to the latent.
         let through = (&latent + (&signs - &fixed)?)?;
-        let reconstruction = (self.decoder.forward(&through)? - x)?.sqr()?.mean_all()?;
+        let reconstruction = (self.decoder.forward_by_layers(&through)? - x)?.sqr()?.mean_all()?;
         let commitment = (&latent - &signs)?.sqr()?.mean_all()?;
         let entropy = self.entropy(&latent)?;
         let loss = (reconstruction + (commitment * self.config.commitment)?)?;

@@ -63,7 +63,7 @@ impl MoeNet {
 
     /// An expert's projections of rows, [n, d].
     fn projected(&self, m: usize, rows: &Tensor) -> Result<Vec<f32>> {
-        values(&self.projections[m].forward(rows)?.detach())
+        values(&self.projections[m].forward_by_layers(rows)?.detach())
     }
 }
 
@@ -97,7 +97,7 @@ impl Net for MoeNet {
         let mut codewords = Vec::new();
         let mut quantization = Vec::new();
         for (m, (projection, codebook)) in self.projections.iter().zip(&self.codebooks).enumerate() {
-            let latent = projection.forward(x)?; // [B, d]
+            let latent = projection.forward_by_layers(x)?; // [B, d]
             let fixed = latent.detach();
             // Found on the host, so that codes are exactly those of encoding on any device.
             let search = NearestCodeword::new(values(&codebook.detach())?, self.config.latent);
@@ -113,12 +113,12 @@ impl Net for MoeNet {
         }
         let (rows, experts) = (x.dim(0)?, codewords.len());
         let side_by_side = Tensor::cat(&codewords, 1)?; // [B, M d]
-        let logits = (self.gate.forward(&side_by_side)? / self.config.gate_temperature)?; // [B, M]
+        let logits = (self.gate.forward_by_layers(&side_by_side)? / self.config.gate_temperature)?; // [B, M]
         let exponentials = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let gates = exponentials.broadcast_div(&exponentials.sum_keepdim(D::Minus1)?)?;
         let weights = (gates.reshape((rows, experts, 1))? * experts as f64)?;
         let weighted = side_by_side.reshape((rows, experts, self.config.latent))?.broadcast_mul(&weights)?;
-        let decoded = self.decoder.forward(&weighted.reshape((rows, experts * self.config.latent))?)?;
+        let decoded = self.decoder.forward_by_layers(&weighted.reshape((rows, experts * self.config.latent))?)?;
         let reconstruction = (decoded - x)?.sqr()?.mean_all()?;
         let quantization = Tensor::stack(&quantization, 0)?.mean_all()?;
         let balance = (imbalance(&gates)? * self.config.balance_weight)?;
