@@ -44,7 +44,8 @@ impl<'a> Growth<'a> {
     /// No categories.
     pub(crate) fn by_category(&self, method: &str) -> Result<Vec<Option<usize>>> {
         let paths = self.items.needed_categories(method)?;
-        let (mut same, mut below): (HashMap<&[String], usize>, HashMap<&[String], usize>) = Default::default();
+        let mut same: HashMap<&[String], usize> = HashMap::new();
+        let mut below = same.clone();
         for &item in &self.known {
             let path = paths[item].as_slice();
             same.entry(path).or_insert(item);

@@ -175,7 +175,7 @@ impl Das {
     /// Both directions of the contrast between the first half of a batch and the partners behind it.
     fn co_occurrence(&self, items: &[usize], latents: &Tensor, learnt: &Tensor, known: &[bool]) -> Result<[Tensor; 2]> {
         let half = items.len() / 2;
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             let problem = format!("a batch of {} items has no partners", items.len());
             return Err(Error::mismatch(problem, "this is a defect: report it").into());
         }
