@@ -5,8 +5,8 @@
 //! all items through one of them and [`cache`] keeps the vectors by content.
 //!
 //! [`formats`] opens a file of ready vectors of any listed format as a [`VectorFile`], which is read in
-//! batches of rows; [`vectors`] reads one whole, or the rows that belong to a run's items; [`parts`] puts several side by side; [`stage`] puts them on disk
-//! in the [`precision`] they came in and reads them back.
+//! batches of rows; [`vectors`] reads one whole, or the rows that belong to a run's items; [`parts`] puts vectors of
+//! several sources side by side; [`stage`] puts them on disk in the [`precision`] they came in and reads them back.
 //!
 //! Absent on purpose: training of encoders; object arrays and pickles, which are programs and not data.
 
