@@ -6,8 +6,8 @@
 //!
 //! [`formats`] opens a file of ready vectors of any listed format, on disk or in an object store ([`objects`]), as a
 //! [`VectorFile`], which is read in batches of rows; [`vectors`] reads one whole, or the rows that belong to a run's
-//! items; [`parts`] puts several side by side; [`stage`] puts them on disk
-//! in the [`precision`] they came in and reads them back.
+//! items; [`parts`] puts vectors of several sources side by side; [`stage`] puts them on disk in the [`precision`] they
+//! came in and reads them back.
 //!
 //! Absent on purpose: training of encoders; object arrays and pickles, which are programs and not data.
 

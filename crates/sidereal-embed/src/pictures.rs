@@ -90,7 +90,7 @@ impl PictureRules {
             3 => FilterType::CatmullRom,
             other => return refuse(format!("it resamples by method {other}, which is not known")),
         };
-        if config.image_std.iter().any(|deviation| !(*deviation > 0.0)) {
+        if config.image_std.iter().any(|deviation| deviation.is_nan() || *deviation <= 0.0) {
             return refuse("a deviation in image_std is not above 0".to_owned());
         }
         let scale = if config.do_rescale { config.rescale_factor } else { 1.0 };
