@@ -121,12 +121,12 @@ impl<'a> Network<'a> {
             flows: vec![0; codes],
             excess: vec![0; codes + 1],
         };
-        for k in 0..codes {
+        for (k, &price) in prices.iter().enumerate() {
             network.find_moves(k);
             // Only a full codeword may cost more than the end, and only one at its least may cost less.
             let (least, most) = (bounds.0 as i64, bounds.1 as i64);
             let rows = network.members[k].len() as i64;
-            let flow = match prices[k] {
+            let flow = match price {
                 price if price > 0.0 => most,
                 price if price < 0.0 => least,
                 _ => rows.clamp(least, most),
