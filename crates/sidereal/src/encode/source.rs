@@ -108,9 +108,10 @@ impl Source {
         Ok(())
     }
 
-    /// Reads some rows in order; the last chunk ends with the last of them.
-    pub(super) fn chunks(&self, rows: Range<u64>) -> Result<impl Iterator<Item = Result<Chunk>> + '_> {
-        let batch_rows = (CHUNK_NUMBERS / self.width.max(1)).clamp(1, CHUNK_ROWS);
+    /// Reads some rows in order, not many more than `about` at a time; the last chunk ends with the last of them.
+    pub(super) fn chunks(&self, rows: Range<u64>, about: u64) -> Result<impl Iterator<Item = Result<Chunk>> + '_> {
+        let most = usize::try_from(about).unwrap_or(usize::MAX).clamp(1, CHUNK_ROWS);
+        let batch_rows = (CHUNK_NUMBERS / self.width.max(1)).clamp(1, most);
         let reading = Reading { from_row: rows.start as usize, batch_rows: Some(batch_rows), keep_missing: true };
         let feeds = self.files.iter().map(|file| Feed::new(file, reading)).collect::<Result<Vec<_>>>()?;
         let mut merge = Merge { feeds, next_row: rows.start, end: rows.end, failed: false };

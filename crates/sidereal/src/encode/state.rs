@@ -175,6 +175,11 @@ impl Folder {
         Ok(Self { dir, job, key, has_ids: asked.has_ids, on_invalid: asked.on_invalid, lock })
     }
 
+    /// Rows of a part; chunks are no larger, so that damage behind a part does not take it along.
+    pub(super) fn part_rows(&self) -> u64 {
+        self.job.part_rows
+    }
+
     /// The rows of every part, in order.
     pub(super) fn parts(&self) -> Vec<Range<u64>> {
         let rows = self.job.rows;

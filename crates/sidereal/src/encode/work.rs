@@ -60,7 +60,7 @@ impl Work<'_> {
     fn read(&self, wanted: &[Range<u64>], out: &SyncSender<Result<(Range<u64>, Chunk)>>) {
         for run in wanted.chunk_by(|before, after| before.end == after.start) {
             let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-            let chunks = match self.source.chunks(first.start..last.end) {
+            let chunks = match self.source.chunks(first.start..last.end, self.folder.part_rows()) {
                 Ok(chunks) => chunks,
                 Err(error) => {
                     // Whoever has gone away has an error of its own to tell; so below.
