@@ -120,13 +120,11 @@ fn a_catalog_that_has_lived_comes_back_from_disk() {
     assert_eq!(opened.postings(1), [2, 3], "what came stands behind what was there");
     // Another format is refused by its number, before its fields are read.
     let path = dir.path().join("catalog.safetensors");
-    let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
-    assert!(text.contains("format_version"), "{text}");
-    let bytes = std::fs::read(&path).unwrap();
-    let needle = b"format_version\\\\\":2";
-    let at = bytes.windows(needle.len()).position(|w| w == needle);
-    let mut newer = bytes.clone();
-    newer[at.unwrap() + needle.len() - 1] = b'7';
+    let mut newer = std::fs::read(&path).unwrap();
+    let word = b"format_version";
+    let at = newer.windows(word.len()).position(|w| w == word).unwrap();
+    let digit = at + newer[at..].iter().position(u8::is_ascii_digit).unwrap();
+    newer[digit] = b'7';
     std::fs::write(&path, newer).unwrap();
     let error = Catalog::open(dir.path()).unwrap_err().to_string();
     assert!(error.contains("format version 7, but this program reads 2"), "{error}");

@@ -29,7 +29,7 @@ const MEASURED_ITEMS: usize = 100_000;
 pub struct FitRecord {
     /// Items that were measured.
     pub measured_items: usize,
-    /// The least error, the percentiles 1 to 99, and the largest, [101].
+    /// The least error, the percentiles 1 to 99, and the largest: 101 numbers.
     pub error_percentiles: Vec<f64>,
 }
 
@@ -204,7 +204,7 @@ fn divergence(codes: u32, a: impl Iterator<Item = u16>, b: impl Iterator<Item = 
     (0.5 * sum).clamp(0.0, 1.0)
 }
 
-/// The share of every code, [K].
+/// The share of every code, `[K]`.
 fn shares(codes: u32, found: impl Iterator<Item = u16>) -> Vec<f64> {
     let mut counts = vec![0f64; codes as usize];
     let mut total = 0.0;

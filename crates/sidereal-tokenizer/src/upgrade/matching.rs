@@ -14,7 +14,7 @@ pub(super) const EXACT: usize = 1024;
 /// Exact up to [`EXACT`]; beyond it the largest counts first, ties by row and column.
 ///
 /// # Shapes
-/// `counts`: pairs (row, column) below `n`; the answer: a permutation, [n]
+/// `counts`: pairs (row, column) below `n`; the answer: a permutation, `[n]`
 pub(super) fn best_match(counts: &HashMap<(u16, u16), u64>, n: usize) -> Vec<u16> {
     if n > EXACT {
         return greedy(counts, n);
@@ -43,7 +43,7 @@ fn greedy(counts: &HashMap<(u16, u16), u64>, n: usize) -> Vec<u16> {
 /// The column of every row such that the sum of the costs is least.
 ///
 /// # Shapes
-/// `costs`: [n, n]; the answer: a permutation, [n]
+/// `costs`: [n, n]; the answer: a permutation, `[n]`
 fn hungarian(costs: &[i64], n: usize) -> Vec<usize> {
     const NONE: usize = usize::MAX;
     let (mut row_price, mut column_price) = (vec![0i64; n], vec![0i64; n]);

@@ -7,7 +7,7 @@
 //! *Checked against*: all permutations of small matrices, in the matching's tests.
 //!
 //! # Shapes
-//! Items that both know [M]; semantic IDs [M, L]; a matching of K codes by level.
+//! Items that both know `[M]`; semantic IDs [M, L]; a matching of K codes by level.
 
 use std::collections::HashMap;
 use std::path::Path;
