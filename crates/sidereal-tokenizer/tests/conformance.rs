@@ -256,7 +256,7 @@ fn every_quantizer_reconstructs_what_it_says_and_leaves_less_after_each_level() 
         // Codes that do not refine one another have no residuals.
         if let Some(energy) = quantizer.residual_energy(&rows, &ids).unwrap() {
             assert!(energy.windows(2).all(|w| w[1] < w[0]), "{}: {energy:?}", method.name);
-            assert_eq!(energy.len(), 4, "{}", method.name);
+            assert_eq!(energy.len(), ids.levels() + 1, "{}", method.name);
         }
         let back = quantizer.reconstruct(&ids).unwrap();
         let width = rows.width();
@@ -324,6 +324,6 @@ fn every_quantizer_gives_new_items_what_their_vectors_say() {
         let mut tokenizer = train_on(&before, method.name, &[8, 8]);
         let all = tokenizer.extend_items(&after.items()).unwrap();
         assert_eq!(all, after.encode(&tokenizer), "{}", method.name);
-        assert_eq!(&all.codes()[..500], before.encode(&tokenizer).codes(), "{}", method.name);
+        assert_eq!(&all.codes()[..250 * all.levels()], before.encode(&tokenizer).codes(), "{}", method.name);
     }
 }

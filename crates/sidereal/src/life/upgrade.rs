@@ -92,7 +92,7 @@ pub fn upgrade(
     stages::embeddings::from_file(&to, new_embeddings, None, progress)?;
     match how {
         How::Map => by_map(run, &to, &catalog, tokenizer, new_embeddings),
-        How::Relabel => by_relabelling(&to, &catalog, &tokenizer, device, progress),
+        How::Relabel => by_relabelling(run, &to, &catalog, &tokenizer, device, progress),
     }
 }
 
@@ -126,6 +126,7 @@ fn by_map(run: &Run, to: &Run, catalog: &Catalog, tokenizer: ItemTokenizer, file
 }
 
 fn by_relabelling(
+    run: &Run,
     to: &Run,
     catalog: &Catalog,
     old: &ItemTokenizer,

@@ -1,0 +1,144 @@
+//! `sidereal bench`: this machine's figures for the project's own work.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Training steps of the TIGER shape.
+    Train {
+        /// Samples a step.
+        #[arg(long, default_value_t = 64)]
+        batch: usize,
+        /// History tokens.
+        #[arg(long, default_value_t = 80)]
+        encoder_tokens: usize,
+        /// Target tokens.
+        #[arg(long, default_value_t = 4)]
+        decoder_tokens: usize,
+        /// Vocabulary.
+        #[arg(long, default_value_t = 1026)]
+        vocab: usize,
+        /// Dropout.
+        #[arg(long, default_value_t = 0.1)]
+        dropout: f32,
+        /// Steps a run.
+        #[arg(long, default_value_t = 3)]
+        steps: usize,
+        /// Timed runs; one more before them warms up.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// The seed.
+        #[arg(long, default_value_t = 1234)]
+        seed: u64,
+    },
+    /// Constrained beam search of the TIGER shape.
+    Beam {
+        /// A T5 checkpoint in Hugging Face layout; by default random weights of TIGER's size.
+        #[arg(long)]
+        model: Option<PathBuf>,
+        /// Catalog codes [N, L] (.npy); by default random.
+        #[arg(long)]
+        catalog: Option<PathBuf>,
+        /// History token ids [users, T] (.npy); by default random.
+        #[arg(long)]
+        histories: Option<PathBuf>,
+        /// Items of the random catalog.
+        #[arg(long, default_value_t = 100_000)]
+        items: usize,
+        /// Users of the random histories.
+        #[arg(long, default_value_t = 64)]
+        users: usize,
+        /// Beam width and number of answers.
+        #[arg(long, default_value_t = 50)]
+        k: usize,
+        /// Requests at a time.
+        #[arg(long, default_value_t = 1)]
+        batch: usize,
+        /// Timed runs over all histories.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// Write sequences and scores as JSON, to be compared with another program's.
+        #[arg(long)]
+        save_output: Option<PathBuf>,
+        /// The seed.
+        #[arg(long, default_value_t = 1234)]
+        seed: u64,
+    },
+    /// Building the trie.
+    Trie {
+        /// Catalog codes [N, L] (.npy); by default random.
+        #[arg(long)]
+        input: Option<PathBuf>,
+        /// Semantic IDs of the random catalog.
+        #[arg(long, default_value_t = 1_000_000)]
+        ids: usize,
+        /// Levels L.
+        #[arg(long, default_value_t = 4)]
+        levels: usize,
+        /// Codes per level K.
+        #[arg(long, default_value_t = 256)]
+        codes: u32,
+        /// Timed runs.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
+    /// RQ-VAE of TIGER's shape on random vectors: encoding, and steps of training.
+    RqVae {
+        /// Items encoded.
+        #[arg(long, default_value_t = 100_000)]
+        items: usize,
+        /// Steps of training.
+        #[arg(long, default_value_t = 40)]
+        steps: usize,
+        /// Timed runs; one more before them warms up.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
+    /// Training a tokenizer on vectors alone and encoding items with it.
+    Encode {
+        /// The method (`sidereal methods` lists them).
+        #[arg(long, default_value = "rq-kmeans")]
+        method: String,
+        /// A setting of the method as key=value (max_iterations=20, beam=5).
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+        /// Vectors; by default random.
+        #[arg(long)]
+        input: Option<PathBuf>,
+        /// Items.
+        #[arg(long, default_value_t = 100_000)]
+        items: usize,
+        /// Width D.
+        #[arg(long, default_value_t = 768)]
+        width: usize,
+        /// Levels L.
+        #[arg(long, default_value_t = 3)]
+        levels: usize,
+        /// Codes per level K.
+        #[arg(long, default_value_t = 256)]
+        codes: u32,
+        /// Timed runs.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
+    /// The encode job, from a Parquet of random vectors to a Parquet of codes, for several numbers of items.
+    Job {
+        /// Numbers of items.
+        #[arg(long, value_delimiter = ',', default_value = "100000,1000000")]
+        items: Vec<u64>,
+        /// Width D.
+        #[arg(long, default_value_t = 384)]
+        width: usize,
+        /// Levels L.
+        #[arg(long, default_value_t = 3)]
+        levels: usize,
+        /// Codes per level K.
+        #[arg(long, default_value_t = 256)]
+        codes: u32,
+        /// Folder for vectors (4 D bytes an item), which are kept and used again, and for codes.
+        #[arg(long)]
+        work: PathBuf,
+    },
+}
