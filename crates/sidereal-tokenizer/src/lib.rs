@@ -1,10 +1,11 @@
 //! Vectors to semantic IDs.
 //!
-//! Item embeddings [N, D] go through recorded [`pre_step`]s and a quantizer ([`quantizers`]: one file a method,
-//! behind one list) and come out as semantic IDs [N, L]. An [`ItemTokenizer`] is both together (or an [`item_table`], for methods that list items one by one):
-//! [`ItemTokenizer::train`] fits it, [`ItemTokenizer::encode`] replays it on any items to come, [`report`] says how
-//! good the codes are, for imported catalogs too. Underneath lie an exact nearest-codeword search, k-means and a stack
-//! of residual codebooks.
+//! Item embeddings [N, D] go through recorded [`pre_step`]s and a quantizer ([`quantizers`]: one file a method, behind
+//! one list) and come out as semantic IDs [N, L]. An [`ItemTokenizer`] is both together (or an [`item_table`], for methods
+//! that list items one by one): [`ItemTokenizer::train`] fits it, [`ItemTokenizer::encode`] replays it on any items to
+//! come, [`report`] says how good the codes are, for imported catalogs too, and [`life`] is what happens to them later.
+//! Trained nets may be drawn towards what users did ([`align`], [`behaviour`]). Underneath lie products and
+//! decompositions, clustering, and the exact search of the nearest codeword.
 //!
 //! Absent on purpose: reading of tables (`sidereal-embed`, `sidereal-data`), the manifest of a stage (the facade writes
 //! it), what happens to items that share a semantic ID (the catalog of `sidereal-core`), and text tokenizers.
@@ -12,49 +13,19 @@
 pub mod codes;
 pub mod training_items;
 
+mod algebra;
+mod clustering;
+mod codebooks;
+
+pub mod behaviour;
+
+pub mod arrays;
+
 pub mod pre_step;
-
-mod product;
-
-mod linear_algebra;
-
-mod spectrum;
-
-mod cooccurrence;
-
-mod nearest;
-
-mod seeding;
-
-mod transport;
-
-mod capacity;
-
-mod mini_batch;
-
-mod kmeans;
-
-mod spectral;
-
-pub mod collaborative_vectors;
-
-mod code_tree;
-
-mod residual;
-
-mod beam;
-
-mod rotation;
-
-mod product_codebooks;
-
-mod sinkhorn;
 
 mod mlp;
 
 pub mod align;
-
-pub mod arrays;
 
 pub mod quantizers;
 
@@ -62,17 +33,9 @@ mod encode;
 
 pub mod item_table;
 
-pub mod balanced;
-
-pub mod growth;
-
 mod tokenizer;
 
-pub mod repair;
-
-pub mod drift;
-
-pub mod upgrade;
+pub mod life;
 
 pub mod report;
 

@@ -8,8 +8,8 @@ use sidereal_nn::ops::{self, LearntLayers};
 use sidereal_nn::params::{Init, Params};
 
 use crate::Result;
+use crate::algebra::product::{product, transposed};
 use crate::arrays::{ArraySet, NamedArray};
-use crate::product::{product, transposed};
 use sidereal_nn::rng::Rng;
 
 /// Rows of one product. Shorter blocks are filled up, so that every row sees a product of the same shape, which is

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::{Embeddings, Error, Result};
 
 use crate::arrays::{ArraySet, NamedArray};
-use crate::kmeans::normalise;
+use crate::clustering::kmeans::normalise;
 use crate::training_items::TrainingItems;
 
 mod blocks;

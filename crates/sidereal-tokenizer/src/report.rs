@@ -140,7 +140,7 @@ fn reconstruction(
         .values()
         .par_chunks(width)
         .zip(back.values().par_chunks(width))
-        .map(|(x, y)| (crate::product::squared_distance(x, y), crate::product::squared_norm(x)))
+        .map(|(x, y)| (crate::algebra::product::squared_distance(x, y), crate::algebra::product::squared_norm(x)))
         .collect();
     let (error, total) = sums.iter().fold((0.0, 0.0), |(e, t), (error, norm)| (e + error, t + norm));
     let energy = quantizer.residual_energy(prepared, ids)?;

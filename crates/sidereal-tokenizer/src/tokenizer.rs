@@ -13,14 +13,14 @@ use sidereal_core::{Embeddings, Error, ItemId, Progress, SemanticIds};
 
 use crate::Result;
 use crate::arrays::{ArraySet, save_arrays};
-use crate::drift::FitRecord;
 use crate::encode::{check_range, check_width, encode};
-use crate::growth::Growth;
 use crate::item_table::ItemTable;
+use crate::life::drift::FitRecord;
+use crate::life::growth::Growth;
+use crate::life::upgrade::bridge::{Bridge, BridgeRecord};
 use crate::pre_step::FittedPreSteps;
 use crate::quantizers::{Model, Quantizer, TokenizerConfig, Training};
 use crate::training_items::TrainingItems;
-use crate::upgrade::bridge::{Bridge, BridgeRecord};
 
 /// The description's file name.
 pub const DESCRIPTION_FILE: &str = "tokenizer.json";

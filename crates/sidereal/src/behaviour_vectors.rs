@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use serde::Serialize;
 use serde_json::json;
 use sidereal_core::{Embeddings, Error, Progress};
-use sidereal_tokenizer::collaborative_vectors::{CollaborativeConfig, user_vectors};
+use sidereal_tokenizer::behaviour::collaborative_vectors::{CollaborativeConfig, user_vectors};
 
 use crate::run::{Run, Stage};
 use crate::stages::collaborative::CollaborativeRecipe;

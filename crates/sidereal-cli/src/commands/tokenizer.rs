@@ -13,7 +13,7 @@ use sidereal::quality::{Subject, compare, side_by_side};
 use sidereal::report::{QualityPage, render_quality};
 use sidereal::stages::vectors_only;
 use sidereal::tokenizer::codes::parse_codes;
-use sidereal::tokenizer::drift::Limits;
+use sidereal::tokenizer::life::drift::Limits;
 use sidereal::tokenizer::{TokenizerConfig, Training};
 use sidereal::{Recipe, Result, Run, Stage, stages};
 
@@ -145,7 +145,8 @@ const EXIT_NO: u8 = 1;
 
 fn drift(context: &Context, run: &Run, embeddings: &Path, limits: &Limits) -> Result<ExitCode> {
     let vectors = sidereal::embed::read_vectors(embeddings, None)?;
-    let report = sidereal::tokenizer::drift::drift(&run.tokenizer()?, &run.catalog()?, &vectors.embeddings, limits)?;
+    let report =
+        sidereal::tokenizer::life::drift::drift(&run.tokenizer()?, &run.catalog()?, &vectors.embeddings, limits)?;
     if context.global.json {
         output::json(&report)?;
     } else {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use sidereal::behaviour_vectors::{Whose, write};
-use sidereal::tokenizer::collaborative_vectors::CollaborativeConfig;
+use sidereal::tokenizer::behaviour::collaborative_vectors::CollaborativeConfig;
 use sidereal::{Result, Run};
 
 use crate::args::Vectors;

@@ -26,7 +26,7 @@ use super::contrast::{contrast, sum, unit};
 use super::pairs::{CoOccurrencePairs, PairSource, UserItemPairs};
 use super::{AlignedBatch, Behaviour, check_temperature, check_weight};
 use crate::Result;
-use crate::collaborative_vectors::user_vectors;
+use crate::behaviour::collaborative_vectors::user_vectors;
 use crate::training_items::TrainingItems;
 
 /// What is aligned with what.

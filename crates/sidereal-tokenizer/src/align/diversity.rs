@@ -22,8 +22,8 @@ use sidereal_nn::rng::Rng;
 use super::contrast::{BARRED, NOBODY, masked_cross_entropy, sum};
 use super::{AlignedBatch, check_weight};
 use crate::Result;
-use crate::kmeans::{KMeansOptions, fit};
-use crate::product::squared_distance;
+use crate::algebra::product::squared_distance;
+use crate::clustering::kmeans::{KMeansOptions, fit};
 
 const ITERATIONS: usize = 25;
 

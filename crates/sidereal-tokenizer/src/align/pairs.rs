@@ -2,7 +2,7 @@
 
 use sidereal_nn::rng::Rng;
 
-use crate::cooccurrence::CoOccurrences;
+use crate::behaviour::cooccurrence::CoOccurrences;
 use crate::training_items::TrainingHistories;
 
 /// Draws partners of items.

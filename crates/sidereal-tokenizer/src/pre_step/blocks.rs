@@ -6,7 +6,7 @@ use sidereal_core::{Embeddings, Error, Result};
 
 use super::moments::Moments;
 use crate::arrays::{ArraySet, NamedArray};
-use crate::kmeans::normalise;
+use crate::clustering::kmeans::normalise;
 
 /// One vector of a row; in a recipe `{ width = 384, normalise = true, weight = 1.0 }`. The steps run in the order of
 /// the keys.

@@ -8,9 +8,9 @@ use sidereal_core::{Embeddings, Error, Result};
 
 use super::Buffers;
 use super::moments::column_means;
+use crate::algebra::linear_algebra::{cross_product, symmetric_eigen};
+use crate::algebra::product::{padded_product, transposed};
 use crate::arrays::{ArraySet, NamedArray};
-use crate::linear_algebra::{cross_product, symmetric_eigen};
-use crate::product::{padded_product, transposed};
 
 /// Settings of the step; in a recipe `{ pca = { width = 64, whiten = true } }`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::{Embeddings, Error, Result};
 
 use super::Buffers;
+use crate::algebra::linear_algebra::{cross_product, symmetric_eigen};
+use crate::algebra::product::padded_product;
 use crate::arrays::{ArraySet, NamedArray};
-use crate::kmeans::normalise;
-use crate::linear_algebra::{cross_product, symmetric_eigen};
-use crate::product::padded_product;
+use crate::clustering::kmeans::normalise;
 
 /// Settings of the step; in a recipe `{ collaborative-projection = { weight = 0.5 } }`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -21,9 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{MethodConfig, MethodKind, Model, Status, Trained, Training};
 use crate::Result;
-use crate::code_tree::place;
-use crate::growth::Growth;
+use crate::behaviour::code_tree::place;
 use crate::item_table::ItemTable;
+use crate::life::growth::Growth;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 

@@ -24,12 +24,12 @@ use sidereal_nn::rng::Rng;
 
 use super::{MethodConfig, MethodKind, Model, Status, Trained, Training};
 use crate::Result;
-use crate::code_tree::place;
-use crate::cooccurrence::CoOccurrences;
-use crate::growth::Growth;
+use crate::behaviour::code_tree::place;
+use crate::behaviour::cooccurrence::CoOccurrences;
+use crate::clustering::spectral::clusters;
 use crate::item_table::ItemTable;
+use crate::life::growth::Growth;
 use crate::pre_step::PreStep;
-use crate::spectral::clusters;
 use crate::training_items::TrainingItems;
 
 /// Settings of collaborative codes.
@@ -123,7 +123,7 @@ impl GraphTree {
         training: &Training<'_>,
     ) -> Result<(SemanticIds, usize)> {
         let histories = items.needed_histories(self.method)?;
-        crate::code_tree::check_room(items.len(), codes, self.method)?;
+        crate::behaviour::code_tree::check_room(items.len(), codes, self.method)?;
         let graph = CoOccurrences::count(&histories, items.len(), self.window);
         let unseen = (0..items.len()).filter(|&item| graph.row(item).len() == 0).count();
         training.progress.start("spectral clustering", None, "nodes");

@@ -13,8 +13,8 @@ use sidereal_core::{Embeddings, Progress, SemanticIds};
 
 use crate::Result;
 use crate::arrays::{ArraySet, NamedArray};
-use crate::growth::Growth;
 use crate::item_table::ItemTable;
+use crate::life::growth::Growth;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 

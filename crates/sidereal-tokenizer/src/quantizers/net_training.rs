@@ -21,10 +21,10 @@ use sidereal_nn::schedule::Schedule;
 
 use super::{MethodConfig, Model, Quantizer, Trained, Training};
 use crate::Result;
+use crate::algebra::product::squared_distance;
 use crate::arrays::{ArraySet, save_arrays};
+use crate::clustering::kmeans::sample_rows;
 use crate::encode::encode_prepared;
-use crate::kmeans::sample_rows;
-use crate::product::squared_distance;
 use crate::report::structure;
 
 /// Largest width, batch or number of epochs that a configuration may ask for.

@@ -19,12 +19,12 @@ use sidereal_nn::rng::Rng;
 use super::pq::level_records;
 use super::{LevelsSee, MethodConfig, MethodKind, Model, Quantizer, Scratch, Status, Trained, Training};
 use crate::Result;
+use crate::algebra::linear_algebra::{cross_product, procrustes, symmetric_eigen};
+use crate::algebra::rotation::Rotation;
 use crate::arrays::{ArraySet, NamedArray};
-use crate::kmeans::{KMeans, KMeansOptions, fit_from, sample_rows};
-use crate::linear_algebra::{cross_product, procrustes, symmetric_eigen};
+use crate::clustering::kmeans::{KMeans, KMeansOptions, fit_from, sample_rows};
+use crate::codebooks::product_codebooks::{ProductCodebooks, ProductTraining, check_levels, columns, cuts};
 use crate::pre_step::PreStep;
-use crate::product_codebooks::{ProductCodebooks, ProductTraining, check_levels, columns, cuts};
-use crate::rotation::Rotation;
 use crate::training_items::TrainingItems;
 
 /// Iterations of k-means between two rotations, as faiss.
@@ -402,7 +402,8 @@ mod tests {
         let ids = SemanticIds::new(levels, codes).unwrap();
         let back = quantizer.reconstruct(&ids).unwrap();
         let energy = quantizer.residual_energy(rows, &ids).unwrap().unwrap();
-        let error: f64 = (0..rows.rows()).map(|i| crate::product::squared_distance(rows.row(i), back.row(i))).sum();
+        let error: f64 =
+            (0..rows.rows()).map(|i| crate::algebra::product::squared_distance(rows.row(i), back.row(i))).sum();
         assert!((energy[levels] / error - 1.0).abs() < 1e-4, "{energy:?} and {error}");
         error
     }

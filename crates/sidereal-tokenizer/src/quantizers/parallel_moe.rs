@@ -26,9 +26,9 @@ use super::sliced::{SlicedCodebooks, in_blocks, run_all};
 use super::{MethodConfig, MethodKind, Quantizer, Scratch, Status, Trained, Training};
 use crate::Result;
 use crate::arrays::{ArraySet, NamedArray};
+use crate::codebooks::nearest::NearestCodeword;
 use crate::encode::check_width;
 use crate::mlp::Mlp;
-use crate::nearest::NearestCodeword;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 

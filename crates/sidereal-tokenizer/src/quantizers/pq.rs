@@ -16,9 +16,9 @@ use sidereal_core::{Embeddings, SemanticIds};
 use super::{LevelsSee, MethodConfig, MethodKind, Model, Quantizer, Scratch, Status, Trained, Training};
 use crate::Result;
 use crate::arrays::{ArraySet, NamedArray};
-use crate::kmeans::{KMeans, KMeansOptions};
+use crate::clustering::kmeans::{KMeans, KMeansOptions};
+use crate::codebooks::product_codebooks::{ProductCodebooks, ProductTraining, check_levels};
 use crate::pre_step::PreStep;
-use crate::product_codebooks::{ProductCodebooks, ProductTraining, check_levels};
 use crate::training_items::TrainingItems;
 
 /// Settings of product quantization.

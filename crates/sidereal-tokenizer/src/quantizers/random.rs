@@ -17,8 +17,8 @@ use sidereal_nn::rng::Rng;
 
 use super::{MethodConfig, MethodKind, Model, Status, Trained, Training};
 use crate::Result;
-use crate::growth::Growth;
 use crate::item_table::ItemTable;
+use crate::life::growth::Growth;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 

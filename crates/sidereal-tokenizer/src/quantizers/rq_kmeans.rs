@@ -6,7 +6,7 @@
 //! *Differs from the papers*: Lloyd's iterations on all rows unless `mini_batch_rows` is set; greedy k-means++ seeds from a
 //! sample (any rows when balanced). `normalize_residuals` gives GRID's variant, `spherical` keeps codewords at length 1 (for use with it).
 //! `balanced` holds clusters to equal sizes while codewords are fitted (MiniOneRec's bounds); items are encoded by the
-//! nearest codeword all the same, and [`crate::balanced`] can assign a whole catalog under these bounds. `beam` searches
+//! nearest codeword all the same, and [`crate::life::balanced`] can assign a whole catalog under these bounds. `beam` searches
 //! codes as faiss' ResidualQuantizer does, and `train_beam` fits each level to what the whole beam leaves. Residuals of text
 //! embeddings have long tails, on which plain k-means spends most codewords of the later levels: `normalize_residuals` and
 //! `balanced` use them evenly, the former at less error.
@@ -24,11 +24,11 @@ use sidereal_nn::rng::Rng;
 use super::{LevelsSee, MethodConfig, MethodKind, Model, Quantizer, Scratch, Status, Trained, Training};
 use crate::Result;
 use crate::arrays::{ArraySet, NamedArray};
-use crate::beam::{BeamSearch, check_beam, residuals_of_beams};
-use crate::capacity::MOST_CODES;
-use crate::kmeans::{Iterations, KMeansOptions, fit_by};
+use crate::clustering::capacity::MOST_CODES;
+use crate::clustering::kmeans::{Iterations, KMeansOptions, fit_by};
+use crate::codebooks::beam::{BeamSearch, check_beam, residuals_of_beams};
+use crate::codebooks::residual::ResidualCodebooks;
 use crate::pre_step::PreStep;
-use crate::residual::ResidualCodebooks;
 use crate::training_items::TrainingItems;
 
 /// Settings of residual k-means.
@@ -192,7 +192,7 @@ impl RqKmeansConfig {
 /// Scales rows to length 1; answers their mean length before.
 fn normalise_rows(rows: &mut [f32], width: usize) -> f32 {
     use rayon::prelude::*;
-    let lengths: Vec<f64> = rows.par_chunks_mut(width).map(crate::kmeans::normalise).collect();
+    let lengths: Vec<f64> = rows.par_chunks_mut(width).map(crate::clustering::kmeans::normalise).collect();
     (lengths.iter().sum::<f64>() / lengths.len().max(1) as f64) as f32
 }
 
@@ -312,7 +312,8 @@ mod tests {
                 let error = trained.record["levels"][1]["mean_squared_error"].as_f64().unwrap();
                 assert!((energy[2] / 700.0 / error - 1.0).abs() < 1e-3);
                 let back = quantizer.reconstruct(&ids).unwrap();
-                let apart: f64 = (0..700).map(|i| crate::product::squared_distance(rows.row(i), back.row(i))).sum();
+                let apart: f64 =
+                    (0..700).map(|i| crate::algebra::product::squared_distance(rows.row(i), back.row(i))).sum();
                 assert!((apart / energy[2] - 1.0).abs() < 1e-5);
             }
         }

@@ -22,10 +22,10 @@ use super::{LevelsSee, MethodConfig, MethodKind, Quantizer, Scratch, Status, Tra
 use crate::Result;
 use crate::align::AlignConfig;
 use crate::arrays::{ArraySet, NamedArray};
+use crate::codebooks::residual::ResidualCodebooks;
 use crate::encode::{BLOCK, check_width};
 use crate::mlp::Mlp;
 use crate::pre_step::PreStep;
-use crate::residual::ResidualCodebooks;
 use crate::training_items::TrainingItems;
 
 mod checkpoints;

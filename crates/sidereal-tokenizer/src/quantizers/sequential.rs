@@ -18,9 +18,9 @@ use sidereal_core::SemanticIds;
 
 use super::{MethodConfig, MethodKind, Model, Status, Trained, Training};
 use crate::Result;
-use crate::code_tree::{check_room, room, write_number};
-use crate::growth::{Growth, no_room};
+use crate::behaviour::code_tree::{check_room, room, write_number};
 use crate::item_table::ItemTable;
+use crate::life::growth::{Growth, no_room};
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 

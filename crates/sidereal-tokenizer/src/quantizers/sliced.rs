@@ -6,9 +6,9 @@ use rayon::prelude::*;
 
 use sidereal_core::{Error, Result, SemanticIds};
 
+use crate::algebra::product::squared_norm;
 use crate::encode::BLOCK;
 use crate::mlp::Mlp;
-use crate::product::squared_norm;
 
 /// Codewords of every slice.
 ///
@@ -92,7 +92,7 @@ impl SlicedCodebooks {
                     energy[0] += left;
                     for (level, (slice, codeword)) in self.codewords(codes).enumerate() {
                         let part = &row[slice.start..][..slice.width];
-                        left += crate::product::squared_distance(part, codeword) - squared_norm(part);
+                        left += crate::algebra::product::squared_distance(part, codeword) - squared_norm(part);
                         energy[level + 1] += left.max(0.0);
                     }
                 }

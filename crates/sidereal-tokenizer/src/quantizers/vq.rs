@@ -15,7 +15,7 @@ use super::rq_kmeans::RqKmeansConfig;
 use super::{MethodConfig, MethodKind, Quantizer, Status, Trained, Training};
 use crate::Result;
 use crate::arrays::ArraySet;
-use crate::kmeans::KMeansOptions;
+use crate::clustering::kmeans::KMeansOptions;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 

@@ -7,8 +7,8 @@ use sidereal_core::{Embeddings, SemanticIds};
 use sidereal_nn::rng::Rng;
 
 use super::structure::shared_prefix;
-use crate::kmeans::{normalise, sample_rows};
-use crate::product::{product, squared_distance, transposed};
+use crate::algebra::product::{product, squared_distance, transposed};
+use crate::clustering::kmeans::{normalise, sample_rows};
 
 /// Most items whose neighbours are looked at.
 const SAMPLE: usize = 1000;

@@ -10,7 +10,7 @@ use sidereal_core::collision::continue_suffix;
 use sidereal_core::{Catalog, CollisionPolicy, Embeddings, Error, ItemId, ItemIndex, Progress, SemanticIds};
 use sidereal_data::ColumnMap;
 use sidereal_tokenizer::ItemTokenizer;
-use sidereal_tokenizer::repair::{RepairRecord, place};
+use sidereal_tokenizer::life::repair::{RepairRecord, place};
 
 use crate::Result;
 use crate::life::added::AddedItems;

@@ -14,9 +14,9 @@ use sidereal_core::catalog::diff;
 use sidereal_core::{Catalog, Embeddings, Error, ItemIndex, Progress};
 use sidereal_nn::device::DeviceChoice;
 use sidereal_tokenizer::ItemTokenizer;
-use sidereal_tokenizer::upgrade::Agreement;
-use sidereal_tokenizer::upgrade::bridge::{BridgeRecord, bridge};
-use sidereal_tokenizer::upgrade::relabel::{RelabelRecord, relabel};
+use sidereal_tokenizer::life::upgrade::Agreement;
+use sidereal_tokenizer::life::upgrade::bridge::{BridgeRecord, bridge};
+use sidereal_tokenizer::life::upgrade::relabel::{RelabelRecord, relabel};
 
 use crate::Result;
 use crate::life::added::AddedItems;

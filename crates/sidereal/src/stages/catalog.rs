@@ -4,7 +4,7 @@ use serde_json::json;
 use sidereal_core::artifact::Manifest;
 use sidereal_core::{Catalog, CollisionPolicy, Embeddings, ItemId};
 use sidereal_tokenizer::ItemTokenizer;
-use sidereal_tokenizer::repair::{RepairRecord, repair};
+use sidereal_tokenizer::life::repair::{RepairRecord, repair};
 
 use crate::Result;
 use crate::life::versions;

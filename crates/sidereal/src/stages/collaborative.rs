@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::artifact::sha256_file;
 use sidereal_core::{Embeddings, Error, Progress};
 use sidereal_tokenizer::TrainingHistories;
-use sidereal_tokenizer::collaborative_vectors::{CollaborativeConfig, collaborative_vectors};
+use sidereal_tokenizer::behaviour::collaborative_vectors::{CollaborativeConfig, collaborative_vectors};
 
 use crate::Result;
 use crate::stages::tokenizer::Known;

@@ -47,7 +47,7 @@ impl LfqNet {
             while start < end {
                 let bits = (end - start).min(GROUP_BITS);
                 let rows: Vec<f32> = (0..1u32 << bits).flat_map(|code| codeword(code, bits)).collect();
-                let columns = crate::product::transposed(&rows, bits);
+                let columns = crate::algebra::product::transposed(&rows, bits);
                 let columns = Tensor::from_vec(columns, (bits, 1 << bits), &training.device)?;
                 groups.push(Group { start, bits, columns });
                 start = end.min(start + bits);
@@ -144,7 +144,8 @@ mod tests {
         }
         let of_batch: f64 = -mean.iter().map(|p| p * p.ln()).sum::<f64>();
         let columns: Vec<f32> = (0..8).flat_map(|code| codeword(code, bits)).collect();
-        let columns = Tensor::from_vec(crate::product::transposed(&columns, bits), (bits, 8), &Device::Cpu).unwrap();
+        let columns =
+            Tensor::from_vec(crate::algebra::product::transposed(&columns, bits), (bits, 8), &Device::Cpu).unwrap();
         let latent = Var::from_vec(z, (rows, bits), &Device::Cpu).unwrap();
         let (items, batch) = entropies(&latent, &columns, temperature).unwrap();
         assert!((f64::from(items.to_scalar::<f32>().unwrap()) - of_items).abs() < 1e-5);

@@ -10,10 +10,10 @@ use sidereal_nn::rng::Rng;
 use super::super::net_training::Net;
 use super::{Expert, ParallelMoe, ParallelMoeConfig, codebook_name, expert_name};
 use crate::Result;
+use crate::clustering::seeding::seed_rows;
+use crate::codebooks::nearest::NearestCodeword;
 use crate::mlp::TrainableMlp;
-use crate::nearest::NearestCodeword;
 use crate::quantizers::{Quantizer, Training};
-use crate::seeding::seed_rows;
 
 /// Candidates for each k-means++ seed.
 const SEED_TRIALS: usize = 4;

@@ -12,8 +12,8 @@ use super::options::{InputNorm, Reduction};
 use super::quantise::{Quantized, quantise};
 use super::{Plan, RqVae};
 use crate::Result;
+use crate::codebooks::residual::ResidualCodebooks;
 use crate::mlp::{Mlp, TrainableMlp};
-use crate::residual::ResidualCodebooks;
 
 /// Encoder, decoder and codebooks as parameters: `enc.*`, `dec.*`, those of [`Codebooks`] and `input_norm.*`.
 #[derive(Debug)]
@@ -180,7 +180,9 @@ mod tests {
             let data = match name.strip_prefix("codebooks.") {
                 Some(level) => codebooks[level.parse::<usize>().unwrap() * 32 * 8..][..32 * 8].to_vec(),
                 // The fixture holds [O, I].
-                None if name.ends_with("weight") => crate::product::transposed(&values(&weights, name), var.dims()[0]),
+                None if name.ends_with("weight") => {
+                    crate::algebra::product::transposed(&values(&weights, name), var.dims()[0])
+                }
                 None => values(&weights, name),
             };
             var.set(&Tensor::from_vec(data, var.dims(), &Device::Cpu).unwrap()).unwrap();

@@ -9,9 +9,9 @@ use super::RqVaeConfig;
 use super::estimators::{gumbel_mixture, rotated, straight_through};
 use super::options::{CodebookUpdate, Estimator, Gumbel, Reduction, Sinkhorn};
 use crate::Result;
-use crate::nearest::NearestCodeword;
-use crate::product::{product, squared_norm, transposed};
-use crate::sinkhorn;
+use crate::algebra::product::{product, squared_norm, transposed};
+use crate::clustering::sinkhorn;
+use crate::codebooks::nearest::NearestCodeword;
 
 /// Rows that one thread searches; fixed, though a row's code does not depend on it.
 const BLOCK: usize = 512;

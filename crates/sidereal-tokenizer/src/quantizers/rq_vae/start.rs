@@ -5,8 +5,8 @@ use sidereal_nn::rng::Rng;
 use super::forward_all;
 use super::training::Steps;
 use crate::Result;
-use crate::kmeans::{KMeansOptions, fit, sample_rows};
-use crate::product::squared_norm;
+use crate::algebra::product::squared_norm;
+use crate::clustering::kmeans::{KMeansOptions, fit, sample_rows};
 
 /// Noise on a codeword that begins at a residual.
 const NOISE: f64 = 1e-4;
@@ -88,7 +88,7 @@ impl Steps<'_> {
 
 /// Subtracts from every row its nearest codeword.
 fn subtract_nearest(codewords: &[f32], width: usize, rows: &mut [f32]) {
-    let mut level = crate::residual::ResidualCodebooks::new(width);
+    let mut level = crate::codebooks::residual::ResidualCodebooks::new(width);
     level.push(codewords.to_vec(), None);
     level.subtract_level(0, rows);
 }

@@ -227,7 +227,7 @@ fn reconstruction_error(net: &RqVae, rows: &Embeddings, ids: &SemanticIds) -> Re
     let back = net.reconstruct(ids)?;
     let width = rows.width();
     let pairs = rows.values().par_chunks(width).zip(back.values().par_chunks(width));
-    let errors: Vec<f64> = pairs.map(|(x, y)| crate::product::squared_distance(x, y)).collect();
+    let errors: Vec<f64> = pairs.map(|(x, y)| crate::algebra::product::squared_distance(x, y)).collect();
     Ok(errors.iter().sum::<f64>() / rows.rows().max(1) as f64)
 }
 

@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use sidereal_core::Result;
 use sidereal_nn::rng::Rng;
 
-use crate::linear_algebra::{cross_product, symmetric_eigen};
-use crate::product::product;
+use crate::algebra::linear_algebra::{cross_product, symmetric_eigen};
+use crate::algebra::product::product;
 
 /// Rows that are multiplied at a time; fixed, so that results do not depend on the number of threads.
 const BLOCK: usize = 1024;

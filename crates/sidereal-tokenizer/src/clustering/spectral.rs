@@ -10,10 +10,10 @@ use rayon::prelude::*;
 use sidereal_core::Result;
 use sidereal_nn::rng::Rng;
 
-use crate::cooccurrence::CoOccurrences;
-use crate::kmeans::{KMeansOptions, fit, normalise};
-use crate::nearest::NearestCodeword;
-use crate::spectrum::{Effort, leading_eigenpairs};
+use crate::algebra::spectrum::{Effort, leading_eigenpairs};
+use crate::behaviour::cooccurrence::CoOccurrences;
+use crate::clustering::kmeans::{KMeansOptions, fit, normalise};
+use crate::codebooks::nearest::NearestCodeword;
 
 /// Directions carried beside the wanted ones.
 const SURPLUS: usize = 8;

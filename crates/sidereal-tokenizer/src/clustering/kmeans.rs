@@ -9,11 +9,11 @@ use rayon::prelude::*;
 use sidereal_core::{Error, Result};
 use sidereal_nn::rng::Rng;
 
-use crate::capacity::Balancing;
-use crate::mini_batch;
-use crate::nearest::NearestCodeword;
-use crate::product::{squared_distance, squared_norm};
-use crate::seeding::seed_rows;
+use crate::algebra::product::{squared_distance, squared_norm};
+use crate::clustering::capacity::Balancing;
+use crate::clustering::mini_batch;
+use crate::clustering::seeding::seed_rows;
+use crate::codebooks::nearest::NearestCodeword;
 
 /// Rows of one parallel block; fixed, so that results do not depend on the number of threads.
 const BLOCK: usize = 2048;

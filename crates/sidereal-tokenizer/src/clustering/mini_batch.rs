@@ -7,9 +7,9 @@
 use rayon::prelude::*;
 use sidereal_nn::rng::Rng;
 
-use crate::kmeans::{KMeansOptions, normalise};
-use crate::nearest::NearestCodeword;
-use crate::product::squared_distance;
+use crate::algebra::product::squared_distance;
+use crate::clustering::kmeans::{KMeansOptions, normalise};
+use crate::codebooks::nearest::NearestCodeword;
 
 /// Rows of one parallel block; fixed, so that results do not depend on the number of threads.
 const BLOCK: usize = 512;

@@ -9,11 +9,11 @@ use rayon::prelude::*;
 
 use sidereal_core::{Error, Result, SemanticIds};
 
+use crate::algebra::product::squared_norm;
 use crate::arrays::{ArraySet, NamedArray};
+use crate::clustering::kmeans::normalise;
+use crate::codebooks::nearest::NearestCodeword;
 use crate::encode::BLOCK;
-use crate::kmeans::normalise;
-use crate::nearest::NearestCodeword;
-use crate::product::squared_norm;
 
 /// # Shapes
 /// L codebooks of [K_l, d]

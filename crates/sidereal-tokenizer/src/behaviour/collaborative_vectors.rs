@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::{Embeddings, Error, Progress, Result};
 use sidereal_nn::rng::Rng;
 
-use crate::cooccurrence::CoOccurrences;
-use crate::spectrum::{Effort, leading_eigenpairs};
+use crate::algebra::spectrum::{Effort, leading_eigenpairs};
+use crate::behaviour::cooccurrence::CoOccurrences;
 use crate::training_items::TrainingHistories;
 
 const SURPLUS: usize = 16;
@@ -219,7 +219,7 @@ pub fn user_vectors(histories: &TrainingHistories<'_>, embeddings: &Embeddings, 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::linear_algebra::symmetric_eigen;
+    use crate::algebra::linear_algebra::symmetric_eigen;
     use sidereal_core::{Histories, NoProgress};
 
     /// 160 items in 8 groups; a user's session stays in one. Items from 160 on are never seen.

@@ -6,7 +6,7 @@
 //! - `sinkhorn`: LC-Rec (Zheng et al., arXiv 2311.09049, section 3.1, and its code): up to 20 rounds, in each of which
 //!   every group of items with one semantic ID is mapped to the codes of the last level anew by Sinkhorn's uniform
 //!   mapping, epsilon 0.003, 50 iterations.
-//! - `balanced`: codes are given anew at every level, each to about as many items ([`crate::balanced`]).
+//! - `balanced`: codes are given anew at every level, each to about as many items ([`crate::life::balanced`]).
 //!
 //! *Differs from LC-Rec*: what 20 rounds do not part shares a leaf and is counted.
 //!
@@ -25,11 +25,11 @@ use serde::Serialize;
 use sidereal_core::{CollisionPolicy, Embeddings, Error, ItemId, SemanticIds};
 
 use crate::Result;
-use crate::balanced::assign_balanced;
-use crate::kmeans::normalise;
-use crate::product::squared_distance;
+use crate::algebra::product::squared_distance;
+use crate::clustering::kmeans::normalise;
+use crate::clustering::sinkhorn;
+use crate::life::balanced::assign_balanced;
 use crate::quantizers::{LevelsSee, Quantizer};
-use crate::sinkhorn;
 use crate::tokenizer::ItemTokenizer;
 
 /// LC-Rec's number of rounds.

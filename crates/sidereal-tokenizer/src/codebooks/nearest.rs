@@ -8,7 +8,7 @@
 //!
 //! Codes therefore do not depend on the kernel, the number of threads, or which rows travel in one batch.
 
-use crate::product::{product, squared_distance, squared_norm, transposed};
+use crate::algebra::product::{product, squared_distance, squared_norm, transposed};
 
 /// Floats of one block of screening scores: they stay in the second-level cache.
 const SCORES_PER_BLOCK: usize = 1 << 17;

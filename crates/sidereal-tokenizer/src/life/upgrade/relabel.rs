@@ -18,9 +18,9 @@ use sidereal_core::{Embeddings, Error, SemanticIds};
 
 use crate::Result;
 use crate::arrays::ArraySet;
+use crate::life::upgrade::Agreement;
+use crate::life::upgrade::matching::{EXACT, best_match};
 use crate::tokenizer::ItemTokenizer;
-use crate::upgrade::Agreement;
-use crate::upgrade::matching::{EXACT, best_match};
 
 /// A tokenizer under the old names.
 #[derive(Debug)]

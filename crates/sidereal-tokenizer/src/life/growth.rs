@@ -6,10 +6,10 @@ use rayon::prelude::*;
 
 use sidereal_core::{Error, ItemId, Result};
 
-use crate::code_tree::room;
-use crate::cooccurrence::CoOccurrences;
+use crate::algebra::product::squared_distance;
+use crate::behaviour::code_tree::room;
+use crate::behaviour::cooccurrence::CoOccurrences;
 use crate::item_table::ItemTable;
-use crate::product::squared_distance;
 use crate::training_items::TrainingItems;
 
 /// Items of which a list knows some.
@@ -133,7 +133,7 @@ fn first_free(taken: &BTreeSet<Vec<u16>>, prefix: &[u16], sizes: &[u32]) -> Opti
     }
     let mut codes = prefix.to_vec();
     codes.resize(sizes.len(), 0);
-    crate::code_tree::write_number(free, below, &mut codes[prefix.len()..]);
+    crate::behaviour::code_tree::write_number(free, below, &mut codes[prefix.len()..]);
     Some(codes)
 }
 

@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::product::{product, transposed};
+use crate::algebra::product::{product, transposed};
 
 /// Rows of one product.
 const BLOCK: usize = 256;

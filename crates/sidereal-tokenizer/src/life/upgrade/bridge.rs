@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::{Embeddings, Error};
 
 use crate::Result;
+use crate::algebra::linear_algebra::{cross_product, procrustes, ridge};
+use crate::algebra::product::{squared_distance, squared_norm};
 use crate::arrays::{ArraySet, NamedArray};
 use crate::encode::BLOCK;
-use crate::linear_algebra::{cross_product, procrustes, ridge};
 use crate::mlp::Mlp;
-use crate::product::{squared_distance, squared_norm};
 use crate::tokenizer::ItemTokenizer;
 
 const NAME: &str = "bridge";
@@ -240,8 +240,8 @@ impl Anchors {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::life::upgrade::Agreement;
     use crate::quantizers::TokenizerConfig;
-    use crate::upgrade::Agreement;
     use sidereal_core::NoProgress;
     use sidereal_nn::rng::Rng;
 

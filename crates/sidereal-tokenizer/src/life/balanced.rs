@@ -10,9 +10,9 @@ use rayon::prelude::*;
 use sidereal_core::{Embeddings, Error, SemanticIds};
 
 use crate::Result;
-use crate::capacity::{Balancing, MOST_CODES};
-use crate::kmeans::normalise;
-use crate::product_codebooks::columns;
+use crate::clustering::capacity::{Balancing, MOST_CODES};
+use crate::clustering::kmeans::normalise;
+use crate::codebooks::product_codebooks::columns;
 use crate::quantizers::LevelsSee;
 use crate::tokenizer::ItemTokenizer;
 

@@ -7,11 +7,11 @@ use rayon::prelude::*;
 use sidereal_core::{Error, Progress, Result, SemanticIds};
 use sidereal_nn::rng::Rng;
 
+use crate::algebra::product::{squared_distance, squared_norm};
 use crate::arrays::{ArraySet, NamedArray};
+use crate::clustering::kmeans::{KMeans, KMeansOptions, fit};
+use crate::codebooks::nearest::NearestCodeword;
 use crate::encode::BLOCK;
-use crate::kmeans::{KMeans, KMeansOptions, fit};
-use crate::nearest::NearestCodeword;
-use crate::product::{squared_distance, squared_norm};
 
 /// Checks that there is a column for every level.
 ///

@@ -2,13 +2,13 @@
 //!
 //! With N rows and K codewords each codeword gets floor(N / K) rows, at most one less or one more: the bounds of
 //! MiniOneRec (arXiv 2510.24431, its constrained residual k-means). Up to [`EXACT_ROWS`] rows the least total is found
-//! exactly ([`crate::transport`]); more rows are dealt out into parts like cards, whose bounds add up to the same, and
+//! exactly ([`crate::clustering::transport`]); more rows are dealt out into parts like cards, whose bounds add up to the same, and
 //! each part is solved exactly.
 
 use rayon::prelude::*;
 
-use crate::product::{product, squared_norm, transposed};
-use crate::transport::transport;
+use crate::algebra::product::{product, squared_norm, transposed};
+use crate::clustering::transport::transport;
 
 /// Most rows that are assigned in one problem.
 pub(crate) const EXACT_ROWS: usize = 20_480;

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::{Catalog, Embeddings, Error, ItemIndex, SemanticIds};
 
 use crate::Result;
+use crate::algebra::product::squared_distance;
 use crate::encode::encode_prepared;
-use crate::product::squared_distance;
 use crate::quantizers::Quantizer;
 use crate::tokenizer::ItemTokenizer;
 

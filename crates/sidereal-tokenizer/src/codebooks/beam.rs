@@ -16,11 +16,11 @@ use rayon::prelude::*;
 use sidereal_core::{Error, Result};
 use sidereal_nn::rng::Rng;
 
+use crate::algebra::product::product;
+use crate::clustering::kmeans::sample_rows;
+use crate::codebooks::nearest::{UNIT_ROUNDOFF, length_at_most};
+use crate::codebooks::residual::ResidualCodebooks;
 use crate::encode::BLOCK;
-use crate::kmeans::sample_rows;
-use crate::nearest::{UNIT_ROUNDOFF, length_at_most};
-use crate::product::product;
-use crate::residual::ResidualCodebooks;
 
 /// Widest beam.
 const MOST_BEAMS: usize = 64;

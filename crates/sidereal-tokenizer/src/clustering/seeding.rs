@@ -11,7 +11,7 @@
 use rayon::prelude::*;
 use sidereal_nn::rng::Rng;
 
-use crate::product::{product, squared_distance, squared_norm, transposed};
+use crate::algebra::product::{product, squared_distance, squared_norm, transposed};
 
 /// Most candidates in a batch.
 const BATCH: usize = 64;
