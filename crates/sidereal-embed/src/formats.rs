@@ -71,6 +71,9 @@ pub struct Reading {
     pub keep_missing: bool,
 }
 
+/// Item ids batch by batch, each with the row that comes first.
+pub type IdBatches<'a> = Box<dyn Iterator<Item = Result<(usize, Vec<ItemId>)>> + 'a>;
+
 /// Some rows of a file.
 #[derive(Debug, Clone)]
 pub struct Batch {
@@ -204,7 +207,7 @@ impl VectorFile {
     ///
     /// # Errors
     /// Damaged batches; missing ids.
-    pub fn ids(&self) -> Result<Box<dyn Iterator<Item = Result<(usize, Vec<ItemId>)>> + '_>> {
+    pub fn ids(&self) -> Result<IdBatches<'_>> {
         match &self.contents {
             Contents::Matrix(_) => Ok(Box::new(std::iter::empty())),
             Contents::Parquet(columns) => columns.id_batches(),

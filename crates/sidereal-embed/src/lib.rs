@@ -38,7 +38,7 @@ pub mod stage;
 pub use cache::VectorCache;
 pub use encode::{BATCH_TOKENS, Contents, EncodeFacts, EncodeWork, cache_name, encode_items};
 pub use encoders::{ComputeType, ENCODERS, Embedder, EncoderFacts, EncoderOptions, Modality};
-pub use formats::{Batch, FORMATS, FileIdentity, Reading, VectorFile};
+pub use formats::{Batch, FORMATS, FileIdentity, IdBatches, Reading, VectorFile};
 pub use hub::Hub;
 pub use model_folder::ModelFolder;
 pub use objects::StoreOptions;

@@ -93,7 +93,7 @@ impl TextTokenizer {
         let sentence: SentenceConfig = folder.json_if_there("sentence_bert_config.json")?.unwrap_or_default();
         let config: TokenizerConfig = folder.json_if_there("tokenizer_config.json")?.unwrap_or_default();
         let most = rules.most_tokens.unwrap_or(usize::MAX);
-        let of_tokenizer = config.model_max_length.filter(|&most| most >= 1.0 && most < 1e6).map(|most| most as usize);
+        let of_tokenizer = config.model_max_length.filter(|most| (1.0..1e6).contains(most)).map(|most| most as usize);
         let own = sentence.max_seq_length.or(of_tokenizer).unwrap_or(DEFAULT_TOKENS);
         let max_tokens = wanted.unwrap_or(own.min(most).max(MIN_TOKENS));
         if max_tokens < MIN_TOKENS || max_tokens > most {

@@ -140,7 +140,7 @@ impl Columns {
         }))
     }
 
-    pub(super) fn id_batches(&self) -> Result<Box<dyn Iterator<Item = Result<(usize, Vec<ItemId>)>> + '_>> {
+    pub(super) fn id_batches(&self) -> Result<super::IdBatches<'_>> {
         let Some(column) = self.ids else { return Ok(Box::new(std::iter::empty())) };
         let mut next_row = 0;
         Ok(Box::new(self.file.batches(&[column], 0)?.map(move |batch| {

@@ -23,8 +23,10 @@ fn largest_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// A folder's texts one at a time, and all in one batch.
-fn embed(dir: &Path, texts: &[String], options: &EncoderOptions) -> (Vec<Vec<u32>>, Vec<Vec<f32>>, Vec<Vec<f32>>) {
+type Rows<T> = Vec<Vec<T>>;
+
+/// A folder's texts: their token ids, and their vectors one at a time and all in one batch.
+fn embed(dir: &Path, texts: &[String], options: &EncoderOptions) -> (Rows<u32>, Rows<f32>, Rows<f32>) {
     let embedder = open(dir, options);
     let inputs: Vec<Input> = texts.iter().map(|text| embedder.prepare(Content::Text(text)).unwrap()).collect();
     let tokens = inputs.iter().map(|input| match input {

@@ -147,7 +147,7 @@ cpu::vectorised! {
 fn tail(x: f32) -> (f32, f32) {
     let a = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * a);
-    let p = t * (0.127_414_8 + t * (-0.142_248_37 + t * (0.710_706_87 + t * (-0.726_576 + t * 0.530_702_7))));
+    let p = t * (0.127_414_8 + t * (-0.142_248_36 + t * (0.710_706_9 + t * (-0.726_576 + t * 0.530_702_7))));
     let density = vector::exp(-a * a);
     (p * density, density)
 }

@@ -58,10 +58,8 @@ pub(super) fn encode(
     let count = rows - faults.len();
     let mut ids_of_sound = None;
     if !faults.is_empty() {
-        let mut kept = 0;
-        for row in (0..rows).filter(|&row| sound[row]) {
+        for (kept, row) in (0..rows).filter(|&row| sound[row]).enumerate() {
             values.copy_within(row * width..(row + 1) * width, kept * width);
-            kept += 1;
         }
         values.truncate(count * width);
         let of =

@@ -18,7 +18,7 @@ pub(super) fn write(path: &Path, element: &str, shape: &[usize], bytes: &[u8]) -
     Ok(write_atomic(path, |out| {
         out.write_all(b"\x93NUMPY\x01\x00")?;
         out.write_all(&length.to_le_bytes())?;
-        write!(out, "{header}{:padding$}\n", "")?;
+        writeln!(out, "{header}{:padding$}", "")?;
         out.write_all(bytes)
     })?)
 }

@@ -54,10 +54,9 @@ fn parse(bytes: &[u8]) -> std::result::Result<Matrix, String> {
     let folder = pickle_name.strip_suffix("data.pkl").unwrap_or_default();
     let name = format!("{folder}data/{key}");
     let (_, data) = entries.iter().find(|(found, _)| *found == name).ok_or_else(|| format!("it holds no {name}"))?;
-    if let Some((_, order)) = entries.iter().find(|(found, _)| *found == format!("{folder}byteorder")) {
-        if *order != b"little" {
-            return Err("its numbers are not little-endian".to_owned());
-        }
+    let order = entries.iter().find(|(found, _)| *found == format!("{folder}byteorder"));
+    if order.is_some_and(|(_, order)| *order != b"little") {
+        return Err("its numbers are not little-endian".to_owned());
     }
     let [rows, columns] = shape;
     let count = rows.checked_mul(columns).filter(|&count| count <= data.len() / bytes_each);
