@@ -2,7 +2,7 @@
 //!
 //! Cheapest first: [`bridge`] maps vectors of the new model into the old space and keeps tokenizer, catalog and generator
 //! as they are; [`relabel`] takes a tokenizer that was trained anew and names its codes after the old ones that they
-//! resemble most, by [`matching`]. How often both name a code alike is an [`Agreement`].
+//! resemble most, by Hungarian matching. How often both name a code alike is an [`Agreement`].
 
 use serde::Serialize;
 
