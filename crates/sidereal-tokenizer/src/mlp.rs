@@ -4,6 +4,7 @@
 //! A net may be a branch beside the identity, y = x + MLP(x), and may normalise its inputs row by row first.
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 use sidereal_nn::ops::{self, LearntLayers};
 use sidereal_nn::params::{Init, Params};
 
@@ -170,6 +171,19 @@ impl Mlp {
     /// Width of its outputs.
     pub(crate) fn outputs(&self) -> usize {
         self.layers.last().map_or(0, |layer| layer.outputs)
+    }
+
+    /// Runs rows through all layers over all threads, [N, I] to [N, O].
+    pub(crate) fn forward_all(&self, rows: &[f32]) -> Vec<f32> {
+        let parts: Vec<Vec<f32>> = rows
+            .par_chunks(BLOCK * self.inputs())
+            .map_init(Default::default, |hidden, rows| {
+                let mut out = Vec::with_capacity(rows.len() / self.inputs() * self.outputs());
+                self.forward_rows(rows, hidden, &mut out);
+                out
+            })
+            .collect();
+        parts.concat()
     }
 
     /// Runs rows through all layers and appends the results to `out`.

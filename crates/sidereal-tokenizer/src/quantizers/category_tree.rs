@@ -24,7 +24,6 @@ use crate::Result;
 use crate::behaviour::code_tree::place;
 use crate::item_table::ItemTable;
 use crate::life::growth::Growth;
-use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 
 /// Settings of the category tree.
@@ -55,16 +54,8 @@ impl MethodConfig for CategoryTreeConfig {
         &self.codes
     }
 
-    fn pre_steps(&self) -> &[PreStep] {
-        &[]
-    }
-
     fn lists_items(&self) -> bool {
         true
-    }
-
-    fn check(&self) -> Result<()> {
-        Ok(())
     }
 
     fn train(&self, items: &TrainingItems<'_>, _training: &Training<'_>) -> Result<Trained> {

@@ -29,7 +29,6 @@ use crate::behaviour::cooccurrence::CoOccurrences;
 use crate::clustering::spectral::clusters;
 use crate::item_table::ItemTable;
 use crate::life::growth::Growth;
-use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 
 /// Settings of collaborative codes.
@@ -64,10 +63,6 @@ impl MethodKind for CollaborativeConfig {
 impl MethodConfig for CollaborativeConfig {
     fn codes(&self) -> &[u32] {
         &self.codes
-    }
-
-    fn pre_steps(&self) -> &[PreStep] {
-        &[]
     }
 
     fn lists_items(&self) -> bool {

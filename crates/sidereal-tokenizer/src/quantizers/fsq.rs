@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::{Embeddings, Error, SemanticIds};
 use sidereal_nn::schedule::Schedule;
 
-use super::net_training::{self, LoopSettings, check_hidden};
-use super::sliced::{SlicedCodebooks, in_blocks, run_all};
+use super::net_training::{self, check_hidden, loop_settings};
+use super::sliced::{SlicedCodebooks, in_blocks};
 use super::{MethodConfig, MethodKind, Quantizer, Scratch, Status, Trained, Training};
 use crate::Result;
 use crate::arrays::{ArraySet, NamedArray};
@@ -147,19 +147,6 @@ impl FsqConfig {
         }
         Ok(())
     }
-
-    fn loop_settings(&self) -> LoopSettings {
-        LoopSettings {
-            learning_rate: self.learning_rate,
-            weight_decay: self.weight_decay,
-            schedule: self.schedule,
-            clip_norm: self.clip_norm,
-            batch: self.batch,
-            epochs: self.epochs,
-            evaluate_every: self.evaluate_every,
-            patience: self.patience,
-        }
-    }
 }
 
 impl MethodConfig for FsqConfig {
@@ -175,14 +162,14 @@ impl MethodConfig for FsqConfig {
         self.check_bins()?;
         self.grids()?;
         check_hidden("fsq", &self.hidden)?;
-        self.loop_settings().check("fsq")
+        loop_settings!(self).check("fsq")
     }
 
     fn train(&self, items: &TrainingItems<'_>, training: &Training<'_>) -> Result<Trained> {
         let layout = Layout::new(self.grids()?, items.vectors.width())?;
         let bins: Vec<Vec<u32>> = layout.grids.iter().map(|grid| grid.bins().to_vec()).collect();
         let net = net::FsqNet::new(self, layout, training)?;
-        let mut trained = net_training::train(net, self, self.loop_settings(), items.vectors, training)?;
+        let mut trained = net_training::train(net, self, loop_settings!(self), items.vectors, training)?;
         trained.record["bins"] = serde_json::json!(bins);
         Ok(trained)
     }
@@ -323,7 +310,7 @@ impl Quantizer for Fsq {
 
     fn reconstruct(&self, ids: &SemanticIds) -> Result<Embeddings> {
         let codewords = self.codebooks.side_by_side(ids)?; // [N, d]
-        Ok(Embeddings::new(ids.len(), self.width(), run_all(&self.decoder, &codewords))?)
+        Ok(Embeddings::new(ids.len(), self.width(), self.decoder.forward_all(&codewords))?)
     }
 
     fn latents(&self, rows: &Embeddings) -> Result<Embeddings> {

@@ -23,7 +23,6 @@ use crate::Result;
 use crate::behaviour::code_tree::{room, write_number};
 use crate::item_table::ItemTable;
 use crate::life::growth::{Growth, no_room};
-use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 
 /// Settings of hybrid codes.
@@ -57,10 +56,6 @@ impl MethodKind for HybridConfig {
 impl MethodConfig for HybridConfig {
     fn codes(&self) -> &[u32] {
         &self.codes
-    }
-
-    fn pre_steps(&self) -> &[PreStep] {
-        &[]
     }
 
     fn lists_items(&self) -> bool {

@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::{Embeddings, Error, SemanticIds};
 use sidereal_nn::schedule::Schedule;
 
-use super::net_training::{self, LoopSettings, check_hidden, check_not_negative, check_positive};
-use super::sliced::{SlicedCodebooks, run_all};
+use super::net_training::{self, check_hidden, check_not_negative, check_positive, loop_settings};
+use super::sliced::SlicedCodebooks;
 use super::{MethodConfig, MethodKind, Quantizer, Scratch, Status, Trained, Training};
 use crate::Result;
 use crate::arrays::{ArraySet, NamedArray};
@@ -109,19 +109,6 @@ impl LfqConfig {
     fn widths(&self, width: usize) -> Vec<usize> {
         [width].into_iter().chain(self.hidden.iter().copied()).chain([bits(&self.codes).iter().sum()]).collect()
     }
-
-    fn loop_settings(&self) -> LoopSettings {
-        LoopSettings {
-            learning_rate: self.learning_rate,
-            weight_decay: self.weight_decay,
-            schedule: self.schedule,
-            clip_norm: self.clip_norm,
-            batch: self.batch,
-            epochs: self.epochs,
-            evaluate_every: self.evaluate_every,
-            patience: self.patience,
-        }
-    }
 }
 
 impl MethodConfig for LfqConfig {
@@ -145,12 +132,12 @@ impl MethodConfig for LfqConfig {
             [("commitment", self.commitment), ("entropy_weight", self.entropy_weight), ("diversity", self.diversity)];
         check_not_negative("lfq", &weights)?;
         check_positive("lfq", &[("temperature", self.temperature)])?;
-        self.loop_settings().check("lfq")
+        loop_settings!(self).check("lfq")
     }
 
     fn train(&self, items: &TrainingItems<'_>, training: &Training<'_>) -> Result<Trained> {
         let net = net::LfqNet::new(self, items.vectors.width(), training)?;
-        net_training::train(net, self, self.loop_settings(), items.vectors, training)
+        net_training::train(net, self, loop_settings!(self), items.vectors, training)
     }
 
     fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
@@ -214,12 +201,12 @@ impl Quantizer for Lfq {
 
     fn reconstruct(&self, ids: &SemanticIds) -> Result<Embeddings> {
         let codewords = self.codebooks.side_by_side(ids)?; // [N, d]
-        Ok(Embeddings::new(ids.len(), self.width(), run_all(&self.decoder, &codewords))?)
+        Ok(Embeddings::new(ids.len(), self.width(), self.decoder.forward_all(&codewords))?)
     }
 
     fn latents(&self, rows: &Embeddings) -> Result<Embeddings> {
         check_width(self.width(), rows)?;
-        Ok(Embeddings::new(rows.rows(), self.codebooks.width(), run_all(&self.encoder, rows.values()))?)
+        Ok(Embeddings::new(rows.rows(), self.codebooks.width(), self.encoder.forward_all(rows.values()))?)
     }
 
     fn residual_energy(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Option<Vec<f64>>> {

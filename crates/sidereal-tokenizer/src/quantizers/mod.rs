@@ -194,8 +194,10 @@ pub trait MethodConfig {
     /// K of every level, `[L]`.
     fn codes(&self) -> &[u32];
 
-    /// What is done to embeddings first, in order.
-    fn pre_steps(&self) -> &[PreStep];
+    /// What is done to embeddings first, in order; nothing where a method takes no vectors.
+    fn pre_steps(&self) -> &[PreStep] {
+        &[]
+    }
 
     /// Whether the trained method is a list of items ([`Model::Table`]) and not a quantizer.
     fn lists_items(&self) -> bool {
@@ -206,7 +208,9 @@ pub trait MethodConfig {
     ///
     /// # Errors
     /// Names the key.
-    fn check(&self) -> Result<()>;
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Fits a model to items whose vectors went through the pre-steps.
     ///

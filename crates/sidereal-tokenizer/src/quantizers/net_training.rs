@@ -45,6 +45,23 @@ pub(super) struct LoopSettings {
     pub(super) patience: usize,
 }
 
+/// The loop's settings out of a method's, whose keys they are: serde's `flatten` would accept misspelt ones.
+macro_rules! loop_settings {
+    ($config:expr) => {
+        $crate::quantizers::net_training::LoopSettings {
+            learning_rate: $config.learning_rate,
+            weight_decay: $config.weight_decay,
+            schedule: $config.schedule,
+            clip_norm: $config.clip_norm,
+            batch: $config.batch,
+            epochs: $config.epochs,
+            evaluate_every: $config.evaluate_every,
+            patience: $config.patience,
+        }
+    };
+}
+pub(super) use loop_settings;
+
 impl LoopSettings {
     pub(super) fn check(&self, method: &str) -> Result<()> {
         check_sizes(

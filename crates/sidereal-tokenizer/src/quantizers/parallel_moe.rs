@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::{Embeddings, SemanticIds};
 use sidereal_nn::schedule::Schedule;
 
-use super::net_training::{self, LoopSettings, check_hidden, check_not_negative, check_positive, check_sizes};
-use super::sliced::{SlicedCodebooks, in_blocks, run_all};
+use super::net_training::{self, check_hidden, check_not_negative, check_positive, check_sizes, loop_settings};
+use super::sliced::{SlicedCodebooks, in_blocks};
 use super::{MethodConfig, MethodKind, Quantizer, Scratch, Status, Trained, Training};
 use crate::Result;
 use crate::arrays::{ArraySet, NamedArray};
@@ -106,19 +106,6 @@ impl MethodKind for ParallelMoeConfig {
 }
 
 impl ParallelMoeConfig {
-    fn loop_settings(&self) -> LoopSettings {
-        LoopSettings {
-            learning_rate: self.learning_rate,
-            weight_decay: self.weight_decay,
-            schedule: self.schedule,
-            clip_norm: self.clip_norm,
-            batch: self.batch,
-            epochs: self.epochs,
-            evaluate_every: self.evaluate_every,
-            patience: self.patience,
-        }
-    }
-
     /// M d, the width of all codewords side by side.
     fn all(&self) -> usize {
         self.codes.len() * self.latent
@@ -150,12 +137,12 @@ impl MethodConfig for ParallelMoeConfig {
         check_sizes(NAME, &[("latent", self.latent)])?;
         check_not_negative(NAME, &[("commitment", self.commitment), ("balance_weight", self.balance_weight)])?;
         check_positive(NAME, &[("gate_temperature", self.gate_temperature)])?;
-        self.loop_settings().check(NAME)
+        loop_settings!(self).check(NAME)
     }
 
     fn train(&self, items: &TrainingItems<'_>, training: &Training<'_>) -> Result<Trained> {
         let net = net::MoeNet::new(self, items.vectors.width(), training)?;
-        net_training::train(net, self, self.loop_settings(), items.vectors, training)
+        net_training::train(net, self, loop_settings!(self), items.vectors, training)
     }
 
     fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
@@ -218,7 +205,7 @@ impl ParallelMoe {
     /// # Shapes
     /// [N, M d] to [N, M]
     fn gates_of(&self, codewords: &[f32]) -> Vec<f32> {
-        let mut gates = run_all(&self.gate, codewords);
+        let mut gates = self.gate.forward_all(codewords);
         for row in gates.chunks_exact_mut(self.experts.len()) {
             let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             row.iter_mut().for_each(|v| *v = ((*v - top) / self.temperature).exp());
@@ -254,7 +241,7 @@ impl Quantizer for ParallelMoe {
         for (codeword, gate) in codewords.chunks_exact_mut(self.latent).zip(gates) {
             codeword.iter_mut().for_each(|v| *v *= experts * gate);
         }
-        Ok(Embeddings::new(ids.len(), self.width(), run_all(&self.decoder, &codewords))?)
+        Ok(Embeddings::new(ids.len(), self.width(), self.decoder.forward_all(&codewords))?)
     }
 
     fn latents(&self, rows: &Embeddings) -> Result<Embeddings> {

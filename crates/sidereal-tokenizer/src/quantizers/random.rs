@@ -19,7 +19,6 @@ use super::{MethodConfig, MethodKind, Model, Status, Trained, Training};
 use crate::Result;
 use crate::item_table::ItemTable;
 use crate::life::growth::Growth;
-use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 
 /// Settings of random codes.
@@ -50,16 +49,8 @@ impl MethodConfig for RandomConfig {
         &self.codes
     }
 
-    fn pre_steps(&self) -> &[PreStep] {
-        &[]
-    }
-
     fn lists_items(&self) -> bool {
         true
-    }
-
-    fn check(&self) -> Result<()> {
-        Ok(())
     }
 
     fn train(&self, items: &TrainingItems<'_>, training: &Training<'_>) -> Result<Trained> {

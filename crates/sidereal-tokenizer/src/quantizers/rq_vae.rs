@@ -23,7 +23,7 @@ use crate::Result;
 use crate::align::AlignConfig;
 use crate::arrays::{ArraySet, NamedArray};
 use crate::codebooks::residual::ResidualCodebooks;
-use crate::encode::{BLOCK, check_width};
+use crate::encode::check_width;
 use crate::mlp::Mlp;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
@@ -249,20 +249,6 @@ impl RqVae {
     }
 }
 
-/// Runs rows through a net over all threads, [N, I] to [N, O].
-fn forward_all(net: &Mlp, rows: &[f32]) -> Vec<f32> {
-    use rayon::prelude::*;
-    let blocks = rows.par_chunks(BLOCK * net.inputs());
-    let parts: Vec<Vec<f32>> = blocks
-        .map_init(Default::default, |hidden, rows| {
-            let mut out = Vec::with_capacity(rows.len() / net.inputs() * net.outputs());
-            net.forward_rows(rows, hidden, &mut out);
-            out
-        })
-        .collect();
-    parts.concat()
-}
-
 impl Quantizer for RqVae {
     fn width(&self) -> usize {
         self.encoder.inputs()
@@ -280,12 +266,12 @@ impl Quantizer for RqVae {
 
     fn reconstruct(&self, ids: &SemanticIds) -> Result<Embeddings> {
         let sums = self.codebooks.sums(ids)?; // [N, d]
-        Ok(Embeddings::new(ids.len(), self.width(), forward_all(&self.decoder, &sums))?)
+        Ok(Embeddings::new(ids.len(), self.width(), self.decoder.forward_all(&sums))?)
     }
 
     fn latents(&self, rows: &Embeddings) -> Result<Embeddings> {
         check_width(self.width(), rows)?;
-        Ok(Embeddings::new(rows.rows(), self.codebooks.width(), forward_all(&self.encoder, rows.values()))?)
+        Ok(Embeddings::new(rows.rows(), self.codebooks.width(), self.encoder.forward_all(rows.values()))?)
     }
 
     fn residual_energy(&self, rows: &Embeddings, ids: &SemanticIds) -> Result<Option<Vec<f64>>> {

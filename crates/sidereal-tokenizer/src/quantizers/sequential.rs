@@ -21,7 +21,6 @@ use crate::Result;
 use crate::behaviour::code_tree::{check_room, room, write_number};
 use crate::item_table::ItemTable;
 use crate::life::growth::{Growth, no_room};
-use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 
 /// What the numbers follow.
@@ -65,16 +64,8 @@ impl MethodConfig for SequentialConfig {
         &self.codes
     }
 
-    fn pre_steps(&self) -> &[PreStep] {
-        &[]
-    }
-
     fn lists_items(&self) -> bool {
         true
-    }
-
-    fn check(&self) -> Result<()> {
-        Ok(())
     }
 
     fn train(&self, items: &TrainingItems<'_>, _training: &Training<'_>) -> Result<Trained> {

@@ -8,7 +8,6 @@ use sidereal_core::{Error, Result, SemanticIds};
 
 use crate::algebra::product::squared_norm;
 use crate::encode::BLOCK;
-use crate::mlp::Mlp;
 
 /// Codewords of every slice.
 ///
@@ -112,19 +111,6 @@ impl SlicedCodebooks {
         }
         ids.check_codes(&self.codes)
     }
-}
-
-/// Runs rows through a net over all threads, [N, I] to [N, O].
-pub(super) fn run_all(net: &Mlp, rows: &[f32]) -> Vec<f32> {
-    let parts: Vec<Vec<f32>> = rows
-        .par_chunks(BLOCK * net.inputs())
-        .map_init(Default::default, |hidden, rows| {
-            let mut out = Vec::with_capacity(rows.len() / net.inputs() * net.outputs());
-            net.forward_rows(rows, hidden, &mut out);
-            out
-        })
-        .collect();
-    parts.concat()
 }
 
 /// Runs `f` on blocks of rows over all threads and joins what it appends, [N, D] to [N, d].

@@ -86,6 +86,9 @@ pub(super) fn page(data: &ReportData) -> Result<String> {
     set("report.html", include_str!("template.html"), &page)
 }
 
+/// The section that both pages have.
+const FACTS: (&str, &str) = ("facts.html", include_str!("facts.html"));
+
 /// Sets a template, whose name ends in `.html`: that turns the escaping on.
 fn set<T: Serialize>(name: &'static str, template: &'static str, page: &T) -> Result<String> {
     let render = || -> std::result::Result<String, minijinja::Error> {
@@ -94,6 +97,7 @@ fn set<T: Serialize>(name: &'static str, template: &'static str, page: &T) -> Re
         environment.set_syntax(
             SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build()?,
         );
+        environment.add_template(FACTS.0, FACTS.1)?;
         environment.add_template(name, template)?;
         environment.get_template(name)?.render(Serde(page))
     };

@@ -2,7 +2,6 @@
 
 use sidereal_nn::rng::Rng;
 
-use super::forward_all;
 use super::training::Steps;
 use crate::Result;
 use crate::algebra::product::squared_norm;
@@ -19,7 +18,7 @@ impl Steps<'_> {
         let mut rng = Rng::new(self.training.seed, &format!("{} start", plan.method));
         let rows = self.sample(plan.start_rows, &mut rng);
         self.model.start_input_norm(&rows)?;
-        let mut residuals = forward_all(&self.model.to_encoder()?, &rows);
+        let mut residuals = self.model.to_encoder()?.forward_all(&rows);
         let width = plan.config.latent;
         for (level, &codes) in plan.config.codes.iter().enumerate() {
             let options = KMeansOptions {
@@ -53,7 +52,7 @@ impl Steps<'_> {
         let mut rng = Rng::new(self.training.seed, &format!("{} restart {epoch}", plan.method));
         let most = used.iter().map(|level| level.iter().filter(|&&used| !used).count()).max().unwrap_or(0);
         let rows = self.sample(most.max(plan.config.batch), &mut rng);
-        let mut residuals = forward_all(&self.model.to_encoder()?, &rows);
+        let mut residuals = self.model.to_encoder()?.forward_all(&rows);
         let mut restarted = 0;
         for (level, (used, before)) in used.iter().zip(self.model.codebooks.values()?).enumerate() {
             let dead = (0..used.len()).filter(|&code| !used[code]);
