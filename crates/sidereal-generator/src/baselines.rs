@@ -76,24 +76,18 @@ impl Baseline {
     pub fn method(&self) -> &'static BaselineMethod {
         self.method
     }
+}
 
-    /// N.
-    pub fn items(&self) -> usize {
+impl ItemScorer for Baseline {
+    fn name(&self) -> &str {
+        self.method.name
+    }
+
+    fn items(&self) -> usize {
         self.statistics.items()
     }
 
-    /// Scores of several histories (each oldest first, `[H]`) at once. Faster than one at a time where vectors are
-    /// multiplied.
-    ///
-    /// # Shapes
-    /// `scores`: `[B, N]`
-    ///
-    /// # Errors
-    /// A history item that is not in the catalog.
-    ///
-    /// # Panics
-    /// If `scores` has another size.
-    pub fn score_block(&self, histories: &[&[ItemIndex]], scores: &mut [f32]) -> Result<()> {
+    fn score_block(&self, histories: &[&[ItemIndex]], scores: &mut [f32]) -> Result<()> {
         let items = self.items();
         assert_eq!(scores.len(), histories.len() * items, "scores must be [B, N]");
         if let Some(item) = histories.iter().copied().flatten().find(|&&item| item as usize >= items) {
@@ -108,17 +102,5 @@ impl Baseline {
             }
         }
         Ok(())
-    }
-}
-
-impl ItemScorer for Baseline {
-    fn name(&self) -> &str {
-        self.method.name
-    }
-
-    fn score_all(&self, history: &[ItemIndex]) -> Result<Vec<f32>> {
-        let mut scores = vec![0.0; self.items()];
-        self.score_block(&[history], &mut scores)?;
-        Ok(scores)
     }
 }

@@ -1,9 +1,9 @@
 //! Training samples, and their batches in an order that a seed decides.
 //!
-//! A sample is a prefix of a user's training part: given the items before position `p`, write the item at `p`. Every
-//! position with at least one item before it is one (the sliding window that reproductions found to matter most:
-//! GRID, 2507.22224; TIGER, 2305.05065, section 4). Batches hold samples of about the same length, so that little of
-//! a batch is padding.
+//! Every position of a training part with at least one item before it is a target once an epoch. Networks that read
+//! the history anew for each target take a prefix as a sample (the sliding window that reproductions found to matter
+//! most: GRID, 2507.22224; TIGER, 2305.05065, section 4); those that learn from all positions of one pass take a whole
+//! stretch. Batches hold samples of about the same length, so that little of a batch is padding.
 //!
 //! # What do event weights do?
 //! The weight of a target event is how often its sample is drawn: an epoch draws as many samples as there are, and
@@ -13,25 +13,33 @@
 use sidereal_core::{Catalog, CodeVocab, Histories, ItemIndex, Split};
 use sidereal_nn::rng::Rng;
 
+use crate::network::{Row, SampleUnit, user_key};
+
 /// How many batches are sorted by length together: more means less padding, and batches less mixed.
 const BATCHES_PER_POOL: usize = 64;
 
-/// One training question: given `user`'s items before `position`, which item is at `position`?
+/// One training sample: a stretch of a user's training part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
     /// The user's number in the histories.
     pub user: u32,
-    /// The target's place in that user's history.
-    pub position: u32,
+    /// The first event that the network sees.
+    pub start: u32,
+    /// One past the last target.
+    pub end: u32,
 }
 
-/// The samples of a split, and how to turn them into tokens.
+impl Sample {
+    fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+}
+
+/// The samples of a split, and the order in which epochs draw them.
 #[derive(Debug)]
 pub struct Samples<'a> {
     histories: &'a Histories,
-    catalog: &'a Catalog,
-    vocab: &'a CodeVocab,
-    max_history: usize,
+    unit: SampleUnit,
     samples: Vec<Sample>,
     /// Running sums of the weights over their mean, where the data has weights.
     cumulative_weights: Option<Vec<f64>>,
@@ -54,22 +62,59 @@ pub struct Batch {
     pub levels: usize,
 }
 
-impl<'a> Samples<'a> {
-    /// All prefixes of the training parts, by user and position. Histories are cut to their most recent
-    /// `max_history` items.
-    pub fn new(
-        histories: &'a Histories,
-        split: &Split,
-        catalog: &'a Catalog,
-        vocab: &'a CodeVocab,
-        max_history: usize,
-    ) -> Self {
-        let samples: Vec<Sample> = (0u32..)
-            .zip(&split.train_end)
-            .flat_map(|(user, &end)| (1..end).map(move |position| Sample { user, position }))
+impl Batch {
+    /// Tokens of rows whose last item is the target; histories are cut to their most recent `max_history` items.
+    ///
+    /// # Panics
+    /// If an item is not in the catalog, or a row holds no item.
+    pub fn new(catalog: &Catalog, vocab: &CodeVocab, rows: &[Row<'_>], max_history: usize) -> Self {
+        let levels = vocab.levels();
+        let histories: Vec<Vec<u32>> = rows
+            .iter()
+            .map(|row| history_tokens(catalog, vocab, &row.items[..row.items.len() - 1], max_history))
             .collect();
-        let cumulative_weights = histories.weights().map(|_| cumulative_weights(histories, &samples));
-        Self { histories, catalog, vocab, max_history, samples, cumulative_weights }
+        let lengths: Vec<u32> = histories.iter().map(|tokens| tokens.len() as u32).collect();
+        let width = lengths.iter().copied().max().unwrap_or(0) as usize;
+        let mut history = vec![CodeVocab::PAD; rows.len() * width]; // [B, T]
+        for (row, tokens) in histories.iter().enumerate() {
+            history[row * width..row * width + tokens.len()].copy_from_slice(tokens);
+        }
+        let mut target = Vec::with_capacity(rows.len() * levels);
+        rows.iter().for_each(|row| push_item(catalog, vocab, row.items[row.items.len() - 1], &mut target));
+        Self { history, lengths, target, rows: rows.len(), width, levels }
+    }
+}
+
+impl<'a> Samples<'a> {
+    /// All samples of the training parts, by user and position, none longer than `max_history` items and a target.
+    ///
+    /// By [`SampleUnit::NextItem`] every position after the first is the target of one sample. By
+    /// [`SampleUnit::WholeHistory`] it is a target of one sample too, but samples hold as many targets as they can: a
+    /// long history is cut, from its end, into stretches that overlap by the one item which is no target.
+    pub fn new(histories: &'a Histories, split: &Split, unit: SampleUnit, max_history: usize) -> Self {
+        let longest = max_history.max(1) as u32;
+        let mut samples = Vec::new();
+        for (user, &train_end) in (0u32..).zip(&split.train_end) {
+            match unit {
+                SampleUnit::NextItem => samples.extend((2..=train_end).map(|end| Sample {
+                    user,
+                    start: (end - 1).saturating_sub(longest),
+                    end,
+                })),
+                SampleUnit::WholeHistory => {
+                    let first = samples.len();
+                    let mut end = train_end;
+                    while end > 1 {
+                        let start = (end - 1).saturating_sub(longest);
+                        samples.push(Sample { user, start, end });
+                        end = start + 1;
+                    }
+                    samples[first..].reverse();
+                }
+            }
+        }
+        let cumulative_weights = histories.weights().map(|_| cumulative_weights(histories, unit, &samples));
+        Self { histories, unit, samples, cumulative_weights }
     }
 
     /// Number of samples, which is also how many an epoch draws.
@@ -99,33 +144,27 @@ impl<'a> Samples<'a> {
         rng.shuffle(&mut drawn);
         let mut batches: Vec<Vec<u32>> = Vec::with_capacity(self.batches_per_epoch(batch_size));
         for pool in drawn.chunks_mut(batch_size * BATCHES_PER_POOL) {
-            pool.sort_by_key(|&sample| self.history_len(sample));
+            pool.sort_by_key(|&sample| self.samples[sample as usize].len());
             batches.extend(pool.chunks(batch_size).map(<[u32]>::to_vec));
         }
         rng.shuffle(&mut batches);
         batches
     }
 
-    /// Token ids of a batch of samples.
-    pub fn batch(&self, numbers: &[u32]) -> Batch {
-        let levels = self.vocab.levels();
-        let lengths: Vec<u32> = numbers.iter().map(|&n| (self.history_len(n) * levels) as u32).collect();
-        let width = lengths.iter().copied().max().unwrap_or(0) as usize;
-        let mut history = vec![CodeVocab::PAD; numbers.len() * width]; // [B, T]
-        let mut target = Vec::with_capacity(numbers.len() * levels);
-        for (row, &number) in numbers.iter().enumerate() {
-            let sample = self.samples[number as usize];
-            let items = self.histories.items_of(sample.user as usize);
-            let position = sample.position as usize;
-            let tokens = history_tokens(self.catalog, self.vocab, &items[..position], self.max_history);
-            history[row * width..row * width + tokens.len()].copy_from_slice(&tokens);
-            push_item(self.catalog, self.vocab, items[position], &mut target);
-        }
-        Batch { history, lengths, target, rows: numbers.len(), width, levels }
+    /// A sample's user and items.
+    pub fn row(&self, number: u32) -> Row<'a> {
+        let sample = self.samples[number as usize];
+        let user = sample.user as usize;
+        let items = &self.histories.items_of(user)[sample.start as usize..sample.end as usize];
+        Row { user: user_key(self.histories.user(user)), items }
     }
 
-    fn history_len(&self, sample: u32) -> usize {
-        (self.samples[sample as usize].position as usize).min(self.max_history)
+    /// Targets of a sample.
+    pub fn targets(&self, number: u32) -> usize {
+        match self.unit {
+            SampleUnit::NextItem => 1,
+            SampleUnit::WholeHistory => self.samples[number as usize].len() - 1,
+        }
     }
 
     fn draw(&self, rng: &mut Rng) -> Vec<u32> {
@@ -145,10 +184,16 @@ impl<'a> Samples<'a> {
     }
 }
 
-fn cumulative_weights(histories: &Histories, samples: &[Sample]) -> Vec<f64> {
+/// A sample weighs what its targets weigh on average.
+fn cumulative_weights(histories: &Histories, unit: SampleUnit, samples: &[Sample]) -> Vec<f64> {
     let weight = |sample: &Sample| {
-        let weights = histories.weights_of(sample.user as usize);
-        weights.map_or(1.0, |weights| f64::from(weights[sample.position as usize]))
+        let Some(weights) = histories.weights_of(sample.user as usize) else { return 1.0 };
+        let first = match unit {
+            SampleUnit::NextItem => sample.end - 1,
+            SampleUnit::WholeHistory => sample.start + 1,
+        };
+        let targets = &weights[first as usize..sample.end as usize];
+        targets.iter().copied().map(f64::from).sum::<f64>() / targets.len().max(1) as f64
     };
     let mean = samples.iter().map(weight).sum::<f64>() / samples.len().max(1) as f64;
     let mut sum = 0.0;
@@ -207,15 +252,41 @@ mod tests {
 
     impl World {
         fn samples(&self, max_history: usize) -> Samples<'_> {
-            Samples::new(&self.histories, &self.split, &self.catalog, &self.vocab, max_history)
+            Samples::new(&self.histories, &self.split, SampleUnit::NextItem, max_history)
+        }
+
+        fn batch(&self, samples: &Samples<'_>, numbers: &[u32]) -> Batch {
+            let rows: Vec<Row<'_>> = numbers.iter().map(|&number| samples.row(number)).collect();
+            Batch::new(&self.catalog, &self.vocab, &rows, 99)
         }
     }
 
     #[test]
     fn every_prefix_of_the_training_part_is_a_sample_and_nothing_held_out_is() {
         let world = world(&[5, 2, 1, 3], None);
-        let expected = [(0, 1), (0, 2), (1, 1)].map(|(user, position)| Sample { user, position });
-        assert_eq!(world.samples(9).samples(), expected);
+        let sample = |(user, start, end)| Sample { user, start, end };
+        assert_eq!(world.samples(9).samples(), [(0, 0, 2), (0, 0, 3), (1, 0, 2)].map(sample));
+        assert_eq!(world.samples(1).samples(), [(0, 0, 2), (0, 1, 3), (1, 0, 2)].map(sample));
+    }
+
+    #[test]
+    fn whole_histories_have_every_target_once_however_short_the_stretches() {
+        let lengths: Vec<usize> = (0..30).collect();
+        let world = world(&lengths, None);
+        for longest in [1, 2, 3, 7, 100] {
+            let samples = Samples::new(&world.histories, &world.split, SampleUnit::WholeHistory, longest);
+            let mut targets = Vec::new();
+            for sample in samples.samples() {
+                assert!(sample.len() <= longest + 1);
+                targets.extend((sample.start + 1..sample.end).map(|position| (sample.user, position)));
+            }
+            let expected = (0u32..).zip(&world.split.train_end);
+            let expected: Vec<(u32, u32)> =
+                expected.flat_map(|(user, &end)| (1..end).map(move |p| (user, p))).collect();
+            assert_eq!(targets, expected, "at most {longest}");
+            let counted: usize = (0..samples.len() as u32).map(|number| samples.targets(number)).sum();
+            assert_eq!(counted, targets.len());
+        }
     }
 
     #[test]
@@ -223,7 +294,7 @@ mod tests {
         let world = world(&[7, 4], None);
         let samples = world.samples(2);
         // Samples 0..3 are user 0 at positions 1..=4, sample 4 is user 1 at position 1.
-        let batch = samples.batch(&[0, 3]);
+        let batch = world.batch(&samples, &[0, 3]);
         assert_eq!((batch.rows, batch.width, batch.levels), (2, 4, 2));
         assert_eq!(batch.lengths, [2, 4]);
         // Item i has the codes (i / 4, i % 4), tokens 2 + code at level 0 and 5 + code at level 1.
@@ -253,7 +324,7 @@ mod tests {
         let samples = world.samples(20);
         let padding = |batches: &[Vec<u32>]| -> usize {
             let batch = |numbers: &Vec<u32>| {
-                let batch = samples.batch(numbers);
+                let batch = world.batch(&samples, numbers);
                 batch.history.iter().filter(|&&token| token == CodeVocab::PAD).count()
             };
             batches.iter().map(batch).sum()

@@ -14,9 +14,10 @@ use sidereal_nn::rng::Rng;
 use crate::Result;
 use crate::batches::Batch;
 use crate::beam::{BeamOptions, Request, beam_search};
+use crate::dropout::Dropout;
 use crate::models::t5::{T5, T5Config};
 use crate::scoring::ScoreNorm;
-use crate::training::gradients::{gradients, part_rows};
+use crate::training::gradients::{Weighted, gradients};
 
 /// Times of some runs of the same work.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -82,6 +83,15 @@ pub fn process_cpu_s() -> Option<f64> {
     }
     #[cfg(not(unix))]
     None
+}
+
+/// Rows of a part on the CPU, as [`crate::network::Network::part_rows`] has it.
+const PART_ROWS: usize = 32;
+
+impl Weighted for Batch {
+    fn targets(&self) -> usize {
+        self.rows
+    }
 }
 
 /// Samples that a training step is measured on.
@@ -168,7 +178,8 @@ pub fn bench_train_step(
     runs: usize,
     seed: u64,
 ) -> Result<TrainBench> {
-    let batches = input.batches(batch.max(1), part_rows(model.device(), batch));
+    let part = if model.device().is_cpu() { PART_ROWS } else { batch.max(1) };
+    let batches = input.batches(batch.max(1), part);
     if batches.is_empty() || steps == 0 {
         let problem = "fewer samples than a batch holds, or no steps";
         return Err(CoreError::config("batch", problem, "give a smaller batch, or more steps").into());
@@ -180,7 +191,9 @@ pub fn bench_train_step(
         for _ in 0..steps {
             let parts = &batches[losses.len() % batches.len()];
             let mask_seed = seed.wrapping_add(losses.len() as u64);
-            let (loss, grads) = gradients(model, parts, 0.0, model.config().dropout_rate, mask_seed)?;
+            let rate = model.config().dropout_rate;
+            let of_part = |part: &Batch, noise| model.loss(part, 0.0, &Dropout::new(rate, noise));
+            let (loss, grads) = gradients(model.params(), parts, mask_seed, of_part)?;
             optimizer.step(&grads, 1e-3)?;
             losses.push(loss as f32);
         }

@@ -117,10 +117,20 @@ impl<M: NextCodeModel> ItemScorer for ExactScorer<'_, M> {
         "exact"
     }
 
-    fn score_all(&self, history: &[ItemIndex]) -> Result<Vec<f32>> {
-        let tokens = crate::batches::history_tokens(self.catalog, self.model.vocab(), history, self.max_history);
-        let leaves = self.leaf_scores(&tokens, &LeafFilter::allow_all())?;
-        let score = |item| self.catalog.leaf_of(item).map_or(f32::NEG_INFINITY, |leaf| leaves[leaf as usize]);
-        Ok((0..self.catalog.len() as ItemIndex).map(score).collect())
+    fn items(&self) -> usize {
+        self.catalog.len()
+    }
+
+    fn score_block(&self, histories: &[&[ItemIndex]], scores: &mut [f32]) -> Result<()> {
+        let items = self.items();
+        assert_eq!(scores.len(), histories.len() * items, "scores must be [B, N]");
+        for (history, scores) in histories.iter().zip(scores.chunks_exact_mut(items.max(1))) {
+            let tokens = crate::batches::history_tokens(self.catalog, self.model.vocab(), history, self.max_history);
+            let leaves = self.leaf_scores(&tokens, &LeafFilter::allow_all())?;
+            for (item, score) in (0..).zip(scores) {
+                *score = self.catalog.leaf_of(item).map_or(f32::NEG_INFINITY, |leaf| leaves[leaf as usize]);
+            }
+        }
+        Ok(())
     }
 }

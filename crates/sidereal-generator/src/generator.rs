@@ -2,19 +2,16 @@
 
 use std::path::Path;
 
-use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use sidereal_core::artifact::{read_json, write_json};
-use sidereal_core::{Catalog, CodeVocab, Error as CoreError, ItemIndex, LeafFilter};
+use sidereal_core::{Catalog, CodeVocab, Error as CoreError};
 
 use crate::Result;
-use crate::batches::history_tokens;
-use crate::beam::{BeamOptions, Request, beam_search};
-use crate::exact::ExactScorer;
 use crate::models::GeneratorConfig;
-use crate::models::t5::{T5, T5Inference};
+use crate::network::{Materials, Network};
+use crate::ranker::{Question, Ranker};
 use crate::ranking::Ranking;
-use crate::scoring::{NextCodeModel, ScoreNorm};
+use crate::scoring::ScoreNorm;
 
 /// The name of [`GeneratorInfo`]'s file.
 pub const GENERATOR_FILE: &str = "generator.json";
@@ -51,18 +48,32 @@ pub struct GeneratorInfo {
 #[derive(Debug)]
 pub struct Generator {
     info: GeneratorInfo,
-    model: T5,
-    inference: T5Inference,
+    network: Box<dyn Network>,
+    ranker: Box<dyn Ranker>,
 }
 
 impl Generator {
     /// Joins weights and what they mean.
     ///
     /// # Errors
-    /// A vocabulary that does not fit the weights.
-    pub fn new(info: GeneratorInfo, model: T5) -> Result<Self> {
-        let inference = model.inference(&info.vocab)?;
-        Ok(Self { info, model, inference })
+    /// Materials that do not fit the weights.
+    pub fn new(info: GeneratorInfo, network: Box<dyn Network>, materials: &Materials<'_>) -> Result<Self> {
+        let ranker = network.ranker(materials)?;
+        Ok(Self { info, network, ranker })
+    }
+
+    /// Reads what a folder written by [`Generator::save`] says of itself, without its weights.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or of a newer version.
+    pub fn read_info(dir: &Path) -> Result<GeneratorInfo> {
+        let path = dir.join(GENERATOR_FILE);
+        let info: GeneratorInfo = read_json(&path)?;
+        if info.format_version != FORMAT_VERSION {
+            let problem = format!("format version {}, but this program reads {FORMAT_VERSION}", info.format_version);
+            return Err(CoreError::artifact(&path, problem, "train the generator again, or use its program").into());
+        }
+        Ok(info)
     }
 
     /// Loads a folder written by [`Generator::save`].
@@ -71,13 +82,9 @@ impl Generator {
     /// Files that are missing, damaged or of a newer version; a catalog that is neither the one it was trained on nor
     /// came from it by added and removed items, unless `allow_other_catalog` (its codes per level must be the same even
     /// then).
-    pub fn load(dir: &Path, catalog: &Catalog, device: &Device, allow_other_catalog: bool) -> Result<Self> {
-        let path = dir.join(GENERATOR_FILE);
-        let info: GeneratorInfo = read_json(&path)?;
-        if info.format_version != FORMAT_VERSION {
-            let problem = format!("format version {}, but this program reads {FORMAT_VERSION}", info.format_version);
-            return Err(CoreError::artifact(&path, problem, "train the generator again, or use its program").into());
-        }
+    pub fn load(dir: &Path, materials: &Materials<'_>, allow_other_catalog: bool) -> Result<Self> {
+        let info = Self::read_info(dir)?;
+        let catalog = materials.catalog;
         if !catalog.descends_from(&info.catalog_version) && !allow_other_catalog {
             let problem = format!(
                 "{} was trained on catalog {}, but this catalog is {}",
@@ -93,7 +100,8 @@ impl Generator {
             let problem = format!("{} writes {ours:?} codes per level, but the catalog has {theirs:?}", dir.display());
             return Err(CoreError::mismatch(problem, "train the generator again on this catalog").into());
         }
-        Self::new(info, T5::load(dir, device)?)
+        let network = info.recipe.model().load(dir, materials)?;
+        Self::new(info, network, materials)
     }
 
     /// Writes the generator into an existing folder.
@@ -101,7 +109,7 @@ impl Generator {
     /// # Errors
     /// Whatever the file system says.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        self.model.save(dir)?;
+        self.network.save(dir)?;
         Ok(write_json(&dir.join(GENERATOR_FILE), &self.info)?)
     }
 
@@ -111,48 +119,23 @@ impl Generator {
     }
 
     /// Its weights.
-    pub fn model(&self) -> &T5 {
-        &self.model
+    pub fn network(&self) -> &dyn Network {
+        self.network.as_ref()
     }
 
-    /// Its weights, ready to write codes.
-    pub fn inference(&self) -> &T5Inference {
-        &self.inference
+    /// Its weights, ready to answer.
+    pub fn ranker(&self) -> &dyn Ranker {
+        self.ranker.as_ref()
     }
 
-    /// The tokens of a history of items, oldest first.
-    ///
-    /// # Panics
-    /// If an item is not in the catalog.
-    pub fn tokens(&self, catalog: &Catalog, history: &[ItemIndex]) -> Vec<u32> {
-        history_tokens(catalog, &self.info.vocab, history, self.info.max_history)
-    }
-
-    /// Ranks items by beam search for histories of items (oldest first), each under its own filter.
+    /// Ranks items for histories, each under its own filter.
     ///
     /// # Errors
-    /// As [`beam_search`].
+    /// As [`Ranker::rank`].
     ///
     /// # Panics
     /// If an item of a history is not in the catalog.
-    pub fn recommend(
-        &self,
-        catalog: &Catalog,
-        questions: &[(&[ItemIndex], &LeafFilter)],
-        beam: usize,
-    ) -> Result<Vec<Ranking>> {
-        let tokens: Vec<Vec<u32>> = questions.iter().map(|(history, _)| self.tokens(catalog, history)).collect();
-        let requests: Vec<Request<'_>> =
-            tokens.iter().zip(questions).map(|(history, (_, filter))| Request { history, filter }).collect();
-        beam_search(&self.inference, catalog, &requests, BeamOptions { width: beam, norm: self.info.score_norm })
-    }
-
-    /// The scorer of the whole catalog.
-    ///
-    /// # Errors
-    /// A catalog of other codes per level.
-    pub fn exact<'a>(&'a self, catalog: &'a Catalog) -> Result<ExactScorer<'a, T5Inference>> {
-        debug_assert_eq!(self.inference.vocab(), &self.info.vocab);
-        ExactScorer::new(&self.inference, catalog, self.info.score_norm, self.info.max_history)
+    pub fn recommend(&self, catalog: &Catalog, questions: &[Question<'_>], beam: usize) -> Result<Vec<Ranking>> {
+        self.ranker.rank(catalog, questions, beam)
     }
 }

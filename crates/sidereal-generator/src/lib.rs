@@ -1,7 +1,7 @@
 //! Models that write the semantic ID of the next item, and how they are trained and asked.
 //!
-//! The modules, in the order of the data: [`batches`] makes training samples of histories, [`models`] are the
-//! networks, [`training`] fits one and leaves a [`generator`] in a folder. To ask it, [`beam`] search writes codes
+//! The modules, in the order of the data: [`batches`] makes training samples of histories, [`network`] is what
+//! every one of the [`models`] gives, [`training`] fits one and leaves a [`generator`] in a folder. To ask it, [`beam`] search writes codes
 //! along the catalog's trie through the traits of [`scoring`] and answers with a [`ranking`]; [`exact`] scores every
 //! item and is the beam search's oracle. [`baselines`] need no training and are what any model has to beat.
 //! [`bench`](mod@bench) measures both on inputs that other programs can be given.
@@ -10,6 +10,9 @@
 //! (sidereal-core), printing, and device kernels.
 
 pub mod batches;
+
+pub mod dropout;
+pub mod network;
 
 pub mod models;
 
@@ -21,6 +24,7 @@ pub mod scoring;
 
 pub mod beam;
 pub mod exact;
+pub mod ranker;
 pub mod ranking;
 
 pub mod baselines;
@@ -29,6 +33,8 @@ pub mod bench;
 
 pub use generator::Generator;
 pub use models::{GENERATORS, GeneratorConfig, Method, Status};
+pub use network::{Materials, Network, Row, SampleUnit};
+pub use ranker::{Question, Ranker};
 pub use ranking::{Ranking, ScoredItem, ScoredLeaf};
 pub use scoring::{ItemScorer, NextCodeModel, ScoreNorm};
 pub use sidereal_nn::{Error, Result};

@@ -1,17 +1,34 @@
-//! Models that write codes: one file each, and one list that names them all.
+//! Models of the next item: one file or folder each, and one list that names them all.
+//!
+//! Some write codes and some score items; some are what the project is for and some are the trained baselines that
+//! they have to beat. All are [`Network`]s, so all are trained, kept, validated and asked in the same way.
 
 pub mod t5;
 pub mod tiger;
 
+mod cost;
+
 use serde::{Deserialize, Serialize};
-use sidereal_core::CodeVocab;
+use sidereal_core::Error as CoreError;
 pub use sidereal_core::method::Status;
 
+use std::path::Path;
+
 use crate::Result;
+use crate::network::{Materials, Network, SampleUnit, WEIGHTS_FILE};
 use crate::scoring::ScoreNorm;
 use crate::training::TrainingConfig;
-use t5::T5Config;
-use tiger::TigerConfig;
+pub use cost::{Cost, Shape};
+
+/// What a model is in a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// A model over semantic IDs.
+    Generator,
+    /// A trained model without semantic IDs, which generators have to beat.
+    Baseline,
+}
 
 /// A line of the list of methods.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -22,6 +39,8 @@ pub struct Method {
     pub paper: &'static str,
     /// How far it is.
     pub status: Status,
+    /// What it is in a comparison.
+    pub role: Role,
     /// One sentence.
     pub summary: &'static str,
     /// The recipe with its defaults.
@@ -29,87 +48,191 @@ pub struct Method {
     pub default_config: fn() -> GeneratorConfig,
 }
 
-/// All generators.
-pub const GENERATORS: &[Method] = &[Method {
-    name: "tiger",
-    paper: "Rajput et al., Recommender Systems with Generative Retrieval, arXiv 2305.05065",
-    status: Status::Stable,
-    summary: "a small T5 encoder-decoder over the codes of the history",
-    default_config: || GeneratorConfig::Tiger(TigerConfig::default()),
-}];
+/// A recipe with the constants of one paper or repository.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Preset {
+    /// The name on the command line.
+    pub name: &'static str,
+    /// Where its constants are from.
+    pub paper: &'static str,
+    /// The recipe.
+    #[serde(skip)]
+    pub config: fn() -> GeneratorConfig,
+}
 
-/// The `[generator.NAME]` table of a recipe.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum GeneratorConfig {
+/// What a method says about itself.
+pub trait ModelKind: ModelConfig + Default {
+    /// Where it is described.
+    const PAPER: &'static str;
+    /// How far it is.
+    const STATUS: Status;
+    /// What it is in a comparison.
+    const ROLE: Role;
+    /// One sentence.
+    const SUMMARY: &'static str;
+    /// Recipes of papers.
+    const PRESETS: &'static [Preset] = &[];
+}
+
+/// What a run must have before a network can be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Needs {
+    /// Item vectors.
+    pub vectors: bool,
+    /// The tokenizer's codebooks.
+    pub codebooks: bool,
+}
+
+/// A method's table of a recipe.
+pub trait ModelConfig {
+    /// How it is trained.
+    fn training(&self) -> &TrainingConfig;
+
+    /// How it is trained, for a caller that overrides keys.
+    fn training_mut(&mut self) -> &mut TrainingConfig;
+
+    /// Most recent items that the model sees.
+    fn max_history(&self) -> usize;
+
+    /// What a training sample is.
+    fn unit(&self) -> SampleUnit {
+        SampleUnit::NextItem
+    }
+
+    /// Over which tokens scores are normalised.
+    fn score_norm(&self) -> ScoreNorm {
+        ScoreNorm::Children
+    }
+
+    /// What the run must have.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// Refuses sizes that no model over these codes per level can have, by key.
+    ///
+    /// # Errors
+    /// The first such key.
+    fn check(&self, codes_per_level: &[u32]) -> Result<()>;
+
+    /// What training and answering will cost.
+    fn cost(&self, shape: &Shape<'_>) -> Cost;
+
+    /// A network with first weights, which the seed decides.
+    ///
+    /// # Errors
+    /// Sizes that no model can have; materials that are missing; whatever the device says.
+    fn build(&self, materials: &Materials<'_>, seed: u64) -> Result<Box<dyn Network>>;
+
+    /// A network with the weights of a folder.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::build`]; a damaged or foreign file.
+    fn load(&self, dir: &Path, materials: &Materials<'_>) -> Result<Box<dyn Network>> {
+        let mut network = self.build(materials, 0)?;
+        network.load_weights(&dir.join(WEIGHTS_FILE))?;
+        Ok(network)
+    }
+}
+
+/// Makes the list of methods and the configuration's enum from one line a method.
+macro_rules! models {
+    ($($(#[$doc:meta])* $variant:ident($config:ty) = $name:literal,)*) => {
+        /// Every model there is.
+        pub const GENERATORS: &[Method] = &[$(Method {
+            name: $name,
+            paper: <$config as ModelKind>::PAPER,
+            status: <$config as ModelKind>::STATUS,
+            role: <$config as ModelKind>::ROLE,
+            summary: <$config as ModelKind>::SUMMARY,
+            default_config: || GeneratorConfig::$variant(<$config>::default()),
+        },)*];
+
+        /// The presets of every model.
+        const PRESETS: &[&[Preset]] = &[$(<$config as ModelKind>::PRESETS,)*];
+
+        /// The `[generator.NAME]` table of a recipe.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        pub enum GeneratorConfig {
+            $($(#[$doc])* #[serde(rename = $name)] $variant($config),)*
+        }
+
+        impl GeneratorConfig {
+            /// The method's name in [`GENERATORS`].
+            pub fn method(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $name,)* }
+            }
+
+            /// The method's own table.
+            pub fn model(&self) -> &dyn ModelConfig {
+                match self { $(Self::$variant(config) => config,)* }
+            }
+
+            fn model_mut(&mut self) -> &mut dyn ModelConfig {
+                match self { $(Self::$variant(config) => config,)* }
+            }
+        }
+    };
+}
+
+models! {
     /// See [`tiger`].
-    Tiger(TigerConfig),
+    Tiger(tiger::TigerConfig) = "tiger",
+}
+
+/// All recipes of papers.
+pub fn presets() -> impl Iterator<Item = &'static Preset> {
+    PRESETS.iter().copied().flatten()
 }
 
 impl GeneratorConfig {
-    /// A method's defaults.
+    /// A method's defaults, or a preset.
     ///
     /// # Errors
-    /// No method of that name; the ones there are are listed.
+    /// Nothing of that name; the ones there are are listed.
     pub fn named(name: &str) -> Result<Self> {
-        let method = GENERATORS.iter().find(|method| method.name == name).ok_or_else(|| {
-            let known: Vec<&str> = GENERATORS.iter().map(|method| method.name).collect();
-            let problem = format!("no generator is named {name:?}");
-            sidereal_core::Error::config("generator", problem, format!("use one of: {}", known.join(", ")))
-        })?;
-        Ok((method.default_config)())
-    }
-
-    /// The method's name in [`GENERATORS`].
-    pub fn method(&self) -> &'static str {
-        match self {
-            Self::Tiger(_) => "tiger",
+        if let Some(method) = GENERATORS.iter().find(|method| method.name == name) {
+            return Ok((method.default_config)());
         }
+        if let Some(preset) = presets().find(|preset| preset.name == name) {
+            return Ok((preset.config)());
+        }
+        let known = GENERATORS.iter().map(|method| method.name).chain(presets().map(|preset| preset.name));
+        let mend = format!("use one of: {}", known.collect::<Vec<_>>().join(", "));
+        Err(CoreError::config("generator", format!("no generator is named {name:?}"), mend).into())
     }
 
     /// How it is trained.
     pub fn training(&self) -> &TrainingConfig {
-        match self {
-            Self::Tiger(config) => &config.training,
-        }
+        self.model().training()
     }
 
     /// How it is trained, for a caller that overrides keys.
     pub fn training_mut(&mut self) -> &mut TrainingConfig {
-        match self {
-            Self::Tiger(config) => &mut config.training,
-        }
+        self.model_mut().training_mut()
     }
 
     /// Most recent items that the model sees.
     pub fn max_history(&self) -> usize {
-        match self {
-            Self::Tiger(config) => config.max_history,
-        }
+        self.model().max_history()
     }
 
-    /// Over which tokens scores are normalised.
-    pub fn score_norm(&self) -> ScoreNorm {
-        match self {
-            Self::Tiger(config) => config.score_norm,
-        }
-    }
-
-    /// The network for a vocabulary of codes.
-    ///
-    /// # Errors
-    /// Sizes that no model can have, by key.
-    pub fn t5(&self, vocab: &CodeVocab) -> Result<T5Config> {
-        match self {
-            Self::Tiger(config) => config.t5(vocab),
-        }
-    }
-
-    /// Refuses values that no run can have, by key.
+    /// Refuses values that no run over these codes per level can have, by key.
     ///
     /// # Errors
     /// The first such key.
-    pub fn check(&self) -> Result<()> {
-        self.training().check(&format!("generator.{}.training", self.method()))
+    pub fn check(&self, codes_per_level: &[u32]) -> Result<()> {
+        self.training().check(&format!("generator.{}.training", self.method()))?;
+        check_max_history(self.method(), self.max_history())?;
+        self.model().check(codes_per_level)
     }
+}
+
+fn check_max_history(method: &str, max_history: usize) -> Result<()> {
+    if max_history == 0 || max_history > 1 << 16 {
+        let problem = format!("{max_history} items");
+        let key = format!("generator.{method}.max_history");
+        return Err(CoreError::config(key, problem, "give between 1 and 65536; 20 and 50 are usual").into());
+    }
+    Ok(())
 }

@@ -61,6 +61,18 @@ impl Ranking {
         Self { items, leaves, norm, stats }
     }
 
+    /// Items that are in order already, each with a score of its own. A leaf has the score of its best item.
+    pub(crate) fn of_items(catalog: &Catalog, items: Vec<ScoredItem>, candidates: u64) -> Self {
+        let mut leaves: Vec<ScoredLeaf> = Vec::with_capacity(items.len());
+        let mut listed = std::collections::HashSet::new();
+        for scored in &items {
+            if let Some(leaf) = catalog.leaf_of(scored.item).filter(|&leaf| listed.insert(leaf)) {
+                leaves.push(ScoredLeaf { leaf, score: scored.score });
+            }
+        }
+        Self { items, leaves, norm: ScoreNorm::Children, stats: SearchStats { candidates, beams: Vec::new() } }
+    }
+
     /// The 0-based rank of an item, ties counted against it: how many other items score at least as much. `None` if
     /// the item is not in the ranking.
     pub fn rank_of(&self, target: ItemIndex) -> Option<u32> {

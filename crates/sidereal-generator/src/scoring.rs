@@ -107,9 +107,29 @@ pub trait ItemScorer: Sync {
     /// The name in reports.
     fn name(&self) -> &str;
 
-    /// Scores for one history (oldest first, `[H]`), higher is better: `[N]`.
+    /// N.
+    fn items(&self) -> usize;
+
+    /// Scores of several histories (each oldest first, `[H]`, perhaps empty), higher is better. Faster than one at a
+    /// time where vectors are multiplied; the scores are the same.
+    ///
+    /// # Shapes
+    /// `scores`: `[B, N]`
     ///
     /// # Errors
     /// Whatever keeps the model from an answer.
-    fn score_all(&self, history: &[ItemIndex]) -> Result<Vec<f32>>;
+    ///
+    /// # Panics
+    /// If `scores` has another size.
+    fn score_block(&self, histories: &[&[ItemIndex]], scores: &mut [f32]) -> Result<()>;
+
+    /// Scores of one history: `[N]`.
+    ///
+    /// # Errors
+    /// As [`ItemScorer::score_block`].
+    fn score_all(&self, history: &[ItemIndex]) -> Result<Vec<f32>> {
+        let mut scores = vec![0.0; self.items()];
+        self.score_block(&[history], &mut scores)?;
+        Ok(scores)
+    }
 }

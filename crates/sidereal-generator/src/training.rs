@@ -14,9 +14,8 @@ mod validation;
 use std::path::Path;
 use std::time::Instant;
 
-use candle_core::Device;
 use candle_core::backprop::GradStore;
-use sidereal_core::{Catalog, CodeVocab, Error as CoreError, Histories, Progress, Split};
+use sidereal_core::{Error as CoreError, Histories, Progress, Split};
 use sidereal_nn::optimizer::{AdamW, AdamWConfig};
 use sidereal_nn::rng::Rng;
 
@@ -25,12 +24,12 @@ pub use metrics_log::{Event, METRICS_FILE, read_metrics};
 pub use validation::Validation;
 
 use crate::Result;
-use crate::batches::{Batch, Samples};
+use crate::batches::Samples;
 use crate::generator::{FORMAT_VERSION, Generator, GeneratorInfo};
 use crate::models::GeneratorConfig;
-use crate::models::t5::{T5, T5Config};
+use crate::network::{Materials, Network};
 use checkpoint::{Best, Position, Store};
-use gradients::{gradients, part_rows};
+use gradients::{Part, gradients, part_rows};
 use metrics_log::MetricsLog;
 use validation::Validator;
 
@@ -43,12 +42,10 @@ pub struct TrainJob<'a> {
     pub histories: &'a Histories,
     /// Which of them may be learned from, and the validation questions.
     pub split: &'a Split,
-    /// The items and their semantic IDs.
-    pub catalog: &'a Catalog,
+    /// The items, and where to compute.
+    pub materials: Materials<'a>,
     /// Decides first weights, order, masks and the validation sample.
     pub seed: u64,
-    /// Where to compute.
-    pub device: &'a Device,
     /// The run's folder; a run in it is continued.
     pub work_dir: &'a Path,
     /// Who watches.
@@ -89,25 +86,22 @@ pub struct TrainOutcome {
 /// A recipe, data or work folder that cannot be trained with (each names its mend), a loss that is not a number, and
 /// whatever the device or the file system says. The work folder then holds the last checkpoint.
 pub fn train(job: &TrainJob<'_>) -> Result<TrainOutcome> {
-    job.config.check()?;
-    let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, job.catalog.codes_per_level());
-    let t5 = job.config.t5(&vocab)?;
-    let samples = Samples::new(job.histories, job.split, job.catalog, &vocab, job.config.max_history());
+    job.config.check(job.materials.catalog.codes_per_level())?;
+    let samples = Samples::new(job.histories, job.split, job.config.model().unit(), job.config.max_history());
     if samples.is_empty() {
         let problem = "no user has two training events, so there is no next item to learn";
         return Err(CoreError::input("split", problem, "give longer histories, or another split rule").into());
     }
-    Run::open(job, &vocab, &samples, t5)?.finish()
+    Run::open(job, &samples)?.finish()
 }
 
 /// A training in progress.
 struct Run<'a> {
     job: &'a TrainJob<'a>,
     config: &'a TrainingConfig,
-    vocab: &'a CodeVocab,
     samples: &'a Samples<'a>,
     validator: Validator<'a>,
-    model: T5,
+    network: Box<dyn Network>,
     optimizer: AdamW,
     store: Store,
     log: MetricsLog,
@@ -118,26 +112,24 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn open(job: &'a TrainJob<'a>, vocab: &'a CodeVocab, samples: &'a Samples<'a>, t5: T5Config) -> Result<Self> {
+    fn open(job: &'a TrainJob<'a>, samples: &'a Samples<'a>) -> Result<Self> {
         let config = job.config.training();
         let steps_per_epoch = samples.batches_per_epoch(config.batch_size) as u64;
         let total_steps = steps_per_epoch.saturating_mul(config.max_epochs).min(config.max_steps.unwrap_or(u64::MAX));
-        let shape = (job.config.score_norm(), job.config.max_history());
-        let validator = Validator::new(job.histories, job.split, job.catalog, config, shape, job.seed);
-        let model = T5::new(t5, Rng::new(job.seed, "weights").next_u64(), job.device)?;
+        let validator = Validator::new(job.histories, job.split, job.materials.catalog, config, job.seed);
+        let network = job.config.model().build(&job.materials, Rng::new(job.seed, "weights").next_u64())?;
         let adam = AdamWConfig { lr: config.learning_rate, weight_decay: config.weight_decay, ..Default::default() };
-        let mut optimizer = AdamW::new(model.params().vars().to_vec(), adam)?;
+        let mut optimizer = AdamW::new(network.params().vars().to_vec(), adam)?;
         let store = Store::open(job, samples.len())?;
-        let position = store.resume(&model, &mut optimizer)?.unwrap_or_default();
+        let position = store.resume(network.params(), &mut optimizer)?.unwrap_or_default();
         let log = MetricsLog::open(job.work_dir, position.step)?;
         let started = Instant::now();
         Ok(Self {
             job,
             config,
-            vocab,
             samples,
             validator,
-            model,
+            network,
             optimizer,
             store,
             log,
@@ -211,11 +203,15 @@ impl<'a> Run<'a> {
     /// One step of the optimiser on one batch.
     fn step(&mut self, numbers: &[u32]) -> Result<()> {
         let step = self.position.step;
-        let part_rows = part_rows(self.job.device, numbers.len());
-        let parts: Vec<Batch> = numbers.chunks(part_rows).map(|numbers| self.samples.batch(numbers)).collect();
-        let mask_seed = Rng::new(self.job.seed, &format!("dropout {step}")).next_u64();
-        let rate = self.model.config().dropout_rate;
-        let (value, mut grads) = gradients(&self.model, &parts, self.config.label_smoothing, rate, mask_seed)?;
+        let rows = part_rows(self.network.as_ref(), self.job.materials.device, numbers.len());
+        let part = |numbers: &[u32]| -> Part<'a> {
+            let targets = numbers.iter().map(|&number| self.samples.targets(number)).sum();
+            Part { rows: numbers.iter().map(|&number| self.samples.row(number)).collect(), targets }
+        };
+        let parts: Vec<Part<'_>> = numbers.chunks(rows).map(part).collect();
+        let noise = Rng::new(self.job.seed, &format!("dropout {step}")).next_u64();
+        let of_part = |part: &Part<'_>, noise| self.network.loss(&part.rows, Some(noise));
+        let (value, mut grads) = gradients(self.network.params(), &parts, noise, of_part)?;
         if !value.is_finite() {
             return Err(diverged(step + 1, value));
         }
@@ -238,7 +234,7 @@ impl<'a> Run<'a> {
 
     fn clip(&self, grads: &mut GradStore) -> Result<f64> {
         let longest = if self.config.clip_norm > 0.0 { self.config.clip_norm } else { f64::INFINITY };
-        sidereal_nn::clip_grad_norm(grads, self.model.params().vars(), longest)
+        sidereal_nn::clip_grad_norm(grads, self.network.params().vars(), longest)
     }
 
     fn learning_rate(&self, step: u64) -> f64 {
@@ -280,11 +276,11 @@ impl<'a> Run<'a> {
 
     fn validate(&mut self) -> Result<()> {
         let (began, step) = (Instant::now(), self.position.step);
-        let metrics = self.validator.run(&self.model.inference(self.vocab)?)?;
+        let metrics = self.validator.run(self.network.ranker(&self.job.materials)?.as_ref())?;
         let best = self.position.best.is_none_or(|best| metrics.better_than(&best.metrics));
         self.position.validated_at = Some(step);
         if best {
-            self.model.save_weights(&self.store.best_weights(step))?;
+            self.network.save_weights(&self.store.best_weights(step))?;
             self.position.best = Some(Best { step, metrics });
             self.position.validations_without_gain = 0;
         } else {
@@ -297,32 +293,31 @@ impl<'a> Run<'a> {
 
     fn checkpoint(&mut self) -> Result<()> {
         let position = Position { seconds_before: self.seconds(), ..self.position };
-        self.store.save(&self.model, &self.optimizer, &position)
+        self.store.save(self.network.params(), &self.optimizer, &position)
     }
 
-    fn outcome(self, stopped: Stopped) -> Result<TrainOutcome> {
+    fn outcome(mut self, stopped: Stopped) -> Result<TrainOutcome> {
         let seconds = self.seconds();
-        let (model, best_step) = match self.position.best {
-            Some(best) => {
-                let path = self.store.best_weights(best.step);
-                (T5::load_weights(self.model.config().clone(), &path, self.job.device)?, best.step)
-            }
-            None => (self.model, self.position.step),
-        };
+        let mut best_step = self.position.step;
+        if let Some(best) = self.position.best {
+            self.network.load_weights(&self.store.best_weights(best.step))?;
+            best_step = best.step;
+        }
+        let materials = &self.job.materials;
         let info = GeneratorInfo {
             format_version: FORMAT_VERSION,
             method: self.job.config.method().to_owned(),
-            vocab: self.vocab.clone(),
-            catalog_version: self.job.catalog.version().to_owned(),
+            vocab: materials.vocab(),
+            catalog_version: materials.catalog.version().to_owned(),
             max_history: self.job.config.max_history(),
-            score_norm: self.job.config.score_norm(),
+            score_norm: self.job.config.model().score_norm(),
             seed: self.job.seed,
-            parameters: model.parameter_count(),
+            parameters: self.network.params().count(),
             step: best_step,
             recipe: self.job.config.clone(),
         };
         Ok(TrainOutcome {
-            generator: Generator::new(info, model)?,
+            generator: Generator::new(info, self.network, materials)?,
             steps: self.position.step,
             best_step,
             validation: self.position.best.map(|best| best.metrics),

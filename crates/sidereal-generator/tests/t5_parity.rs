@@ -10,8 +10,9 @@ use serde::Deserialize;
 use sidereal_core::{Catalog, CodeVocab, CollisionPolicy, ItemId, LeafFilter, SemanticIds};
 use sidereal_generator::batches::Batch;
 use sidereal_generator::beam::{BeamOptions, Request, beam_search};
+use sidereal_generator::dropout::Dropout;
 use sidereal_generator::exact::ExactScorer;
-use sidereal_generator::models::t5::{Dropout, T5};
+use sidereal_generator::models::t5::T5;
 use sidereal_generator::{NextCodeModel, Ranking, ScoreNorm};
 use sidereal_nn::tolerance::LOGITS;
 

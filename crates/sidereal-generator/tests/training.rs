@@ -10,13 +10,14 @@ use sidereal_core::{
     Catalog, CodeVocab, CollisionPolicy, Histories, ItemId, ItemIndex, LeafFilter, NoProgress, Progress, SemanticIds,
     Split, SplitRule,
 };
-use sidereal_generator::batches::Samples;
-use sidereal_generator::models::t5::{Dropout, FeedForward, T5};
+use sidereal_generator::batches::{Batch, Samples};
+use sidereal_generator::dropout::Dropout;
+use sidereal_generator::models::t5::{FeedForward, T5};
 use sidereal_generator::models::tiger::TigerConfig;
 use sidereal_generator::training::{Event, METRICS_FILE, ScheduleKind, Stopped, read_metrics};
 use sidereal_generator::{
-    GENERATORS, Generator, GeneratorConfig, NextCodeModel, Result, ScoreNorm, TrainJob, TrainOutcome, TrainingConfig,
-    train,
+    GENERATORS, Generator, GeneratorConfig, Materials, Network, Question, Result, Row, SampleUnit, ScoreNorm, TrainJob,
+    TrainOutcome, TrainingConfig, train,
 };
 
 const ITEMS: usize = 24;
@@ -79,17 +80,16 @@ fn run(config: &GeneratorConfig, dir: &Path, progress: &dyn Progress) -> Result<
         config,
         histories: &histories,
         split: &split,
-        catalog: &catalog,
+        materials: Materials::of_catalog(&catalog, &Device::Cpu),
         seed: 7,
-        device: &Device::Cpu,
         work_dir: dir,
         progress,
     })
 }
 
-fn bytes(model: &T5) -> Vec<u8> {
+fn bytes(network: &dyn Network) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
-    model.save(dir.path()).unwrap();
+    network.save(dir.path()).unwrap();
     std::fs::read(dir.path().join("model.safetensors")).unwrap()
 }
 
@@ -137,7 +137,7 @@ fn a_killed_training_goes_on_to_the_same_bits() {
             assert!(killed.is_err(), "the training outlived its kill at step {after}");
         }
         let outcome = run(&config, dir.path(), &NoProgress).unwrap();
-        assert_eq!(bytes(outcome.generator.model()), bytes(expected.generator.model()), "killed at {kills:?}");
+        assert_eq!(bytes(outcome.generator.network()), bytes(expected.generator.network()), "killed at {kills:?}");
         assert_eq!(outcome.best_step, expected.best_step);
         assert_eq!(outcome.validation, expected.validation);
         let log =
@@ -150,7 +150,7 @@ fn a_killed_training_goes_on_to_the_same_bits() {
         assert_eq!(last(dir.path()), last(whole.path()), "killed at {kills:?}");
     }
     let again = run(&config, whole.path(), &NoProgress).unwrap();
-    assert_eq!(bytes(again.generator.model()), bytes(expected.generator.model()), "a finished run stays finished");
+    assert_eq!(bytes(again.generator.network()), bytes(expected.generator.network()), "a finished run stays finished");
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn weights_do_not_depend_on_the_number_of_threads() {
     let in_pool = |threads: usize| {
         let dir = tempfile::tempdir().unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        bytes(pool.install(|| run(&config, dir.path(), &NoProgress)).unwrap().generator.model())
+        bytes(pool.install(|| run(&config, dir.path(), &NoProgress)).unwrap().generator.network())
     };
     assert_eq!(in_pool(1), in_pool(2));
 }
@@ -185,9 +185,8 @@ fn thirty_users_are_learned_by_heart() {
         config: &config,
         histories: &histories,
         split: &split,
-        catalog: &catalog,
+        materials: Materials::of_catalog(&catalog, &Device::Cpu),
         seed: 3,
-        device: &Device::Cpu,
         work_dir: dir.path(),
         progress: &NoProgress,
     };
@@ -201,23 +200,20 @@ fn thirty_users_are_learned_by_heart() {
         })
         .collect();
     assert!(losses[0] > 1.0 && losses[losses.len() - 1] < 0.25, "{losses:?}");
-    let vocab = &generator.info().vocab;
-    let samples = Samples::new(&histories, &split, &catalog, vocab, 4);
+    let samples = Samples::new(&histories, &split, SampleUnit::NextItem, 4);
     let filter = LeafFilter::allow_all();
     // Different users may have shared a history and gone on differently: those cannot all be right.
     let (mut right, mut asked) = (0, 0);
-    for sample in samples.samples() {
-        let items = histories.items_of(sample.user as usize);
-        let history = &items[..sample.position as usize];
-        let ambiguous = samples.samples().iter().any(|other| {
-            let theirs = histories.items_of(other.user as usize);
-            &theirs[..other.position as usize] == history
-                && theirs[other.position as usize] != items[sample.position as usize]
+    let rows: Vec<Row<'_>> = (0..samples.len() as u32).map(|number| samples.row(number)).collect();
+    for row in &rows {
+        let Some((target, history)) = row.items.split_last() else { panic!("a sample without target") };
+        let ambiguous = rows.iter().any(|other| {
+            other.items.starts_with(history) && other.items.len() == row.items.len() && other.items != row.items
         });
         if !ambiguous {
-            let ranking = &generator.recommend(&catalog, &[(history, &filter)], 10).unwrap()[0];
+            let ranking = &generator.recommend(&catalog, &[Question::new(history, &filter)], 10).unwrap()[0];
             asked += 1;
-            right += usize::from(ranking.rank_of(items[sample.position as usize]) == Some(0));
+            right += usize::from(ranking.rank_of(*target) == Some(0));
         }
     }
     assert!(asked > 30 && right == asked, "{right} of {asked}");
@@ -231,8 +227,9 @@ fn every_parameter_gets_a_gradient_that_is_not_zero() {
         let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, &CODES);
         let tiger = TigerConfig { feed_forward, layers: 2, ..tiger };
         let model = T5::new(tiger.t5(&vocab).unwrap(), 1, &Device::Cpu).unwrap();
-        let samples = Samples::new(&histories, &split, &catalog, &vocab, 4);
-        let batch = samples.batch(&samples.epoch(16, 1, 0)[0]);
+        let samples = Samples::new(&histories, &split, SampleUnit::NextItem, 4);
+        let rows: Vec<Row<'_>> = samples.epoch(16, 1, 0)[0].iter().map(|&number| samples.row(number)).collect();
+        let batch = Batch::new(&catalog, &vocab, &rows, 4);
         let grads = model.loss(&batch, 0.1, &Dropout::new(0.1, 5)).unwrap().backward().unwrap();
         for (name, gradient) in model.hugging_face_gradients(&grads).unwrap() {
             let size: f32 = gradient.abs().unwrap().sum_all().unwrap().to_scalar().unwrap();
@@ -247,8 +244,9 @@ fn dropout_masks_follow_the_seed_and_leave_inference_alone() {
     let GeneratorConfig::Tiger(tiger) = small(short());
     let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, &CODES);
     let model = T5::new(tiger.t5(&vocab).unwrap(), 1, &Device::Cpu).unwrap();
-    let samples = Samples::new(&histories, &split, &catalog, &vocab, 4);
-    let batch = samples.batch(&[0, 1, 2]);
+    let samples = Samples::new(&histories, &split, SampleUnit::NextItem, 4);
+    let rows: Vec<Row<'_>> = (0..3).map(|number| samples.row(number)).collect();
+    let batch = Batch::new(&catalog, &vocab, &rows, 4);
     let loss = |dropout: Dropout| model.loss(&batch, 0.0, &dropout).unwrap().to_scalar::<f32>().unwrap();
     assert_eq!(loss(Dropout::new(0.3, 5)), loss(Dropout::new(0.3, 5)));
     assert_ne!(loss(Dropout::new(0.3, 5)), loss(Dropout::new(0.3, 6)));
@@ -280,9 +278,8 @@ fn nothing_to_learn_is_an_error_that_says_so() {
         config: &small(short()),
         histories: &histories,
         split: &split,
-        catalog: &catalog,
+        materials: Materials::of_catalog(&catalog, &Device::Cpu),
         seed: 1,
-        device: &Device::Cpu,
         work_dir: dir.path(),
         progress: &NoProgress,
     };
@@ -306,13 +303,15 @@ fn another_catalog_is_refused_by_both_names_unless_allowed() {
     let ids: Vec<ItemId> = (0..3).map(|i| ItemId::from(format!("other {i}"))).collect();
     let sids = SemanticIds::new(3, vec![0, 0, 0, 1, 2, 1, 3, 3, 2]).unwrap();
     let other = Catalog::build(&ids, &sids, &CODES, CollisionPolicy::Postings, None).unwrap();
-    let error = Generator::load(saved.path(), &other, &Device::Cpu, false).unwrap_err().to_string();
+    let error =
+        Generator::load(saved.path(), &Materials::of_catalog(&other, &Device::Cpu), false).unwrap_err().to_string();
     assert!(error.contains(other.version()) && error.contains(catalog().version()), "{error}");
-    let allowed = Generator::load(saved.path(), &other, &Device::Cpu, true).unwrap();
+    let allowed = Generator::load(saved.path(), &Materials::of_catalog(&other, &Device::Cpu), true).unwrap();
     let filter = LeafFilter::allow_all();
-    assert_eq!(allowed.recommend(&other, &[(&[0, 1], &filter)], 5).unwrap()[0].items.len(), 3);
+    assert_eq!(allowed.recommend(&other, &[Question::new(&[0, 1], &filter)], 5).unwrap()[0].items.len(), 3);
     let wider = Catalog::build(&ids, &sids, &[4, 4, 4], CollisionPolicy::Postings, None).unwrap();
-    let error = Generator::load(saved.path(), &wider, &Device::Cpu, true).unwrap_err().to_string();
+    let error =
+        Generator::load(saved.path(), &Materials::of_catalog(&wider, &Device::Cpu), true).unwrap_err().to_string();
     assert!(error.contains("[4, 4, 3]") && error.contains("[4, 4, 4]"), "{error}");
 }
 
@@ -340,10 +339,10 @@ fn every_generator_trains_saves_loads_and_answers_with_catalog_items() {
         let outcome = run(&shrunk(default), dir.path(), &NoProgress).unwrap();
         let saved = tempfile::tempdir().unwrap();
         outcome.generator.save(saved.path()).unwrap();
-        let loaded = Generator::load(saved.path(), &catalog, &Device::Cpu, false).unwrap();
+        let loaded = Generator::load(saved.path(), &Materials::of_catalog(&catalog, &Device::Cpu), false).unwrap();
         assert_eq!(loaded.info(), outcome.generator.info());
         let denied = LeafFilter::deny_items(&catalog, &[3, 4, 5]);
-        let questions: [(&[ItemIndex], &LeafFilter); 2] = [(&[3, 4, 5], &denied), (&[], &denied)];
+        let questions = [Question::new(&[3, 4, 5], &denied), Question::new(&[], &denied)];
         let (ours, theirs) =
             (loaded.recommend(&catalog, &questions, ITEMS), outcome.generator.recommend(&catalog, &questions, ITEMS));
         assert_eq!(ours.as_ref().unwrap(), &theirs.unwrap());
@@ -351,11 +350,11 @@ fn every_generator_trains_saves_loads_and_answers_with_catalog_items() {
             assert_eq!(ranking.items.len(), ITEMS - 3, "{}", method.name);
             assert!(ranking.items.iter().all(|scored| ![3, 4, 5].contains(&scored.item)));
         }
-        let exact = loaded.exact(&catalog).unwrap();
-        let tokens = loaded.tokens(&catalog, &[3, 4, 5]);
-        let exact = exact.ranking(&tokens, &denied).unwrap();
-        let beam = &loaded.recommend(&catalog, &questions[..1], ITEMS).unwrap()[0];
-        assert!(exact.items.iter().zip(&beam.items).all(|(a, b)| (a.score - b.score).abs() < 1e-4));
-        assert_eq!(loaded.inference().vocab(), &loaded.info().vocab);
+        let exact = loaded.ranker().score_all(&catalog, &questions[0]).unwrap();
+        let best = &loaded.recommend(&catalog, &questions[..1], ITEMS).unwrap()[0];
+        for scored in &best.items {
+            assert!((exact[scored.item as usize] - scored.score).abs() < 1e-4, "{}", method.name);
+        }
+        assert!([3, 4, 5].iter().all(|&denied: &usize| exact[denied] == f32::NEG_INFINITY), "{}", method.name);
     }
 }

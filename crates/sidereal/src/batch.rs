@@ -119,7 +119,7 @@ fn answer_part(recommender: &Recommender, histories: &Histories, users: &[usize]
         .iter()
         .map(|&u| {
             let history: &[ItemIndex] = histories.items_of(u);
-            Query { history, deny: if wish.include_seen { &[] } else { history } }
+            Query { history, deny: if wish.include_seen { &[] } else { history }, user: Some(histories.user(u)) }
         })
         .collect();
     let rankings = recommender.rank(&queries, wish.beam.max(wish.k))?;

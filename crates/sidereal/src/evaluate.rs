@@ -119,7 +119,8 @@ impl Exam<'_> {
                     .iter()
                     .map(|example| {
                         let history = example.history(self.histories);
-                        Query { history, deny: if remove_seen { history } else { &[] } }
+                        let user = Some(self.histories.user(example.user as usize));
+                        Query { history, deny: if remove_seen { history } else { &[] }, user }
                     })
                     .collect();
                 let rankings = recommender.rank(&queries, beam)?;

@@ -16,6 +16,8 @@ pub use sidereal_tokenizer as tokenizer;
 pub mod recipe;
 pub mod run;
 
+mod materials;
+
 pub mod stages;
 
 pub mod life;

@@ -4,6 +4,7 @@ use serde::Serialize;
 use sidereal_core::method::Status;
 use sidereal_generator::GENERATORS;
 use sidereal_generator::baselines::BASELINES;
+use sidereal_generator::models::Role;
 use sidereal_tokenizer::TOKENIZERS;
 
 /// A method as `sidereal methods --json` lists it.
@@ -28,10 +29,14 @@ pub struct Methods {
     pub baselines: Vec<Method>,
 }
 
-/// The lists.
+/// The lists. Trained baselines are trained as generators are, and listed with what generators must beat.
 pub fn methods() -> Methods {
     let tokenizers = TOKENIZERS.iter().map(|m| Method { name: m.name, paper: m.paper, status: m.status }).collect();
-    let generators = GENERATORS.iter().map(|m| Method { name: m.name, paper: m.paper, status: m.status }).collect();
-    let baselines = BASELINES.iter().map(|m| Method { name: m.name, paper: m.paper, status: m.status }).collect();
-    Methods { tokenizers, generators, baselines }
+    let trained = |role| {
+        let of_role = GENERATORS.iter().filter(move |m| m.role == role);
+        of_role.map(|m| Method { name: m.name, paper: m.paper, status: m.status })
+    };
+    let untrained = BASELINES.iter().map(|m| Method { name: m.name, paper: m.paper, status: m.status });
+    let baselines = untrained.chain(trained(Role::Baseline)).collect();
+    Methods { tokenizers, generators: trained(Role::Generator).collect(), baselines }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sidereal_core::{CodeVocab, CollisionPolicy, Error, SplitRule};
+use sidereal_core::{CollisionPolicy, Error, SplitRule};
 use sidereal_data::ColumnMap;
 use sidereal_generator::GeneratorConfig;
 use sidereal_tokenizer::TokenizerConfig;
@@ -134,8 +134,7 @@ impl Recipe {
     pub fn check(&self) -> Result<()> {
         self.tokenizer.check()?;
         self.collaborative.as_ref().map_or(Ok(()), CollaborativeRecipe::check)?;
-        self.generator.check()?;
-        self.generator.t5(&CodeVocab::new(CodeVocab::FIRST_CODE, self.tokenizer.codes()))?;
+        self.generator.check(self.tokenizer.codes())?;
         if self.evaluate.beam == 0 {
             let mend = "use 50, or at least the largest K that you want to see";
             return Err(Error::config("evaluate.beam", "a beam width of 0 finds nothing", mend).into());

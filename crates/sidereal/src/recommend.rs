@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use serde::Serialize;
 use sidereal_core::{Catalog, Error, ItemIndex, Items, LeafFilter};
-use sidereal_generator::{Generator, Ranking};
+use sidereal_generator::network::user_key;
+use sidereal_generator::{Generator, Question, Ranking};
 use sidereal_nn::device::DeviceChoice;
 
 use crate::Result;
 use crate::life::added::AddedItems;
+use crate::materials::RunMaterials;
 use crate::run::{Run, Stage};
 
 /// A run's generator and catalog, loaded once and asked many times.
@@ -40,6 +42,8 @@ pub struct Query<'a> {
     pub history: &'a [ItemIndex],
     /// Items that must not be answered.
     pub deny: &'a [ItemIndex],
+    /// The id of who asks, where it is known.
+    pub user: Option<&'a str>,
 }
 
 /// An answer, as `sidereal recommend --json` prints it.
@@ -73,9 +77,12 @@ impl Recommender {
     /// A stage that has not run or is damaged; a generator of a catalog that this one does not come from, unless
     /// `allow_other_catalog`.
     pub fn load(run: &Run, device: DeviceChoice, allow_other_catalog: bool) -> Result<Self> {
-        let catalog = run.catalog()?;
         run.manifest(Stage::Generator)?;
-        let generator = Generator::load(&run.dir(Stage::Generator), &catalog, &device.open()?, allow_other_catalog)?;
+        let dir = run.dir(Stage::Generator);
+        let needs = Generator::read_info(&dir)?.recipe.model().needs();
+        let materials = RunMaterials::load(run, needs, device)?;
+        let generator = Generator::load(&dir, &materials.as_materials(), allow_other_catalog)?;
+        let catalog = materials.into_catalog();
         let items = match run.has(Stage::Data) {
             true => {
                 let data = run.data()?;
@@ -124,15 +131,18 @@ impl Recommender {
         Ok(ids.iter().filter_map(|id| index_of(id)).collect())
     }
 
-    /// Ranks for many queries by constrained beam search; the answer to query `i` is at place `i`.
+    /// Ranks for many queries; the answer to query `i` is at place `i`.
     ///
     /// # Errors
     /// An empty history; whatever the device says.
     pub fn rank(&self, queries: &[Query<'_>], beam: usize) -> Result<Vec<Ranking>> {
         let filters: Vec<LeafFilter> =
             queries.iter().map(|query| LeafFilter::deny_items(&self.catalog, query.deny)).collect();
-        let questions: Vec<(&[ItemIndex], &LeafFilter)> =
-            queries.iter().zip(&filters).map(|(query, filter)| (query.history, filter)).collect();
+        let questions: Vec<Question<'_>> = queries
+            .iter()
+            .zip(&filters)
+            .map(|(query, filter)| Question { history: query.history, filter, user: query.user.map(user_key) })
+            .collect();
         self.generator.recommend(&self.catalog, &questions, beam)
     }
 
@@ -144,7 +154,7 @@ impl Recommender {
         let began = Instant::now();
         let history = self.history(ids)?;
         let deny: &[ItemIndex] = if wish.include_seen { &[] } else { &history };
-        let rankings = self.rank(&[Query { history: &history, deny }], wish.beam.max(wish.k))?;
+        let rankings = self.rank(&[Query { history: &history, deny, user: None }], wish.beam.max(wish.k))?;
         let ranked = rankings.iter().flat_map(|ranking| &ranking.items).take(wish.k);
         let items = ranked.map(|scored| self.answer_item(scored.item, scored.score)).collect();
         let candidates: u64 = rankings.iter().map(|ranking| ranking.stats.candidates).sum();

@@ -1,4 +1,4 @@
-//! A baseline's ranks and lists for all users, in both modes.
+//! A scorer's ranks and lists for all users, in both modes.
 //!
 //! Scores are held for one block of users at a time, and blocks run side by side. The size of a block depends on the
 //! size of the catalog alone, so the figures do not depend on the number of threads.
@@ -8,7 +8,7 @@ use sidereal_core::metrics::{RankedLists, Row, rank_of_target, top_k};
 use sidereal_core::{Example, Histories, ItemIndex, Progress};
 
 use crate::Result;
-use crate::baselines::Baseline;
+use crate::scoring::ItemScorer;
 
 /// Scores of one block: 16 MiB.
 const BLOCK_SCORES: usize = 1 << 22;
@@ -29,17 +29,17 @@ pub struct BothModes {
 /// Ranks the targets of `examples` among the whole catalog; the lists hold the first `list_len` items.
 ///
 /// # Errors
-/// A history item that is not in the baseline's catalog.
+/// A history item that is not in the scorer's catalog.
 pub fn rank_examples(
-    baseline: &Baseline,
+    scorer: &dyn ItemScorer,
     histories: &Histories,
     examples: &[Example],
     list_len: usize,
     progress: &dyn Progress,
 ) -> Result<BothModes> {
-    let items = baseline.items();
+    let items = scorer.items();
     let users = (BLOCK_SCORES / items.max(1)).clamp(1, BLOCK_USERS);
-    progress.start(&format!("ranking with {}", baseline.method().name), Some(examples.len() as u64), "users");
+    progress.start(&format!("ranking with {}", scorer.name()), Some(examples.len() as u64), "users");
     let blocks: Vec<BothModes> = examples
         .par_chunks(users)
         .map_init(
@@ -47,7 +47,7 @@ pub fn rank_examples(
             |scores, block| {
                 let seen: Vec<&[ItemIndex]> = block.iter().map(|example| example.history(histories)).collect();
                 let scores = &mut scores[..block.len() * items]; // [B, N]
-                baseline.score_block(&seen, scores)?;
+                scorer.score_block(&seen, scores)?;
                 let mut both = BothModes { no_filter: empty(list_len), seen_removed: empty(list_len) };
                 for ((example, seen), scores) in block.iter().zip(seen).zip(scores.chunks_exact_mut(items)) {
                     let target = example.target(histories);

@@ -13,6 +13,7 @@
 //! histories u32 `[B, T]` -> encoder states `[B, T, D]` -> logits `[B * L, V]`
 
 mod config;
+mod cost;
 mod cpu;
 mod device;
 mod forward;
@@ -30,18 +31,17 @@ use sidereal_nn::ops;
 use sidereal_nn::params::Params;
 
 pub use config::{FeedForward, T5Config};
-pub use forward::Dropout;
 
 use crate::Result;
 use crate::batches::Batch;
+use crate::dropout::Dropout;
+use crate::network::WEIGHTS_FILE;
 use crate::scoring::{CodeScores, NextCodeModel, ScoreNorm};
 use forward::{Forward, Padding};
 use weights::{Model, Weights};
 
-/// Names of a model's files in its folder, as Hugging Face has them.
+/// The name of the sizes' file in a model's folder, as Hugging Face has it.
 pub const CONFIG_FILE: &str = "config.json";
-/// The weights beside [`CONFIG_FILE`].
-pub const WEIGHTS_FILE: &str = "model.safetensors";
 
 /// A trainable T5.
 #[derive(Debug)]

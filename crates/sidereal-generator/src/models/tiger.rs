@@ -12,11 +12,20 @@
 //! # Shapes
 //! history `[B, H * L]` -> codes `[B, L]`
 
-use serde::{Deserialize, Serialize};
-use sidereal_core::{CodeVocab, Error as CoreError};
+use std::path::Path;
 
-use super::t5::{FeedForward, T5Config};
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+use sidereal_core::{Catalog, CodeVocab};
+use sidereal_nn::params::Params;
+
+use super::t5::{FeedForward, T5, T5Config};
+use super::{Cost, ModelConfig, ModelKind, Role, Shape, Status};
 use crate::Result;
+use crate::batches::Batch;
+use crate::dropout::Dropout;
+use crate::network::{Materials, Network, Row};
+use crate::ranker::{CodeRanker, Ranker};
 use crate::scoring::ScoreNorm;
 use crate::training::TrainingConfig;
 
@@ -69,11 +78,6 @@ impl TigerConfig {
     /// # Errors
     /// Sizes that no model can have.
     pub fn t5(&self, vocab: &CodeVocab) -> Result<T5Config> {
-        if self.max_history == 0 || self.max_history > 1 << 16 {
-            let problem = format!("{} items", self.max_history);
-            let key = "generator.tiger.max_history";
-            return Err(CoreError::config(key, problem, "give between 1 and 65536; the paper has 20").into());
-        }
         let config = T5Config {
             vocab_size: vocab.size() as usize,
             d_model: self.d_model,
@@ -95,5 +99,93 @@ impl TigerConfig {
         };
         config.check("generator.tiger")?;
         Ok(config)
+    }
+}
+
+impl ModelKind for TigerConfig {
+    const PAPER: &'static str = "Rajput et al., Recommender Systems with Generative Retrieval, arXiv 2305.05065";
+    const STATUS: Status = Status::Stable;
+    const ROLE: Role = Role::Generator;
+    const SUMMARY: &'static str = "a small T5 encoder-decoder over the codes of the history";
+}
+
+impl ModelConfig for TigerConfig {
+    fn training(&self) -> &TrainingConfig {
+        &self.training
+    }
+
+    fn training_mut(&mut self) -> &mut TrainingConfig {
+        &mut self.training
+    }
+
+    fn max_history(&self) -> usize {
+        self.max_history
+    }
+
+    fn score_norm(&self) -> ScoreNorm {
+        self.score_norm
+    }
+
+    fn check(&self, codes_per_level: &[u32]) -> Result<()> {
+        self.t5(&CodeVocab::new(CodeVocab::FIRST_CODE, codes_per_level)).map(drop)
+    }
+
+    fn cost(&self, shape: &Shape<'_>) -> Cost {
+        let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, shape.codes_per_level);
+        self.t5(&vocab).map(|t5| t5.cost(shape, self.max_history)).unwrap_or_default()
+    }
+
+    fn build(&self, materials: &Materials<'_>, seed: u64) -> Result<Box<dyn Network>> {
+        let t5 = T5::new(self.t5(&materials.vocab())?, seed, materials.device)?;
+        Ok(Box::new(Tiger::new(self.clone(), t5, materials)))
+    }
+
+    fn load(&self, dir: &Path, materials: &Materials<'_>) -> Result<Box<dyn Network>> {
+        Ok(Box::new(Tiger::new(self.clone(), T5::load(dir, materials.device)?, materials)))
+    }
+}
+
+/// A T5 over a catalog's codes.
+#[derive(Debug)]
+struct Tiger {
+    config: TigerConfig,
+    vocab: CodeVocab,
+    catalog: Catalog,
+    t5: T5,
+}
+
+impl Tiger {
+    fn new(config: TigerConfig, t5: T5, materials: &Materials<'_>) -> Self {
+        Self { config, vocab: materials.vocab(), catalog: materials.catalog.clone(), t5 }
+    }
+}
+
+impl Network for Tiger {
+    fn params(&self) -> &Params {
+        self.t5.params()
+    }
+
+    fn loss(&self, rows: &[Row<'_>], noise: Option<u64>) -> Result<Tensor> {
+        let batch = Batch::new(&self.catalog, &self.vocab, rows, self.config.max_history);
+        let dropout = Dropout::of_step(self.t5.config().dropout_rate, noise);
+        self.t5.loss(&batch, self.config.training.label_smoothing, &dropout)
+    }
+
+    fn ranker(&self, materials: &Materials<'_>) -> Result<Box<dyn Ranker>> {
+        let inference = self.t5.inference(&materials.vocab())?;
+        Ok(Box::new(CodeRanker::new(inference, self.config.score_norm, self.config.max_history)))
+    }
+
+    fn save_weights(&self, path: &Path) -> Result<()> {
+        self.t5.save_weights(path)
+    }
+
+    fn load_weights(&mut self, path: &Path) -> Result<()> {
+        self.t5 = T5::load_weights(self.t5.config().clone(), path, self.t5.device())?;
+        Ok(())
+    }
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        self.t5.save(dir)
     }
 }

@@ -7,11 +7,11 @@ use sidereal_core::Error as CoreError;
 use sidereal_core::artifact::sha256_bytes;
 use sidereal_nn::checkpoint::{Checkpoint, load, path, save};
 use sidereal_nn::optimizer::AdamW;
+use sidereal_nn::params::Params;
 
 use super::TrainJob;
 use super::validation::Validation;
 use crate::Result;
-use crate::models::t5::T5;
 
 /// Everything that is neither a weight nor a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ impl Store {
         let identity = serde_json::json!({
             "config": config,
             "seed": job.seed,
-            "catalog": job.catalog.version(),
+            "catalog": job.materials.catalog.version(),
             "samples": samples,
             "histories": histories_digest(job),
         });
@@ -86,7 +86,7 @@ impl Store {
     ///
     /// # Errors
     /// A damaged checkpoint, or one of another run.
-    pub(super) fn resume(&self, model: &T5, optimizer: &mut AdamW) -> Result<Option<Position>> {
+    pub(super) fn resume(&self, params: &Params, optimizer: &mut AdamW) -> Result<Option<Position>> {
         let Some(checkpoint) = load(&self.dir)? else { return Ok(None) };
         let file = path(&self.dir);
         let extra: Extra = serde_json::from_value(checkpoint.extra).map_err(|e| {
@@ -101,18 +101,18 @@ impl Store {
             let mend = "train into another folder, or remove this one to start again from the beginning";
             return Err(CoreError::mismatch(problem, mend).into());
         }
-        model.params().restore(&checkpoint.params)?;
+        params.restore(&checkpoint.params)?;
         optimizer.restore(&checkpoint.optimizer)?;
         Ok(Some(extra.position))
     }
 
     /// Saves a run, and then removes best weights that it no longer needs.
-    pub(super) fn save(&self, model: &T5, optimizer: &AdamW, position: &Position) -> Result<()> {
+    pub(super) fn save(&self, params: &Params, optimizer: &AdamW, position: &Position) -> Result<()> {
         let extra = Extra { run: self.run.clone(), position: *position };
         let extra = serde_json::to_value(&extra)
             .map_err(|e| CoreError::artifact(path(&self.dir), e.to_string(), "this is a defect: report it"))?;
         let checkpoint = Checkpoint {
-            params: model.params().snapshot()?,
+            params: params.snapshot()?,
             optimizer: optimizer.state()?,
             step: position.step,
             // Every generator is made anew from the seed and the number of the step or epoch.

@@ -1,43 +1,58 @@
 //! Loss and gradients of one step, parts of the batch side by side.
 //!
 //! A small model's operations are too short to be worth splitting one by one, so the batch is: every part of
-//! [`PART_ROWS`] rows goes forward and backward on one thread, and the parts' gradients are added in their order. The
+//! rows ([`Network::part_rows`]) goes forward and backward on one thread, and the parts' gradients are added in their order. The
 //! parts do not depend on the number of threads, so neither do the bytes.
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
+use sidereal_nn::params::Params;
 use sidereal_nn::rng::Rng;
 
 use crate::Result;
-use crate::batches::Batch;
-use crate::models::t5::{Dropout, T5};
-
-/// Rows of a part on the CPU: enough for products to run at full speed.
-const PART_ROWS: usize = 32;
+use crate::network::{Network, Row};
 
 /// How many rows a part has: a GPU takes the whole batch at once.
-pub(crate) fn part_rows(device: &Device, batch: usize) -> usize {
-    if device.is_cpu() { PART_ROWS } else { batch.max(1) }
+pub(crate) fn part_rows(network: &dyn Network, device: &Device, batch: usize) -> usize {
+    if device.is_cpu() { network.part_rows().max(1) } else { batch.max(1) }
 }
 
-/// The mean loss over all rows of the parts, and its gradients; `mask_seed` decides the dropout masks.
+/// Some rows of a batch that go forward and backward together.
+pub(crate) struct Part<'a> {
+    /// The rows.
+    pub(crate) rows: Vec<Row<'a>>,
+    /// How many targets they have, which is what the mean is over.
+    pub(crate) targets: usize,
+}
+
+/// What a part counts for in the mean.
+pub(crate) trait Weighted: Sync {
+    /// Its targets.
+    fn targets(&self) -> usize;
+}
+
+impl Weighted for Part<'_> {
+    fn targets(&self) -> usize {
+        self.targets
+    }
+}
+
+/// The mean loss over all targets of the parts, and its gradients; `noise` decides the dropout masks.
 ///
 /// # Errors
 /// Whatever the device says. A loss that is not finite is returned, not refused.
-pub(crate) fn gradients(
-    model: &T5,
-    parts: &[Batch],
-    label_smoothing: f32,
-    dropout_rate: f32,
-    mask_seed: u64,
+pub(crate) fn gradients<P: Weighted>(
+    params: &Params,
+    parts: &[P],
+    noise: u64,
+    loss: impl Fn(&P, u64) -> Result<Tensor> + Sync,
 ) -> Result<(f64, GradStore)> {
-    let rows: usize = parts.iter().map(|part| part.rows).sum();
-    let of_part = |(number, part): (usize, &Batch)| -> Result<(f64, GradStore)> {
-        let seed = Rng::new(mask_seed, &format!("part {number}")).next_u64();
-        let loss = model.loss(part, label_smoothing, &Dropout::new(dropout_rate, seed))?;
-        let share = part.rows as f64 / rows.max(1) as f64;
-        let weighted = (loss * share)?;
+    let targets: usize = parts.iter().map(Weighted::targets).sum();
+    let of_part = |(number, part): (usize, &P)| -> Result<(f64, GradStore)> {
+        let noise = Rng::new(noise, &format!("part {number}")).next_u64();
+        let share = part.targets() as f64 / targets.max(1) as f64;
+        let weighted = (loss(part, noise)? * share)?;
         let value = f64::from(weighted.to_dtype(DType::F32)?.to_scalar::<f32>()?);
         Ok((value, weighted.backward()?))
     };
@@ -55,7 +70,7 @@ pub(crate) fn gradients(
             let Some(first) = parts.next() else { return Ok(None) };
             Ok(Some(parts.try_fold(first.clone(), |sum, part| sum + part)?))
         };
-        let vars = model.params().vars();
+        let vars = params.vars();
         let sums = vars.par_iter().map(|(_, var)| sum(var.as_tensor())).collect::<Result<Vec<_>>>()?;
         for ((_, var), total) in vars.iter().zip(sums) {
             if let Some(total) = total {

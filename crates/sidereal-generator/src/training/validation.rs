@@ -6,9 +6,8 @@ use sidereal_nn::rng::Rng;
 
 use super::config::TrainingConfig;
 use crate::Result;
-use crate::batches::history_tokens;
-use crate::beam::{BeamOptions, Request, beam_search};
-use crate::scoring::{NextCodeModel, ScoreNorm};
+use crate::network::user_key;
+use crate::ranker::{Question, Ranker};
 
 /// Item-level figures over the validation sample, nothing filtered.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -40,8 +39,6 @@ pub(super) struct Validator<'a> {
     catalog: &'a Catalog,
     examples: Vec<Example>,
     beam: usize,
-    norm: ScoreNorm,
-    max_history: usize,
 }
 
 impl<'a> Validator<'a> {
@@ -51,7 +48,6 @@ impl<'a> Validator<'a> {
         split: &Split,
         catalog: &'a Catalog,
         config: &TrainingConfig,
-        (norm, max_history): (ScoreNorm, usize),
         seed: u64,
     ) -> Self {
         let mut examples = split.validation.clone();
@@ -60,7 +56,7 @@ impl<'a> Validator<'a> {
             examples.truncate(config.validate_users);
             examples.sort_by_key(|example| (example.user, example.position));
         }
-        Self { histories, catalog, examples, beam: config.validate_beam, norm, max_history }
+        Self { histories, catalog, examples, beam: config.validate_beam }
     }
 
     /// Whether nobody can be asked.
@@ -69,16 +65,16 @@ impl<'a> Validator<'a> {
     }
 
     /// Asks a model.
-    pub(super) fn run<M: NextCodeModel>(&self, model: &M) -> Result<Validation> {
-        let tokens: Vec<Vec<u32>> = self
-            .examples
-            .iter()
-            .map(|e| history_tokens(self.catalog, model.vocab(), e.history(self.histories), self.max_history))
-            .collect();
+    pub(super) fn run(&self, ranker: &dyn Ranker) -> Result<Validation> {
         let filter = LeafFilter::allow_all();
-        let requests: Vec<Request<'_>> = tokens.iter().map(|history| Request { history, filter: &filter }).collect();
-        let options = BeamOptions { width: self.beam.max(10), norm: self.norm };
-        let rankings = beam_search(model, self.catalog, &requests, options)?;
+        let question = |example: &Example| Question {
+            history: example.history(self.histories),
+            filter: &filter,
+            user: Some(user_key(self.histories.user(example.user as usize))),
+        };
+        let questions: Vec<Question<'_>> = self.examples.iter().map(question).collect();
+        let beam = self.beam.max(10);
+        let rankings = ranker.rank(self.catalog, &questions, beam)?;
         let (mut hits, mut gain) = (0u64, 0.0);
         for (ranking, example) in rankings.iter().zip(&self.examples) {
             if let Some(rank) = ranking.rank_of(example.target(self.histories)).filter(|&rank| rank < 10) {
@@ -89,6 +85,6 @@ impl<'a> Validator<'a> {
         let users = self.examples.len();
         let mean = |sum: f64| sum / users.max(1) as f64;
         let (recall_at_10, ndcg_at_10) = (mean(hits as f64), mean(gain));
-        Ok(Validation { users, beam: options.width, recall_at_10, ndcg_at_10 })
+        Ok(Validation { users, beam, recall_at_10, ndcg_at_10 })
     }
 }

@@ -8,6 +8,7 @@ use sidereal_generator::{GeneratorConfig, TrainJob, train};
 use sidereal_nn::device::DeviceChoice;
 
 use crate::Result;
+use crate::materials::RunMaterials;
 use crate::run::{Outcome, Run, Stage};
 use crate::stages::{inputs, resolved};
 
@@ -24,24 +25,24 @@ pub fn make(
     device: DeviceChoice,
     progress: &dyn Progress,
 ) -> Result<Outcome> {
-    config.check()?;
-    let stages = [Stage::Data, Stage::Split, Stage::Catalog];
+    let needs = config.model().needs();
+    let mut stages = vec![Stage::Data, Stage::Split, Stage::Catalog];
+    stages.extend((needs.vectors && run.has(Stage::Embeddings)).then_some(Stage::Embeddings));
+    stages.extend((needs.codebooks && run.has(Stage::Tokenizer)).then_some(Stage::Tokenizer));
     let wanted = Manifest::new(Stage::Generator.name(), Some(seed), resolved(config), inputs(run, &stages)?);
     let work_dir = run.work_dir(Stage::Generator);
     let outcome = run.stage(Stage::Generator, wanted, |out| {
         let data = run.data()?;
-        let catalog = run.catalog()?;
-        run.check_items(&catalog, &data)?;
+        let materials = RunMaterials::load(run, needs, device)?;
+        run.check_items(materials.catalog(), &data)?;
         let split = run.split(&data.histories)?;
-        let device = device.open()?;
         std::fs::create_dir_all(&work_dir).map_err(|e| Error::io("create", &work_dir, e))?;
         let outcome = train(&TrainJob {
             config,
             histories: &data.histories,
             split: &split,
-            catalog: &catalog,
+            materials: materials.as_materials(),
             seed,
-            device: &device,
             work_dir: &work_dir,
             progress,
         })?;

@@ -9,10 +9,11 @@ use sidereal_nn::ops;
 
 use super::config::T5Config;
 use super::cpu::unknown_token;
-use super::forward::{Dropout, Forward, Padding};
+use super::forward::{Forward, Padding};
 use super::kernels::log_sum_exp;
 use super::weights::Weights;
 use crate::Result;
+use crate::dropout::Dropout;
 use crate::scoring::{CodeScores, ScoreNorm};
 
 /// Weights that record no gradients.

@@ -1,7 +1,5 @@
 //! T5's forward pass for training and for devices: candle tensors, every step differentiable.
 
-use std::cell::Cell;
-
 use candle_core::Tensor;
 use sidereal_nn::ops;
 
@@ -9,47 +7,7 @@ use super::config::T5Config;
 use super::position::buckets;
 use super::weights::{Attention, FeedForwardBlock, Weights};
 use crate::Result;
-
-/// Dropout at T5's places, each use with a mask of its own that a seed decides.
-#[derive(Debug)]
-pub struct Dropout {
-    rate: f32,
-    seed: u64,
-    uses: Cell<u64>,
-}
-
-impl Dropout {
-    /// For one training step; another seed gives other masks.
-    pub fn new(rate: f32, seed: u64) -> Self {
-        Self { rate, seed, uses: Cell::new(0) }
-    }
-
-    /// For inference.
-    pub fn none() -> Self {
-        Self::new(0.0, 0)
-    }
-
-    fn next(&self) -> u64 {
-        let uses = self.uses.get() + 1;
-        self.uses.set(uses);
-        // Odd multiplier (the golden ratio in 64 bits): uses and seeds never meet in the same number.
-        self.seed.wrapping_add(uses.wrapping_mul(0x9E37_79B9_7F4A_7C15))
-    }
-
-    fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        if self.rate == 0.0 { Ok(x.clone()) } else { Ok(ops::dropout(x, self.rate, self.next())?) }
-    }
-
-    /// `residual + dropout(x)`
-    fn add(&self, residual: &Tensor, x: &Tensor) -> Result<Tensor> {
-        if self.rate == 0.0 { Ok((residual + x)?) } else { Ok(ops::add_dropout(residual, x, self.rate, self.next())?) }
-    }
-
-    /// For ops that drop inside.
-    fn of_op(&self) -> Option<(f32, u64)> {
-        (self.rate > 0.0).then(|| (self.rate, self.next()))
-    }
-}
+use crate::dropout::Dropout;
 
 /// Which tokens of padded histories are real.
 #[derive(Debug, Clone)]

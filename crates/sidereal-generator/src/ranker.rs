@@ -1,0 +1,174 @@
+//! Trained networks as those who ask them see them: histories in, rankings of catalog items out.
+//!
+//! Two kinds of network answer through one trait: those that write codes are asked by the beam search
+//! ([`CodeRanker`]), those that score items are asked for the whole catalog ([`ItemRanker`]). Scores are
+//! log-probabilities in both, so that they can be compared and blended.
+
+use std::fmt::Debug;
+
+use rayon::prelude::*;
+use sidereal_core::metrics::top_k;
+use sidereal_core::{Catalog, ItemIndex, LeafFilter};
+
+use crate::Result;
+use crate::batches::history_tokens;
+use crate::beam::{BeamOptions, Request, beam_search};
+use crate::exact::ExactScorer;
+use crate::ranking::{Ranking, ScoredItem};
+use crate::scoring::{ItemScorer, NextCodeModel, ScoreNorm};
+
+/// One question: what comes after this history?
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// Items that were there, oldest first; may be empty: `[H]`.
+    pub history: &'a [ItemIndex],
+    /// What may be answered.
+    pub filter: &'a LeafFilter,
+    /// Who asks ([`crate::network::user_key`]), where it is known.
+    pub user: Option<u64>,
+}
+
+impl<'a> Question<'a> {
+    /// Nobody in particular asks.
+    pub fn new(history: &'a [ItemIndex], filter: &'a LeafFilter) -> Self {
+        Self { history, filter, user: None }
+    }
+}
+
+/// A trained network that ranks catalog items.
+pub trait Ranker: Debug + Send + Sync {
+    /// At least the best min(`beam`, allowed) items of each question; the answer to question `i` is at place `i`.
+    ///
+    /// # Errors
+    /// A beam width of 0; a catalog that does not fit; a score that is not finite; whatever the device says.
+    fn rank(&self, catalog: &Catalog, questions: &[Question<'_>], beam: usize) -> Result<Vec<Ranking>>;
+
+    /// Log-probabilities of all items, however many: minus infinity for those that the question's filter denies and
+    /// those that the catalog has removed.
+    ///
+    /// # Shapes
+    /// result: `[N]`
+    ///
+    /// # Errors
+    /// As [`Ranker::rank`].
+    fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>>;
+
+    /// Over which tokens scores are normalised, where codes are written.
+    fn norm(&self) -> ScoreNorm;
+}
+
+/// A model that writes codes, asked by constrained beam search.
+#[derive(Debug)]
+pub struct CodeRanker<M> {
+    model: M,
+    norm: ScoreNorm,
+    max_history: usize,
+}
+
+impl<M: NextCodeModel> CodeRanker<M> {
+    /// Histories are cut to their most recent `max_history` items.
+    pub fn new(model: M, norm: ScoreNorm, max_history: usize) -> Self {
+        Self { model, norm, max_history }
+    }
+
+    fn tokens(&self, catalog: &Catalog, history: &[ItemIndex]) -> Vec<u32> {
+        history_tokens(catalog, self.model.vocab(), history, self.max_history)
+    }
+}
+
+impl<M: NextCodeModel + Debug + Send> Ranker for CodeRanker<M> {
+    fn rank(&self, catalog: &Catalog, questions: &[Question<'_>], beam: usize) -> Result<Vec<Ranking>> {
+        let tokens: Vec<Vec<u32>> = questions.iter().map(|question| self.tokens(catalog, question.history)).collect();
+        let requests: Vec<Request<'_>> = tokens
+            .iter()
+            .zip(questions)
+            .map(|(history, question)| Request { history, filter: question.filter })
+            .collect();
+        beam_search(&self.model, catalog, &requests, BeamOptions { width: beam, norm: self.norm })
+    }
+
+    fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>> {
+        let scorer = ExactScorer::new(&self.model, catalog, self.norm, self.max_history)?;
+        let leaves = scorer.leaf_scores(&self.tokens(catalog, question.history), question.filter)?;
+        let alive = |item: ItemIndex| question.filter.item_alive(item).then(|| catalog.leaf_of(item)).flatten();
+        let score = |item: ItemIndex| alive(item).map_or(f32::NEG_INFINITY, |leaf| leaves[leaf as usize]);
+        Ok((0..catalog.len() as ItemIndex).map(score).collect())
+    }
+
+    fn norm(&self) -> ScoreNorm {
+        self.norm
+    }
+}
+
+/// Questions whose scores are held at once, at most.
+const BLOCK_QUESTIONS: usize = 64;
+/// Scores of one block at most: 16 MiB.
+const BLOCK_SCORES: usize = 1 << 22;
+
+/// A scorer of the whole catalog as a ranker: its best items.
+#[derive(Debug)]
+pub struct ItemRanker<S>(pub S);
+
+impl<S: ItemScorer + Debug> ItemRanker<S> {
+    /// Scores of a block of questions with what may not be answered taken out, `[B, N]`.
+    fn block(&self, catalog: &Catalog, questions: &[Question<'_>]) -> Result<Vec<f32>> {
+        let items = self.0.items();
+        if items != catalog.len() {
+            let problem = format!("the generator scores {items} items, but the catalog has {}", catalog.len());
+            let mend = "use the catalog that the generator was loaded with";
+            return Err(sidereal_core::Error::mismatch(problem, mend).into());
+        }
+        let histories: Vec<&[ItemIndex]> = questions.iter().map(|question| question.history).collect();
+        let mut scores = vec![0.0; histories.len() * items];
+        self.0.score_block(&histories, &mut scores)?;
+        for (question, scores) in questions.iter().zip(scores.chunks_exact_mut(items.max(1))) {
+            if let Some(item) = scores.iter().position(|score| score.is_nan() || *score == f32::INFINITY) {
+                let problem = format!("the score of item {item} is {}, not a finite number", scores[item]);
+                let mend = "the weights are damaged or the training diverged: load another checkpoint, or train with \
+                            a lower learning rate";
+                return Err(sidereal_core::Error::input("generator", problem, mend).into());
+            }
+            for (item, score) in (0..).zip(scores.iter_mut()) {
+                if !question.filter.item_alive(item) || !catalog.is_alive(item) {
+                    *score = f32::NEG_INFINITY;
+                }
+            }
+        }
+        Ok(scores)
+    }
+}
+
+impl<S: ItemScorer + Debug + Send> Ranker for ItemRanker<S> {
+    fn rank(&self, catalog: &Catalog, questions: &[Question<'_>], beam: usize) -> Result<Vec<Ranking>> {
+        if beam == 0 {
+            let mend = "ask for at least as many as are wanted";
+            return Err(sidereal_core::Error::config("beam", "0 items find nothing", mend).into());
+        }
+        let items = catalog.len();
+        let block = (BLOCK_SCORES / items.max(1)).clamp(1, BLOCK_QUESTIONS);
+        let blocks: Vec<Vec<Ranking>> = questions
+            .par_chunks(block)
+            .map(|questions| {
+                let scores = self.block(catalog, questions)?;
+                let best = |scores: &[f32]| -> Vec<ScoredItem> {
+                    let found = top_k(scores, beam, None).into_iter();
+                    let alive = found.filter(|(_, score)| *score != f32::NEG_INFINITY);
+                    alive.map(|(item, score)| ScoredItem { item, score }).collect()
+                };
+                let rankings = scores
+                    .chunks_exact(items.max(1))
+                    .map(|scores| Ranking::of_items(catalog, best(scores), items as u64));
+                Ok(rankings.collect())
+            })
+            .collect::<Result<_>>()?;
+        Ok(blocks.into_iter().flatten().collect())
+    }
+
+    fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>> {
+        self.block(catalog, std::slice::from_ref(question))
+    }
+
+    fn norm(&self) -> ScoreNorm {
+        ScoreNorm::Children
+    }
+}
