@@ -3,6 +3,8 @@
 //! Some write codes and some score items; some are what the project is for and some are the trained baselines that
 //! they have to beat. All are [`Network`]s, so all are trained, kept, validated and asked in the same way.
 
+pub mod causal;
+pub mod sasrec;
 pub mod t5;
 pub mod tiger;
 
@@ -178,6 +180,8 @@ macro_rules! models {
 models! {
     /// See [`tiger`].
     Tiger(tiger::TigerConfig) = "tiger",
+    /// See [`sasrec`].
+    Sasrec(sasrec::SasrecConfig) = "sasrec",
 }
 
 /// All recipes of papers.

@@ -1,0 +1,239 @@
+//! A causal transformer over a sequence of vectors: the body of the models that read a history item by item.
+//!
+//! Pre-norm blocks of attention and a GELU perceptron, and a norm at the end (GPT-2's arrangement: Radford et al.,
+//! "Language Models are Unsupervised Multitask Learners", 2019, section 2.3). Positions enter in one of two ways, see
+//! [`Positions`].
+//!
+//! # Shapes
+//! `[B, T, D]` -> `[B, T, D]`; position t sees positions 0..=t, so padding at the right changes nothing before it.
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use sidereal_core::Error as CoreError;
+use sidereal_nn::ops;
+use sidereal_nn::params::{Init, Params};
+use sidereal_nn::rng::Rng;
+
+use crate::Result;
+use crate::dropout::Dropout;
+
+const EPSILON: f64 = 1e-5;
+
+/// How a position is told to the transformer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Positions {
+    /// A learnt vector for each place, counted from the oldest item that is seen (SASRec, GPT-2).
+    #[default]
+    Absolute,
+    /// A learnt number for each distance between two places, added to the attention's scores of each head.
+    Distance,
+}
+
+/// Sizes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CausalSizes {
+    /// D.
+    pub d_model: usize,
+    /// Width inside the perceptron.
+    pub d_ff: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// T at most.
+    pub places: usize,
+    /// How positions are told.
+    pub positions: Positions,
+}
+
+impl CausalSizes {
+    /// Refuses sizes that no model can have; `place` is the recipe's path to the table.
+    ///
+    /// # Errors
+    /// The first such key.
+    pub fn check(&self, place: &str) -> Result<()> {
+        let sizes = [("d_model", self.d_model), ("d_ff", self.d_ff), ("heads", self.heads), ("layers", self.layers)];
+        if let Some((key, size)) = sizes.into_iter().find(|(_, size)| *size == 0 || *size > 1 << 16) {
+            let mend = "give 1 or more, and at most 65536";
+            return Err(CoreError::config(format!("{place}.{key}"), format!("{size} is no size"), mend).into());
+        }
+        if !self.d_model.is_multiple_of(self.heads) {
+            let problem = format!("{} heads do not divide d_model {}", self.heads, self.d_model);
+            let mend = "choose a number of heads that divides d_model";
+            return Err(CoreError::config(format!("{place}.heads"), problem, mend).into());
+        }
+        Ok(())
+    }
+
+    /// How many numbers are learnt.
+    pub fn parameters(&self) -> f64 {
+        let (d, f) = (self.d_model as f64, self.d_ff as f64);
+        self.layers as f64 * (4.0 * d * d + 2.0 * d * f + 9.0 * d + f)
+    }
+
+    /// Arithmetic operations of one position of the forward, among `places` positions.
+    pub fn operations(&self, places: f64) -> f64 {
+        let (d, f) = (self.d_model as f64, self.d_ff as f64);
+        2.0 * self.layers as f64 * (4.0 * d * d + 2.0 * d * f + places * d)
+    }
+}
+
+/// The weights of the blocks. Holds tensors that share memory with the variables.
+#[derive(Debug)]
+pub struct CausalTransformer {
+    sizes: CausalSizes,
+    positions: Tensor, // absolute [P, D]; distance [P, H]
+    blocks: Vec<Block>,
+    norm: Norm,
+}
+
+#[derive(Debug)]
+struct Block {
+    attention_norm: Norm,
+    q: Linear,
+    kv: Linear, // [D, 2 * D]
+    o: Linear,
+    perceptron_norm: Norm,
+    up: Linear,
+    down: Linear,
+}
+
+#[derive(Debug)]
+struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Norm {
+    fn new(params: &mut Params, name: &str, width: usize, rng: &mut Rng) -> Result<Self> {
+        let weight = params.var(&format!("{name}.weight"), &[width], Init::Ones, rng)?;
+        let bias = params.var(&format!("{name}.bias"), &[width], Init::Zeros, rng)?;
+        Ok(Self { weight, bias })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ops::layer_norm(x, &self.weight, &self.bias, EPSILON)
+    }
+
+    fn detached(&self) -> Self {
+        Self { weight: self.weight.detach(), bias: self.bias.detach() }
+    }
+}
+
+#[derive(Debug)]
+struct Linear {
+    weight: Tensor, // [I, O]
+    bias: Tensor,
+}
+
+impl Linear {
+    fn new(params: &mut Params, name: &str, (input, output): (usize, usize), std: f64, rng: &mut Rng) -> Result<Self> {
+        let weight = params.var(&format!("{name}.weight"), &[input, output], Init::Normal(std), rng)?;
+        let bias = params.var(&format!("{name}.bias"), &[output], Init::Zeros, rng)?;
+        Ok(Self { weight, bias })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ops::linear_bias(x, &self.weight, &self.bias)
+    }
+
+    fn detached(&self) -> Self {
+        Self { weight: self.weight.detach(), bias: self.bias.detach() }
+    }
+}
+
+impl CausalTransformer {
+    /// First weights: every product keeps the deviation of its input, and what a block adds to the stream is divided
+    /// by the root of the number of additions (GPT-2).
+    ///
+    /// # Errors
+    /// A name that is taken.
+    pub fn new(sizes: CausalSizes, params: &mut Params, rng: &mut Rng) -> Result<Self> {
+        let (d, f) = (sizes.d_model, sizes.d_ff);
+        let std = |input: usize| (input as f64).powf(-0.5);
+        let added = |input: usize| std(input) / ((2 * sizes.layers) as f64).sqrt();
+        let positions = match sizes.positions {
+            Positions::Absolute => params.var("positions", &[sizes.places, d], Init::Normal(0.1), rng)?,
+            Positions::Distance => params.var("distances", &[sizes.places, sizes.heads], Init::Normal(0.02), rng)?,
+        };
+        let blocks = (0..sizes.layers).map(|i| {
+            let name = |part: &str| format!("blocks.{i}.{part}");
+            Ok(Block {
+                attention_norm: Norm::new(params, &name("attention_norm"), d, rng)?,
+                q: Linear::new(params, &name("q"), (d, d), std(d), rng)?,
+                kv: Linear::new(params, &name("kv"), (d, 2 * d), std(d), rng)?,
+                o: Linear::new(params, &name("o"), (d, d), added(d), rng)?,
+                perceptron_norm: Norm::new(params, &name("perceptron_norm"), d, rng)?,
+                up: Linear::new(params, &name("up"), (d, f), std(d), rng)?,
+                down: Linear::new(params, &name("down"), (f, d), added(f), rng)?,
+            })
+        });
+        let blocks = blocks.collect::<Result<_>>()?;
+        let norm = Norm::new(params, "norm", d, rng)?;
+        Ok(Self { sizes, positions, blocks, norm })
+    }
+
+    /// The same weights without a record of gradients, for answering. Memory is shared with the variables.
+    pub fn detached(&self) -> Self {
+        let block = |block: &Block| Block {
+            attention_norm: block.attention_norm.detached(),
+            q: block.q.detached(),
+            kv: block.kv.detached(),
+            o: block.o.detached(),
+            perceptron_norm: block.perceptron_norm.detached(),
+            up: block.up.detached(),
+            down: block.down.detached(),
+        };
+        Self {
+            sizes: self.sizes,
+            positions: self.positions.detach(),
+            blocks: self.blocks.iter().map(block).collect(),
+            norm: self.norm.detached(),
+        }
+    }
+
+    /// States of all positions of sequences that are padded at the right.
+    ///
+    /// # Shapes
+    /// `x`: `[B, T, D]`; result: `[B, T, D]`
+    ///
+    /// # Errors
+    /// Longer sequences than there are places; whatever the device says.
+    pub fn forward(&self, x: &Tensor, dropout: &Dropout) -> Result<Tensor> {
+        let (_, t, _) = x.dims3()?;
+        if t > self.sizes.places {
+            let problem = format!("a sequence of {t}, but the model has {} places", self.sizes.places);
+            return Err(CoreError::input("generator", problem, "this is a defect: report it").into());
+        }
+        let (mut x, bias) = match self.sizes.positions {
+            Positions::Absolute => (x.broadcast_add(&self.positions.narrow(0, 0, t)?)?, None),
+            Positions::Distance => (x.clone(), Some(self.distance_bias(t, x.device())?)),
+        };
+        x = dropout.apply(&x)?;
+        let scale = ((self.sizes.d_model / self.sizes.heads) as f32).sqrt().recip();
+        for block in &self.blocks {
+            let n = block.attention_norm.forward(&x)?;
+            let args = ops::Attention {
+                heads: self.sizes.heads,
+                scale,
+                key_mask: None,
+                dropout: dropout.of_op(),
+                causal: true,
+            };
+            let attended = ops::attention(&block.q.forward(&n)?, &block.kv.forward(&n)?, bias.as_ref(), &args)?;
+            x = dropout.add(&x, &block.o.forward(&attended)?)?;
+            let n = block.perceptron_norm.forward(&x)?;
+            let inside = dropout.apply(&ops::gelu(&block.up.forward(&n)?)?)?; // [B, T, F]
+            x = dropout.add(&x, &block.down.forward(&inside)?)?;
+        }
+        self.norm.forward(&x)
+    }
+
+    /// `[H, T, T]`
+    fn distance_bias(&self, t: usize, device: &Device) -> Result<Tensor> {
+        let distances: Vec<u32> = (0..t).flat_map(|q| (0..t).map(move |k| q.saturating_sub(k) as u32)).collect();
+        let distances = Tensor::from_vec(distances, (t, t), device)?;
+        Ok(ops::embedding(&distances, &self.positions)?.permute((2, 0, 1))?.contiguous()?)
+    }
+}

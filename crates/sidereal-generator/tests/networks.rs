@@ -1,0 +1,250 @@
+//! What every network of the list must hold, whatever its options: gradients reach every parameter, a killed training
+//! goes on to the same bits, threads change nothing, and items that came after the training can be ranked.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use candle_core::Device;
+use sidereal_core::{
+    Catalog, CollisionPolicy, Embeddings, Histories, ItemId, ItemIndex, LeafFilter, NoProgress, SemanticIds, Split,
+    SplitRule,
+};
+use sidereal_generator::batches::Samples;
+use sidereal_generator::models::causal::Positions;
+use sidereal_generator::models::sasrec::{SasrecConfig, Softmax};
+use sidereal_generator::models::tiger::TigerConfig;
+use sidereal_generator::{
+    Generator, GeneratorConfig, Materials, Question, Row, TrainJob, TrainOutcome, TrainingConfig, train,
+};
+
+const CODES: [u32; 3] = [4, 4, 3];
+
+fn training() -> TrainingConfig {
+    TrainingConfig {
+        batch_size: 8,
+        max_steps: Some(6),
+        learning_rate: 3e-3,
+        warmup_steps: 2,
+        validate_every: 4,
+        validate_users: 7,
+        validate_beam: 10,
+        checkpoint_every: 2,
+        log_every: 3,
+        ..TrainingConfig::default()
+    }
+}
+
+/// Small recipes of every method, with options that lie on other paths through the code.
+fn recipes() -> Vec<(&'static str, GeneratorConfig)> {
+    let sasrec = SasrecConfig { d_model: 16, d_ff: 32, max_history: 4, training: training(), ..Default::default() };
+    let tiger = TigerConfig {
+        d_model: 32,
+        d_ff: 64,
+        heads: 2,
+        d_kv: 16,
+        layers: 1,
+        max_history: 4,
+        training: training(),
+        ..Default::default()
+    };
+    vec![
+        ("tiger", GeneratorConfig::Tiger(tiger)),
+        ("sasrec", GeneratorConfig::Sasrec(sasrec.clone())),
+        (
+            "sasrec over both kinds of vectors, cosines, distances",
+            GeneratorConfig::Sasrec(SasrecConfig {
+                item_vectors: true,
+                embedding_dropout: 0.2,
+                cosine: true,
+                temperature: 0.1,
+                positions: Positions::Distance,
+                ..sasrec.clone()
+            }),
+        ),
+        (
+            "sasrec over frozen vectors alone, sampled softmax",
+            GeneratorConfig::Sasrec(SasrecConfig {
+                item_vectors: true,
+                item_embeddings: false,
+                softmax: Softmax::Sampled { negatives: 9 },
+                ..sasrec
+            }),
+        ),
+    ]
+}
+
+struct World {
+    catalog: Catalog,
+    vectors: Embeddings,
+    histories: Histories,
+    split: Split,
+}
+
+fn catalog(items: usize) -> Catalog {
+    let ids: Vec<ItemId> = (0..items).map(|i| ItemId::from(format!("item {i}"))).collect();
+    let codes = (0..items as u16).flat_map(|i| [i % 4, i / 4 % 4, i / 16]).collect();
+    Catalog::build(&ids, &SemanticIds::new(3, codes).unwrap(), &CODES, CollisionPolicy::Postings, None).unwrap()
+}
+
+fn vectors(items: usize) -> Embeddings {
+    let values = (0..items * 6).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+    Embeddings::new(items, 6, values).unwrap()
+}
+
+/// Users who each walk through `items` items with a stride of their own.
+fn world(items: usize) -> World {
+    let (mut offsets, mut events) = (vec![0u64], Vec::new());
+    for user in 0..12 {
+        let (start, stride) = (user * 5 % items, 1 + user % 5);
+        events.extend((0..4 + user % 6).map(|i| ((start + i * stride) % items) as ItemIndex));
+        offsets.push(events.len() as u64);
+    }
+    let names = (0..12).map(|u| format!("user {u}")).collect();
+    let histories = Histories::new(names, offsets, events, None, None).unwrap();
+    let split = Split::new(&histories, SplitRule::LeaveOneOut).unwrap();
+    World { catalog: catalog(items), vectors: vectors(items), histories, split }
+}
+
+impl World {
+    fn materials(&self) -> Materials<'_> {
+        Materials { vectors: Some(&self.vectors), ..Materials::of_catalog(&self.catalog, &Device::Cpu) }
+    }
+
+    fn train(&self, config: &GeneratorConfig, dir: &std::path::Path) -> TrainOutcome {
+        let job = TrainJob {
+            config,
+            histories: &self.histories,
+            split: &self.split,
+            materials: self.materials(),
+            seed: 7,
+            work_dir: dir,
+            progress: &NoProgress,
+        };
+        train(&job).unwrap()
+    }
+}
+
+fn weights(generator: &Generator) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    generator.network().save_weights(&dir.path().join("weights")).unwrap();
+    std::fs::read(dir.path().join("weights")).unwrap()
+}
+
+#[test]
+fn every_parameter_of_every_network_gets_a_gradient() {
+    let world = world(24);
+    for (name, config) in recipes() {
+        let network = config.model().build(&world.materials(), 3).unwrap();
+        let samples = Samples::new(&world.histories, &world.split, config.model().unit(), 4);
+        let rows: Vec<Row<'_>> = (0..samples.len() as u32).map(|number| samples.row(number)).collect();
+        let grads = network.loss(&rows, Some(5)).unwrap().backward().unwrap();
+        for (parameter, var) in network.params().vars() {
+            let gradient = grads.get(var.as_tensor()).unwrap_or_else(|| panic!("{name}: {parameter} has no gradient"));
+            let size: f32 = gradient.abs().unwrap().sum_all().unwrap().to_scalar().unwrap();
+            assert!(size > 0.0 && size.is_finite(), "{name}: {parameter}: {size}");
+        }
+    }
+}
+
+#[test]
+fn losses_follow_finite_differences() {
+    let world = world(24);
+    for (name, config) in recipes() {
+        let network = config.model().build(&world.materials(), 3).unwrap();
+        let samples = Samples::new(&world.histories, &world.split, config.model().unit(), 4);
+        let rows: Vec<Row<'_>> = (0..4).map(|number| samples.row(number)).collect();
+        let loss = || f64::from(network.loss(&rows, Some(5)).unwrap().to_scalar::<f32>().unwrap());
+        let grads = network.loss(&rows, Some(5)).unwrap().backward().unwrap();
+        for (parameter, var) in network.params().vars() {
+            let gradient = grads.get(var.as_tensor()).unwrap().clone();
+            let length = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+            let before = var.as_tensor().copy().unwrap();
+            // Along the gradient itself the loss rises fastest, so rounding matters least.
+            let step = 1e-2 / f64::from(length).max(1e-3);
+            let at = |factor: f64| {
+                var.set(&(&before + (&gradient * (factor * step)).unwrap()).unwrap()).unwrap();
+                loss()
+            };
+            let measured = (at(1.0) - at(-1.0)) / (2.0 * step);
+            var.set(&before).unwrap();
+            let expected = f64::from(length).powi(2);
+            let close = (measured - expected).abs() < 0.05 * expected + 2e-4;
+            assert!(close, "{name}: {parameter}: {measured} along the gradient, not {expected}");
+        }
+    }
+}
+
+#[test]
+fn a_training_in_two_parts_ends_with_the_bits_of_one_in_one() {
+    let world = world(24);
+    for (name, config) in recipes() {
+        let whole = tempfile::tempdir().unwrap();
+        let expected = world.train(&config, whole.path());
+        let parts = tempfile::tempdir().unwrap();
+        let mut first = config.clone();
+        // The limit of minutes is no part of a run's identity, so this stops after a step or two and can go on.
+        first.training_mut().max_minutes = Some(1e-9);
+        world.train(&first, parts.path());
+        let outcome = world.train(&config, parts.path());
+        assert_eq!(outcome.steps, expected.steps, "{name}");
+        let last = |dir: &std::path::Path| sidereal_nn::checkpoint::load(dir).unwrap().unwrap().params;
+        assert_eq!(last(parts.path()), last(whole.path()), "{name}");
+    }
+}
+
+#[test]
+fn threads_change_no_weight() {
+    let world = world(24);
+    for (name, config) in recipes() {
+        let in_pool = |threads: usize| {
+            let dir = tempfile::tempdir().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            weights(&pool.install(|| world.train(&config, dir.path())).generator)
+        };
+        assert_eq!(in_pool(1), in_pool(3), "{name}");
+    }
+}
+
+#[test]
+fn histories_of_no_item_and_one_item_are_answered_with_every_allowed_item() {
+    let world = world(24);
+    for (name, config) in recipes() {
+        let dir = tempfile::tempdir().unwrap();
+        let generator = world.train(&config, dir.path()).generator;
+        let filter = LeafFilter::deny_items(&world.catalog, &[1, 5]);
+        let long: Vec<ItemIndex> = (0..23).collect();
+        let questions = [&[][..], &[5][..], &long[..]].map(|history| Question::new(history, &filter));
+        for ranking in generator.recommend(&world.catalog, &questions, 24).unwrap() {
+            let mut items: Vec<ItemIndex> = ranking.items.iter().map(|scored| scored.item).collect();
+            assert!(ranking.items.windows(2).all(|pair| pair[0].score >= pair[1].score), "{name}");
+            items.sort_unstable();
+            let allowed: Vec<ItemIndex> = (0..24).filter(|item| ![1, 5].contains(item)).collect();
+            assert_eq!(items, allowed, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_catalog_with_one_item_is_answered_with_it() {
+    let world = world(1);
+    for (name, config) in recipes() {
+        let dir = tempfile::tempdir().unwrap();
+        let generator = world.train(&config, dir.path()).generator;
+        let filter = LeafFilter::allow_all();
+        let ranking = &generator.recommend(&world.catalog, &[Question::new(&[0], &filter)], 10).unwrap()[0];
+        assert_eq!(ranking.items.len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn items_that_came_after_the_training_are_ranked_too() {
+    let (before, after) = (world(24), world(26));
+    for (name, config) in recipes() {
+        let (dir, saved) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        before.train(&config, dir.path()).generator.save(saved.path()).unwrap();
+        let generator = Generator::load(saved.path(), &after.materials(), true).unwrap();
+        let filter = LeafFilter::allow_all();
+        for history in [&[3, 4][..], &[25, 24][..]] {
+            let ranking = &generator.recommend(&after.catalog, &[Question::new(history, &filter)], 26).unwrap()[0];
+            assert_eq!(ranking.items.len(), 26, "{name}");
+        }
+    }
+}
