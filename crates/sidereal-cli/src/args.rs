@@ -466,6 +466,17 @@ pub(crate) enum Generator {
         #[arg(long, default_value_t = 42)]
         seed: u64,
     },
+    /// Fits one score of the trained generator and plain counts on the validation targets; the run then answers by it.
+    Fuse {
+        /// The run folder.
+        run: PathBuf,
+        /// A recipe file, for its [fusion] table instead of the defaults.
+        #[arg(long)]
+        recipe: Option<PathBuf>,
+        /// The seed.
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+    },
 }
 
 #[derive(Debug, Args)]

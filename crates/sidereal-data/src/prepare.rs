@@ -43,6 +43,31 @@ impl PreparedData {
     }
 }
 
+impl PreparedData {
+    /// A time for every event in the histories' order, for uses that need no more than about when: where some events
+    /// have no time they are given that of the user's event before, or of the first one after; users without any time
+    /// are given the middle of all others'. None where the data has no times at all.
+    pub fn rough_times(&self) -> Option<Vec<i64>> {
+        if let Some(times) = self.histories.times() {
+            return Some(times.to_vec());
+        }
+        let partial = self.partial_times.as_ref()?;
+        let mut known: Vec<i64> = partial.iter().flatten().copied().collect();
+        known.sort_unstable();
+        let middle = *known.get(known.len() / 2)?;
+        let mut times = Vec::with_capacity(partial.len());
+        for bounds in self.histories.offsets().windows(2) {
+            let of_user = &partial[bounds[0] as usize..bounds[1] as usize];
+            let mut last = of_user.iter().flatten().next().copied().unwrap_or(middle);
+            times.extend(of_user.iter().map(|time| {
+                last = time.unwrap_or(last);
+                last
+            }));
+        }
+        Some(times)
+    }
+}
+
 /// Reads both files and prepares them. Without an items file the items are those of the interactions.
 ///
 /// # Errors

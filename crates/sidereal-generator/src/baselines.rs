@@ -9,7 +9,7 @@
 
 pub mod statistics;
 
-mod cooccurrence;
+pub(crate) mod cooccurrence;
 mod unit_vectors;
 
 pub mod popularity;

@@ -1,6 +1,7 @@
 //! A trained generator in a folder: Hugging Face's two files and `generator.json`, which says what the codes mean.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sidereal_core::artifact::{read_json, write_json};
@@ -49,7 +50,7 @@ pub struct GeneratorInfo {
 pub struct Generator {
     info: GeneratorInfo,
     network: Box<dyn Network>,
-    ranker: Box<dyn Ranker>,
+    ranker: Arc<dyn Ranker>,
 }
 
 impl Generator {
@@ -58,7 +59,7 @@ impl Generator {
     /// # Errors
     /// Materials that do not fit the weights.
     pub fn new(info: GeneratorInfo, network: Box<dyn Network>, materials: &Materials<'_>) -> Result<Self> {
-        let ranker = network.ranker(materials)?;
+        let ranker = network.ranker(materials)?.into();
         Ok(Self { info, network, ranker })
     }
 
@@ -126,6 +127,11 @@ impl Generator {
     /// Its weights, ready to answer.
     pub fn ranker(&self) -> &dyn Ranker {
         self.ranker.as_ref()
+    }
+
+    /// The same for another owner.
+    pub fn shared_ranker(&self) -> Arc<dyn Ranker> {
+        Arc::clone(&self.ranker)
     }
 
     /// Ranks items for histories, each under its own filter.

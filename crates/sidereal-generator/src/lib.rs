@@ -29,6 +29,8 @@ pub mod ranking;
 
 pub mod baselines;
 
+pub mod fusion;
+
 pub mod bench;
 
 pub use generator::Generator;

@@ -26,12 +26,14 @@ pub struct Question<'a> {
     pub filter: &'a LeafFilter,
     /// Who asks ([`crate::network::user_key`]), where it is known.
     pub user: Option<u64>,
+    /// When: the time of the history's last event in the data's own unit, where it is known.
+    pub time: Option<i64>,
 }
 
 impl<'a> Question<'a> {
     /// Nobody in particular asks.
     pub fn new(history: &'a [ItemIndex], filter: &'a LeafFilter) -> Self {
-        Self { history, filter, user: None }
+        Self { history, filter, user: None, time: None }
     }
 }
 
@@ -52,6 +54,9 @@ pub trait Ranker: Debug + Send + Sync {
     /// # Errors
     /// As [`Ranker::rank`].
     fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>>;
+
+    /// Whether [`Ranker::score_all`] costs no more than a ranking.
+    fn scores_all_cheaply(&self) -> bool;
 
     /// Over which tokens scores are normalised, where codes are written.
     fn norm(&self) -> ScoreNorm;
@@ -93,6 +98,10 @@ impl<M: NextCodeModel + Debug + Send> Ranker for CodeRanker<M> {
         let alive = |item: ItemIndex| question.filter.item_alive(item).then(|| catalog.leaf_of(item)).flatten();
         let score = |item: ItemIndex| alive(item).map_or(f32::NEG_INFINITY, |leaf| leaves[leaf as usize]);
         Ok((0..catalog.len() as ItemIndex).map(score).collect())
+    }
+
+    fn scores_all_cheaply(&self) -> bool {
+        false
     }
 
     fn norm(&self) -> ScoreNorm {
@@ -166,6 +175,10 @@ impl<S: ItemScorer + Debug + Send> Ranker for ItemRanker<S> {
 
     fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>> {
         self.block(catalog, std::slice::from_ref(question))
+    }
+
+    fn scores_all_cheaply(&self) -> bool {
+        true
     }
 
     fn norm(&self) -> ScoreNorm {

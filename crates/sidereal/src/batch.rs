@@ -119,7 +119,12 @@ fn answer_part(recommender: &Recommender, histories: &Histories, users: &[usize]
         .iter()
         .map(|&u| {
             let history: &[ItemIndex] = histories.items_of(u);
-            Query { history, deny: if wish.include_seen { &[] } else { history }, user: Some(histories.user(u)) }
+            Query {
+                history,
+                deny: if wish.include_seen { &[] } else { history },
+                user: Some(histories.user(u)),
+                time: histories.times_of(u).and_then(|times| times.last().copied()),
+            }
         })
         .collect();
     let rankings = recommender.rank(&queries, wish.beam.max(wish.k))?;

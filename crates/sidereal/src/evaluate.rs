@@ -7,8 +7,11 @@ use std::time::Instant;
 use sidereal_core::metrics::{
     Bootstrap, DEFAULT_KS, Metric, PairedTest, PopularityBuckets, RankedLists, Row, RowReport, paired_test,
 };
-use sidereal_core::{Catalog, Embeddings, Example, Histories, ItemIndex, Progress, Split};
+use sidereal_core::{Catalog, Embeddings, Example, Histories, ItemIndex, LeafFilter, Progress, Split};
+use sidereal_data::PreparedData;
 use sidereal_generator::baselines::{Baseline, Statistics, rank_examples};
+use sidereal_generator::fusion::{FitJob, FusedRanker, Fusion, FusionConfig};
+use sidereal_generator::{Question as Asked, Ranker};
 use sidereal_nn::device::DeviceChoice;
 use sidereal_nn::rng::Rng;
 
@@ -16,6 +19,7 @@ use crate::Result;
 use crate::evaluation::{Comparison, Evaluation, Metrics, Modes, RowDetail};
 use crate::recommend::{Query, Recommender};
 use crate::run::{Run, Stage};
+use crate::stages;
 
 /// Users whose beams are searched together; between two of these the progress moves.
 const USERS_PER_ROUND: usize = 256;
@@ -23,6 +27,9 @@ const USERS_PER_ROUND: usize = 256;
 const LIST: usize = 50;
 /// Metrics that rows are compared by.
 const COMPARED: [Metric; 2] = [Metric::Recall(10), Metric::Ndcg(10)];
+
+/// The row of a fusion without its generator.
+const FUSION_ALONE: &str = "fusion without generator";
 
 /// What to judge.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +52,8 @@ struct Exam<'a> {
     split: &'a Split,
     catalog: &'a Catalog,
     embeddings: Option<&'a Embeddings>,
+    /// The time of every event, at least roughly.
+    times: Option<Vec<i64>>,
     examples: &'a [Example],
     buckets: PopularityBuckets,
     bootstrap: Bootstrap,
@@ -69,6 +78,7 @@ pub fn evaluate(run: &Run, question: Question, device: DeviceChoice, progress: &
         split: &split,
         catalog: &catalog,
         embeddings: embeddings.as_ref(),
+        times: data.rough_times(),
         examples: &examples,
         buckets: PopularityBuckets::new(&popularity),
         bootstrap: Bootstrap { seed: question.seed, ..Bootstrap::default() },
@@ -78,7 +88,14 @@ pub fn evaluate(run: &Run, question: Question, device: DeviceChoice, progress: &
     if !question.baselines_only {
         let recommender = Recommender::load(run, device, false)?;
         let name = recommender.generator().info().method.clone();
-        rows.push((name, exam.generator_row(&recommender, question.beam)?));
+        if let Some(fusion) = recommender.fusion() {
+            rows.push((format!("{name} + fusion"), exam.generator_row(&recommender, question.beam)?));
+            let alone = Recommender::load_generator(run, device, false)?;
+            rows.push((name, exam.generator_row(&alone, question.beam)?));
+            rows.push((FUSION_ALONE.to_owned(), exam.fusion_alone_row(run, &data, fusion.config, question)?));
+        } else {
+            rows.push((name, exam.generator_row(&recommender, question.beam)?));
+        }
     }
     let generator = rows.first().map(|(name, _)| name.clone());
     rows.extend(exam.baseline_rows()?);
@@ -104,6 +121,12 @@ fn sample(examples: &[Example], question: Question) -> Result<Vec<Example>> {
 }
 
 impl Exam<'_> {
+    /// The moment of a question: that of the event before its target.
+    fn time_before(&self, example: &Example) -> Option<i64> {
+        let target = self.histories.offsets()[example.user as usize] as usize + example.position as usize;
+        self.times.as_ref().filter(|_| example.position > 0).map(|times| times[target - 1])
+    }
+
     fn targets(&self) -> Vec<ItemIndex> {
         self.examples.iter().map(|example| example.target(self.histories)).collect()
     }
@@ -120,7 +143,8 @@ impl Exam<'_> {
                     .map(|example| {
                         let history = example.history(self.histories);
                         let user = Some(self.histories.user(example.user as usize));
-                        Query { history, deny: if remove_seen { history } else { &[] }, user }
+                        let deny: &[ItemIndex] = if remove_seen { history } else { &[] };
+                        Query { history, deny, user, time: self.time_before(example) }
                     })
                     .collect();
                 let rankings = recommender.rank(&queries, beam)?;
@@ -132,6 +156,53 @@ impl Exam<'_> {
             self.progress.advance(round.len() as u64);
         }
         self.progress.finish();
+        Ok(rows)
+    }
+
+    /// The fusion's counts without its generator, fitted anew: what is left of it when the generator is taken away.
+    fn fusion_alone_row(
+        &self,
+        run: &Run,
+        data: &PreparedData,
+        config: FusionConfig,
+        question: Question,
+    ) -> Result<Modes<Row>> {
+        let knowledge = Arc::new(stages::fusion::knowledge(run, data, self.split, self.catalog)?);
+        let fusion = Fusion::fit(&FitJob {
+            config,
+            generator: None,
+            knowledge: &knowledge,
+            catalog: self.catalog,
+            histories: self.histories,
+            times: self.times.as_deref(),
+            examples: &self.split.validation,
+            seed: question.seed,
+            progress: self.progress,
+        })?;
+        let ranker = FusedRanker::new(None, knowledge, fusion)?;
+        let (deny_nothing, everything) = (LeafFilter::allow_all(), question.beam);
+        let empty = || Row { ranks: Vec::with_capacity(self.examples.len()), lists: RankedLists::new(LIST) };
+        let mut rows = Modes { no_filter: empty(), seen_removed: empty() };
+        for round in self.examples.chunks(USERS_PER_ROUND) {
+            let histories: Vec<&[ItemIndex]> = round.iter().map(|example| example.history(self.histories)).collect();
+            let seen: Vec<LeafFilter> =
+                histories.iter().map(|history| LeafFilter::deny_items(self.catalog, history)).collect();
+            for (row, remove_seen) in [(&mut rows.no_filter, false), (&mut rows.seen_removed, true)] {
+                let asked = round.iter().zip(histories.iter().zip(&seen));
+                let asked: Vec<Asked<'_>> = asked
+                    .map(|(example, (history, seen))| Asked {
+                        history,
+                        filter: if remove_seen { seen } else { &deny_nothing },
+                        user: None,
+                        time: self.time_before(example),
+                    })
+                    .collect();
+                for (example, ranking) in round.iter().zip(ranker.rank(self.catalog, &asked, everything)?) {
+                    row.ranks.push(ranking.rank_of(example.target(self.histories)));
+                    row.lists.push(ranking.items.iter().map(|scored| scored.item));
+                }
+            }
+        }
         Ok(rows)
     }
 

@@ -48,12 +48,25 @@ pub fn run(
 ) -> Result<()> {
     setting.device.open()?;
     for stage in Stage::ALL {
+        if stage == Stage::Fusion && recipe.fusion.is_none() {
+            remove_fusion(run)?;
+            continue;
+        }
         let began = Instant::now();
         let outcome = step(run, recipe, setting, stage)?;
         finished(Finished { stage, outcome, seconds: began.elapsed().as_secs_f64() });
         if stage == until {
             break;
         }
+    }
+    Ok(())
+}
+
+/// A fusion of an earlier recipe would answer in the generator's place.
+fn remove_fusion(run: &Run) -> Result<()> {
+    let dir = run.dir(Stage::Fusion);
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir).map_err(|e| sidereal_core::Error::io("remove", &dir, e))?;
     }
     Ok(())
 }
@@ -70,6 +83,7 @@ fn step(run: &Run, recipe: &Recipe, setting: Setting<'_>, stage: Stage) -> Resul
         }
         Stage::Catalog => stages::catalog::build(run, recipe.catalog.collisions),
         Stage::Generator => stages::generator::make(run, &recipe.generator, recipe.seed, device, progress),
+        Stage::Fusion => stages::fusion::make(run, &recipe.fusion.unwrap_or_default(), recipe.seed, device, progress),
         Stage::Report => stages::report::make(run, recipe, device, progress),
     }
 }

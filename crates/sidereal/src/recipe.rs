@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::{CollisionPolicy, Error, SplitRule};
 use sidereal_data::ColumnMap;
 use sidereal_generator::GeneratorConfig;
+use sidereal_generator::fusion::FusionConfig;
 use sidereal_tokenizer::TokenizerConfig;
 
 use crate::Result;
@@ -48,6 +49,9 @@ pub struct Recipe {
     pub catalog: CatalogRecipe,
     /// The model and its training.
     pub generator: GeneratorConfig,
+    /// How the generator's score and plain counts become one score; absent: the generator answers alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fusion: Option<FusionConfig>,
     /// How it is judged.
     #[serde(default)]
     pub evaluate: EvaluateRecipe,
@@ -135,6 +139,7 @@ impl Recipe {
         self.tokenizer.check()?;
         self.collaborative.as_ref().map_or(Ok(()), CollaborativeRecipe::check)?;
         self.generator.check(self.tokenizer.codes())?;
+        self.fusion.map_or(Ok(()), |fusion| fusion.check())?;
         if self.evaluate.beam == 0 {
             let mend = "use 50, or at least the largest K that you want to see";
             return Err(Error::config("evaluate.beam", "a beam width of 0 finds nothing", mend).into());

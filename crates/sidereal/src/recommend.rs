@@ -1,18 +1,21 @@
 //! Answers from a run: the next items for a history.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
 use sidereal_core::{Catalog, Error, ItemIndex, Items, LeafFilter};
+use sidereal_generator::fusion::{FusedRanker, Fusion};
 use sidereal_generator::network::user_key;
-use sidereal_generator::{Generator, Question, Ranking};
+use sidereal_generator::{Generator, Question, Ranker, Ranking};
 use sidereal_nn::device::DeviceChoice;
 
 use crate::Result;
 use crate::life::added::AddedItems;
 use crate::materials::RunMaterials;
 use crate::run::{Run, Stage};
+use crate::stages;
 
 /// A run's generator and catalog, loaded once and asked many times.
 pub struct Recommender {
@@ -22,6 +25,7 @@ pub struct Recommender {
     /// Items that the data does not have, by id.
     others: HashMap<String, ItemIndex>,
     generator: Generator,
+    fused: Option<FusedRanker>,
 }
 
 /// What one request wants.
@@ -44,6 +48,8 @@ pub struct Query<'a> {
     pub deny: &'a [ItemIndex],
     /// The id of who asks, where it is known.
     pub user: Option<&'a str>,
+    /// When the history ended, in the data's own unit, where it is known.
+    pub time: Option<i64>,
 }
 
 /// An answer, as `sidereal recommend --json` prints it.
@@ -71,12 +77,30 @@ pub struct AnswerItem {
 }
 
 impl Recommender {
-    /// Loads a run's catalog and generator (and titles, where the run has data).
+    /// Loads a run's catalog and generator (and titles, where the run has data), and its fusion, where it has one: then
+    /// that answers.
     ///
     /// # Errors
     /// A stage that has not run or is damaged; a generator of a catalog that this one does not come from, unless
-    /// `allow_other_catalog`.
+    /// `allow_other_catalog`; a fusion of another generator.
     pub fn load(run: &Run, device: DeviceChoice, allow_other_catalog: bool) -> Result<Self> {
+        let mut recommender = Self::load_generator(run, device, allow_other_catalog)?;
+        if run.has(Stage::Fusion) {
+            let data = run.data()?;
+            let split = run.split(&data.histories)?;
+            let knowledge = stages::fusion::knowledge(run, &data, &split, &recommender.catalog)?;
+            let ranker = recommender.generator.shared_ranker();
+            let fusion = stages::fusion::load(run)?;
+            recommender.fused = Some(FusedRanker::new(Some(ranker), Arc::new(knowledge), fusion)?);
+        }
+        Ok(recommender)
+    }
+
+    /// As [`Recommender::load`], but the generator answers alone.
+    ///
+    /// # Errors
+    /// As [`Recommender::load`].
+    pub fn load_generator(run: &Run, device: DeviceChoice, allow_other_catalog: bool) -> Result<Self> {
         run.manifest(Stage::Generator)?;
         let dir = run.dir(Stage::Generator);
         let needs = Generator::read_info(&dir)?.recipe.model().needs();
@@ -94,7 +118,7 @@ impl Recommender {
         let added = AddedItems::load(&run.dir(Stage::Catalog), &catalog)?;
         let known = items.as_ref().map_or(0, Items::len) as u32;
         let others = (known..catalog.len() as u32).map(|item| (catalog.item_id(item).to_owned(), item)).collect();
-        Ok(Self { catalog, items, added, others, generator })
+        Ok(Self { catalog, items, added, others, generator, fused: None })
     }
 
     /// The catalog.
@@ -105,6 +129,11 @@ impl Recommender {
     /// The generator.
     pub fn generator(&self) -> &Generator {
         &self.generator
+    }
+
+    /// The fitted weights, where a fusion answers.
+    pub fn fusion(&self) -> Option<&Fusion> {
+        self.fused.as_ref().map(FusedRanker::fusion)
     }
 
     /// An item's title.
@@ -141,9 +170,17 @@ impl Recommender {
         let questions: Vec<Question<'_>> = queries
             .iter()
             .zip(&filters)
-            .map(|(query, filter)| Question { history: query.history, filter, user: query.user.map(user_key) })
+            .map(|(query, filter)| Question {
+                history: query.history,
+                filter,
+                user: query.user.map(user_key),
+                time: query.time,
+            })
             .collect();
-        self.generator.recommend(&self.catalog, &questions, beam)
+        match &self.fused {
+            Some(fused) => fused.rank(&self.catalog, &questions, beam),
+            None => self.generator.recommend(&self.catalog, &questions, beam),
+        }
     }
 
     /// Answers one history of item ids.
@@ -154,7 +191,8 @@ impl Recommender {
         let began = Instant::now();
         let history = self.history(ids)?;
         let deny: &[ItemIndex] = if wish.include_seen { &[] } else { &history };
-        let rankings = self.rank(&[Query { history: &history, deny, user: None }], wish.beam.max(wish.k))?;
+        let rankings =
+            self.rank(&[Query { history: &history, deny, user: None, time: None }], wish.beam.max(wish.k))?;
         let ranked = rankings.iter().flat_map(|ranking| &ranking.items).take(wish.k);
         let items = ranked.map(|scored| self.answer_item(scored.item, scored.score)).collect();
         let candidates: u64 = rankings.iter().map(|ranking| ranking.stats.candidates).sum();

@@ -25,14 +25,24 @@ pub enum Stage {
     Catalog,
     /// Weights.
     Generator,
+    /// Weights of the generator's score and of plain counts in one score; only where a recipe asks for it.
+    Fusion,
     /// Metrics and the page.
     Report,
 }
 
 impl Stage {
     /// All stages in the order in which they run.
-    pub const ALL: [Self; 7] =
-        [Self::Data, Self::Embeddings, Self::Split, Self::Tokenizer, Self::Catalog, Self::Generator, Self::Report];
+    pub const ALL: [Self; 8] = [
+        Self::Data,
+        Self::Embeddings,
+        Self::Split,
+        Self::Tokenizer,
+        Self::Catalog,
+        Self::Generator,
+        Self::Fusion,
+        Self::Report,
+    ];
 
     /// The stage's folder in a run, and its kind in a manifest.
     pub fn name(self) -> &'static str {
@@ -43,6 +53,7 @@ impl Stage {
             Self::Tokenizer => "tokenizer",
             Self::Catalog => "catalog",
             Self::Generator => "generator",
+            Self::Fusion => "fusion",
             Self::Report => "report",
         }
     }

@@ -4,6 +4,7 @@ pub mod catalog;
 pub mod collaborative;
 pub mod data;
 pub mod embeddings;
+pub mod fusion;
 pub mod generator;
 pub mod report;
 pub mod split;

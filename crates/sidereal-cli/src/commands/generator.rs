@@ -1,4 +1,4 @@
-//! `sidereal generator train`.
+//! `sidereal generator train|fuse`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,12 +11,25 @@ use crate::args::Generator;
 use crate::commands::Context;
 
 pub(crate) fn execute(context: &Context, command: Generator) -> Result<ExitCode> {
-    let Generator::Train { run, recipe, seed } = command;
-    let run = Run::open(&run)?;
+    match command {
+        Generator::Train { run, recipe, seed } => train(context, &run, &recipe, seed),
+        Generator::Fuse { run, recipe, seed } => fuse(context, &run, recipe.as_deref(), seed),
+    }
+}
+
+fn fuse(context: &Context, run: &Path, recipe: Option<&Path>, seed: u64) -> Result<ExitCode> {
+    let run = Run::open(run)?;
+    let config = recipe.map(Recipe::load).transpose()?.and_then(|recipe| recipe.fusion).unwrap_or_default();
+    let outcome = stages::fusion::make(&run, &config, seed, context.global.device, context.progress.as_ref())?;
+    context.answer_stage(&run, Stage::Fusion, outcome)
+}
+
+fn train(context: &Context, run: &Path, recipe: &str, seed: u64) -> Result<ExitCode> {
+    let run = Run::open(run)?;
     let config = if recipe.ends_with(".toml") {
-        Recipe::load(Path::new(&recipe))?.generator
+        Recipe::load(Path::new(recipe))?.generator
     } else {
-        GeneratorConfig::named(&recipe)?
+        GeneratorConfig::named(recipe)?
     };
     let device = context.global.device;
     device.open()?;

@@ -13,9 +13,18 @@ const UNITS: u32 = 120;
 /// The farthest step with whole units, there and back.
 const MAX_REACH: usize = 6;
 
+/// Which pairs a directed count is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// The column came after the row.
+    After,
+    /// The column came before the row.
+    Before,
+}
+
 /// Counts from an item (row) to another (column).
 #[derive(Debug)]
-pub(super) struct Cooccurrence {
+pub(crate) struct Cooccurrence {
     /// Where each row begins, `[N + 1]`.
     offsets: Vec<usize>,
     /// Ascending within a row.
@@ -25,14 +34,44 @@ pub(super) struct Cooccurrence {
 }
 
 impl Cooccurrence {
-    /// Counts all pairs at most `reach` steps apart in sequences of items below `items`.
-    pub(super) fn count<'a, I>(sequences: impl Fn() -> I, reach: usize, items: usize) -> Self
+    /// Counts all pairs at most `reach` steps apart in sequences of items below `items`, backwards by half.
+    pub(crate) fn count<'a, I>(sequences: impl Fn() -> I, reach: usize, items: usize) -> Self
+    where
+        I: Iterator<Item = &'a [ItemIndex]>,
+    {
+        Self::collect(sequences, reach, items, |earlier, later, units, visit| {
+            visit(earlier, later, units);
+            visit(later, earlier, units / 2);
+        })
+    }
+
+    /// Counts pairs in one direction alone, in full.
+    pub(crate) fn directed<'a, I>(sequences: impl Fn() -> I, reach: usize, items: usize, direction: Direction) -> Self
+    where
+        I: Iterator<Item = &'a [ItemIndex]>,
+    {
+        Self::collect(sequences, reach, items, |earlier, later, units, visit| match direction {
+            Direction::After => visit(earlier, later, units),
+            Direction::Before => visit(later, earlier, units),
+        })
+    }
+
+    /// `entries(earlier, later, units, visit)` says which cells a pair counts in.
+    fn collect<'a, I>(
+        sequences: impl Fn() -> I,
+        reach: usize,
+        items: usize,
+        cells: impl Fn(ItemIndex, ItemIndex, u32, &mut dyn FnMut(ItemIndex, ItemIndex, u32)),
+    ) -> Self
     where
         I: Iterator<Item = &'a [ItemIndex]>,
     {
         assert!(reach <= MAX_REACH, "weights of farther steps are no whole units");
         let mut ends = vec![0usize; items];
-        sequences().for_each(|sequence| pairs(sequence, reach, |from, _, _| ends[from as usize] += 1));
+        let each = |sequence: &[ItemIndex], visit: &mut dyn FnMut(ItemIndex, ItemIndex, u32)| {
+            pairs(sequence, reach, |earlier, later, units| cells(earlier, later, units, visit));
+        };
+        sequences().for_each(|sequence| each(sequence, &mut |from, _, _| ends[from as usize] += 1));
         let mut total = 0;
         for end in &mut ends {
             // Becomes the place of the row's next entry, and with the last one its end.
@@ -41,7 +80,7 @@ impl Cooccurrence {
         // An entry is its column and its units, packed so that sorting brings equal columns together.
         let mut entries = vec![0u64; total];
         sequences().for_each(|sequence| {
-            pairs(sequence, reach, |from, to, units| {
+            each(sequence, &mut |from, to, units| {
                 entries[ends[from as usize]] = u64::from(to) << 32 | u64::from(units);
                 ends[from as usize] += 1;
             });
@@ -60,19 +99,18 @@ impl Cooccurrence {
     }
 
     /// The counts of one row, by ascending column.
-    pub(super) fn row(&self, item: ItemIndex) -> impl Iterator<Item = (ItemIndex, f64)> {
+    pub(crate) fn row(&self, item: ItemIndex) -> impl Iterator<Item = (ItemIndex, f64)> {
         let range = self.offsets[item as usize]..self.offsets[item as usize + 1];
         let counts = self.units[range.clone()].iter().map(|&units| f64::from(units) / f64::from(UNITS));
         self.columns[range].iter().copied().zip(counts)
     }
 }
 
-/// Calls `visit(from, to, units)` for both directions of every pair.
+/// Calls `visit(earlier, later, units)` for every pair.
 fn pairs(sequence: &[ItemIndex], reach: usize, mut visit: impl FnMut(ItemIndex, ItemIndex, u32)) {
     for (place, &earlier) in sequence.iter().enumerate() {
         for (step, &later) in (1u32..).zip(&sequence[place + 1..]).take(reach) {
             visit(earlier, later, UNITS / step);
-            visit(later, earlier, UNITS / step / 2);
         }
     }
 }

@@ -42,12 +42,12 @@ pub(super) fn damping(popularity: u32) -> f64 {
 }
 
 /// The most recent items and their weights, newest first.
-pub(super) fn recent(history: &[ItemIndex]) -> impl Iterator<Item = (ItemIndex, f64)> {
+pub(crate) fn recent(history: &[ItemIndex]) -> impl Iterator<Item = (ItemIndex, f64)> {
     history.iter().rev().take(RECENT).zip(0i32..).map(|(&item, age)| (item, DECAY.powi(age)))
 }
 
 /// Adds up rows of co-occurrence; its memory is used again for the next history.
-pub(super) struct Sums<'a> {
+pub(crate) struct Sums<'a> {
     statistics: &'a Statistics,
     /// Zero between calls, `[N]`.
     dense: Vec<f64>,
@@ -55,12 +55,12 @@ pub(super) struct Sums<'a> {
 }
 
 impl<'a> Sums<'a> {
-    pub(super) fn new(statistics: &'a Statistics) -> Self {
+    pub(crate) fn new(statistics: &'a Statistics) -> Self {
         Self { statistics, dense: vec![0.0; statistics.items()], touched: Vec::new() }
     }
 
     /// The items that occur near recent ones, ascending, with their scores.
-    pub(super) fn of(&mut self, history: &[ItemIndex]) -> Vec<(ItemIndex, f64)> {
+    pub(crate) fn of(&mut self, history: &[ItemIndex]) -> Vec<(ItemIndex, f64)> {
         for (near, weight) in recent(history) {
             for (item, count) in self.statistics.neighbours.row(near) {
                 let sum = &mut self.dense[item as usize];

@@ -14,7 +14,7 @@ const REACH: usize = 5;
 #[derive(Debug)]
 pub struct Statistics {
     /// Training interactions of each item, `[N]`.
-    pub(super) popularity: Vec<u32>,
+    pub(crate) popularity: Vec<u32>,
     /// What popularity adds where it only breaks ties: less than a thousandth, `[N]`.
     pub(super) tie_break: Vec<f64>,
     /// What divides the counts of an item's column where popular items are damped, as a factor, `[N]`.
@@ -24,7 +24,7 @@ pub struct Statistics {
     /// Items within [`REACH`] steps of each other.
     pub(super) neighbours: Cooccurrence,
     /// Item vectors, `[N, D]`.
-    pub(super) vectors: Option<UnitVectors>,
+    pub(crate) vectors: Option<UnitVectors>,
     /// Items that no baseline may rank.
     pub(super) removed: Vec<ItemIndex>,
 }

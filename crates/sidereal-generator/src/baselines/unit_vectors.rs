@@ -7,7 +7,7 @@ use sidereal_core::{Embeddings, ItemIndex};
 /// # Shapes
 /// `values`: `[N, D]`
 #[derive(Debug)]
-pub(super) struct UnitVectors {
+pub(crate) struct UnitVectors {
     width: usize,
     values: Vec<f32>,
 }
@@ -27,12 +27,12 @@ impl UnitVectors {
     }
 
     /// D.
-    pub(super) fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.width
     }
 
     /// `query += weight * vector of item`, `[D]`.
-    pub(super) fn add_to(&self, query: &mut [f64], item: ItemIndex, weight: f64) {
+    pub(crate) fn add_to(&self, query: &mut [f64], item: ItemIndex, weight: f64) {
         let row = &self.values[item as usize * self.width..][..self.width];
         query.iter_mut().zip(row).for_each(|(q, &v)| *q += weight * f64::from(v));
     }
@@ -41,7 +41,7 @@ impl UnitVectors {
     ///
     /// # Shapes
     /// `queries`: `[B, D]`
-    pub(super) fn products(&self, queries: &[f64], mut visit: impl FnMut(usize, &[f64])) {
+    pub(crate) fn products(&self, queries: &[f64], mut visit: impl FnMut(usize, &[f64])) {
         let users = queries.len() / self.width;
         let mut items = vec![0.0; TILE * self.width];
         let mut products = vec![0.0; users * TILE];

@@ -71,6 +71,7 @@ impl<'a> Validator<'a> {
             history: example.history(self.histories),
             filter: &filter,
             user: Some(user_key(self.histories.user(example.user as usize))),
+            time: None,
         };
         let questions: Vec<Question<'_>> = self.examples.iter().map(question).collect();
         let beam = self.beam.max(10);

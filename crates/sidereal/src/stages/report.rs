@@ -95,7 +95,7 @@ fn page_data(
         .iter()
         .map(|example| {
             let history = example.history(&data.histories);
-            Query { history, deny: history, user: Some(data.histories.user(example.user as usize)) }
+            Query { history, deny: history, user: Some(data.histories.user(example.user as usize)), time: None }
         })
         .collect();
     let rankings = recommender.rank(&queries, recipe.evaluate.beam)?;
