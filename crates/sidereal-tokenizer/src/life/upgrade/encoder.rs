@@ -1,7 +1,7 @@
 //! A new encoder before the published codebooks, for vectors of another embedding model.
 //!
 //! Codebooks and decoder stay; an encoder for the new vectors is trained so that items keep the codes that were
-//! published: cross-entropy over negative distances to the frozen codewords, level by level ([`super::prototypes`]).
+//! published: cross-entropy over negative distances to the frozen codewords, level by level (`prototypes.rs`).
 //!
 //! *Paper*: stationary prototypes, class weights that never move, so that what a net learns stays where they are (Pernici
 //! et al., *Regular Polytope Networks*, arXiv 2103.15632). Here the prototypes are the codewords of every level.
