@@ -290,7 +290,8 @@ pub(crate) enum Tokenizer {
     Upgrade {
         /// The run folder.
         run: PathBuf,
-        /// The new model's vectors of the run's items.
+        /// The new model's vectors of the run's items, of any width; of added items too, where there are any (Parquet with
+        /// item ids).
         #[arg(long)]
         new_embeddings: PathBuf,
         /// How.
@@ -347,6 +348,8 @@ pub(crate) enum Tokenizer {
 pub(crate) enum UpgradeHow {
     /// A linear map into the old space: catalog and generator stay.
     Map,
+    /// A new encoder before the published codebooks (rq-vae, rq-kmeans-plus): catalog and generator stay.
+    Encoder,
     /// A tokenizer trained anew, its codes named after the old ones: the generator is trained again.
     Relabel,
 }
@@ -363,14 +366,16 @@ pub(crate) enum CatalogCommand {
         #[arg(long, default_value = "postings", value_parser = clap::value_parser!(CollisionPolicy))]
         collisions: CollisionPolicy,
     },
-    /// New items into a run's catalog; published semantic IDs stay, and so does the generator.
+    /// New items into a run's catalog; published semantic IDs stay, and so does the generator. Any method: those that list
+    /// items find places for new ones.
     Add {
         /// The run folder.
         run: PathBuf,
         /// Their vectors: Parquet with item ids, or any format with --items.
         #[arg(long)]
         embeddings: PathBuf,
-        /// A table of them: titles, and ids where the vectors have none (then row by row).
+        /// A table of them: titles, categories (category-tree needs them), and ids where the vectors have none (then row by
+        /// row).
         #[arg(long)]
         items: Option<PathBuf>,
     },

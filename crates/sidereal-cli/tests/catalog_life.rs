@@ -159,6 +159,53 @@ fn a_run_is_carried_over_to_another_embedding_model() {
 }
 
 #[test]
+fn a_list_of_items_grows_under_the_same_generator() {
+    let world = World::new();
+    world.run_until("split");
+    world.answer(&["tokenizer", "train", "run", "--method", "collaborative", "--codes", "8", "--quiet"]);
+    world.answer(&["catalog", "build", "run", "--quiet"]);
+    world.answer(&["generator", "train", "run", "--recipe", "recipe.toml", "--quiet"]);
+    write_new(&world);
+    let added = world.json(&ADD);
+    assert_eq!((added["added"].as_u64(), added["unique_ids"].as_u64()), (Some(2), Some(42)));
+    let all = recommended(&world, "S1V0");
+    assert!(all.len() == SERIES * LENGTH + 1 && all.contains("N0") && all.contains("N1"));
+    let wrong = world.refusal(&ADD);
+    assert!(wrong.contains("\"N1\"") && wrong.contains("in the catalog already"), "{wrong}");
+}
+
+#[test]
+fn a_run_gets_a_new_encoder_and_keeps_catalog_and_generator() {
+    let world = World::new();
+    let recipe = world::RECIPE.replace(
+        "[tokenizer.rq-kmeans]\ncodes = [8, 8]",
+        "[tokenizer.rq-vae]\ncodes = [8, 8]\nhidden = [16]\nlatent = 8\nbatch = 20\nepochs = 50\nlearning_rate = 0.01",
+    );
+    fs::write(world.path("recipe.toml"), recipe).unwrap();
+    world.run_until("generator");
+    // The other model has fewer numbers, none of which is a sum of the old ones.
+    let other: Vec<f32> = vectors().chunks(WIDTH).flat_map(|v| (0..9).map(|d| (v[d] + 2.0 * v[d + 3]).exp())).collect();
+    fs::write(world.path("other.safetensors"), safetensors(SERIES * LENGTH, 9, &other)).unwrap();
+    let upgrade =
+        ["tokenizer", "upgrade", "run", "--new-embeddings", "other.safetensors", "--how", "encoder", "--out", "new"];
+    let done = world.json(&[&upgrade[..], &["--json", "--quiet"]].concat());
+    assert_eq!((done["moved_items"].as_u64(), done["generator_kept"].as_bool()), (Some(0), Some(true)), "{done}");
+    let whole = |agreement: &serde_json::Value| agreement["whole"].as_f64().unwrap();
+    assert_eq!(done["encoder"]["after"]["levels"].as_array().unwrap().len(), 2);
+    assert!(whole(&done["encoder"]["after"]) > whole(&done["encoder"]["before"]), "{done}");
+    assert!(done["encoder"]["held_out"]["items"] == 4 && done["agreement"] == done["encoder"]["after"], "{done}");
+    let answer = world.json(&["recommend", "new", "--history", "S1V0", "--k", "1000", "--json"]);
+    assert_eq!(answer["items"].as_array().unwrap().len(), SERIES * LENGTH - 1);
+    let told = world.answer(&[&upgrade[..8], &["again", "--quiet"]].concat());
+    assert!(told.contains("before: codes") && told.contains("after, items held out: codes"), "{told}");
+
+    world.answer(&["tokenizer", "train", "run", "--codes", "8,8", "--quiet"]);
+    world.answer(&["catalog", "build", "run", "--quiet"]);
+    let error = world.refusal(&[&upgrade[..8], &["refused"]].concat());
+    assert!(error.contains("rq-kmeans has no encoder") && error.contains("--how map or --how relabel"), "{error}");
+}
+
+#[test]
 fn drift_beyond_a_limit_is_told_and_exits_with_one() {
     let world = World::new();
     world.run_until("catalog");

@@ -31,6 +31,8 @@ pub mod quantizers;
 
 mod encode;
 
+mod reconstruction;
+
 pub mod item_table;
 
 mod tokenizer;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::{Embeddings, Error, ItemIndex, Result, SemanticIds};
 
 use crate::quantizers::{Model, Quantizer};
+use crate::reconstruction::item_errors;
 use crate::tokenizer::ItemTokenizer;
 
 mod behaviour;
@@ -55,7 +56,8 @@ pub struct QualityReport {
     pub co_purchase: Option<CoPurchase>,
 }
 
-/// How much of the vectors the codes keep.
+/// How much of the vectors the codes keep: of the inputs x after the pre-steps or, behind an encoder that was retrained for
+/// vectors of another model, of the latents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reconstruction {
     /// Mean over items of |x - x'|^2.
@@ -133,16 +135,9 @@ fn reconstruction(
     prepared: &Embeddings,
     ids: &SemanticIds,
 ) -> crate::Result<Reconstruction> {
-    use rayon::prelude::*;
-    let back = quantizer.reconstruct(ids)?;
-    let width = prepared.width();
-    let sums: Vec<(f64, f64)> = prepared
-        .values()
-        .par_chunks(width)
-        .zip(back.values().par_chunks(width))
-        .map(|(x, y)| (crate::algebra::product::squared_distance(x, y), crate::algebra::product::squared_norm(x)))
-        .collect();
-    let (error, total) = sums.iter().fold((0.0, 0.0), |(e, t), (error, norm)| (e + error, t + norm));
+    let items = item_errors(quantizer, prepared, ids)?;
+    let (error, total) =
+        items.iter().fold((0.0, 0.0), |(e, t), item| (e + item.squared_error, t + item.squared_length));
     let energy = quantizer.residual_energy(prepared, ids)?;
     let ratio = |(before, after): (&f64, &f64)| if *before > 0.0 { (after / before).sqrt() } else { 0.0 };
     Ok(Reconstruction {

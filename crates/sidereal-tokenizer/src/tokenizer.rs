@@ -18,7 +18,9 @@ use crate::item_table::ItemTable;
 use crate::life::drift::FitRecord;
 use crate::life::growth::Growth;
 use crate::life::upgrade::bridge::{Bridge, BridgeRecord};
+use crate::life::upgrade::encoder::EncoderRecord;
 use crate::pre_step::FittedPreSteps;
+use crate::quantizers::rq_vae::{Plan, RqVae};
 use crate::quantizers::{Model, Quantizer, TokenizerConfig, Training};
 use crate::training_items::TrainingItems;
 
@@ -57,6 +59,22 @@ pub struct Description {
     /// The map that vectors of another embedding model go through first; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<BridgeRecord>,
+    /// How its encoder was trained anew for vectors of another embedding model; absent where it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<EncoderRecord>,
+}
+
+impl Description {
+    /// The quantizer for prepared vectors of `width`, from its arrays.
+    pub(crate) fn load_quantizer(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
+        let method = self.config.method();
+        let Some(record) = &self.encoder else { return method.load(width, arrays) };
+        let Some(plan) = method.encoder_plan(record.width_out) else {
+            let problem = format!("{} has no encoder that could have been trained anew", self.config.name());
+            return Err(Error::mismatch(problem, "train the tokenizer again with this version").into());
+        };
+        Ok(Box::new(RqVae::take_retrained(&plan, width, record.width_out, arrays)?))
+    }
 }
 
 /// A trained tokenizer of item vectors.
@@ -114,6 +132,7 @@ impl ItemTokenizer {
             items: items.len(),
             training: trained.record,
             bridge: None,
+            encoder: None,
         };
         Ok(Self { description, bridge: None, steps, model: trained.model })
     }
@@ -139,6 +158,7 @@ impl ItemTokenizer {
             training: serde_json::json!({ "imported": true }),
             fit: None,
             bridge: None,
+            encoder: None,
         };
         Ok(Self { description, bridge: None, steps: FittedPreSteps::none(width), model: Model::Quantizer(quantizer) })
     }
@@ -200,6 +220,28 @@ impl ItemTokenizer {
         Ok(table.look_up(items.needed_ids(config.name())?)?)
     }
 
+    /// The same tokenizer, which keeps the semantic IDs that were published: a method that lists items takes over those
+    /// that it does not list, so that no new item gets one of them. A method that encodes vectors has nothing to keep.
+    ///
+    /// # Errors
+    /// Other numbers of ids and semantic IDs; codes that its levels do not have.
+    ///
+    /// # Shapes
+    /// `ids`: `[N]`; `sids`: [N, L]
+    pub fn with_published(mut self, ids: &[ItemId], sids: &SemanticIds) -> Result<Self> {
+        if let Model::Table(table) = &mut self.model {
+            if ids.len() != sids.len() {
+                let problem = format!("{} items, but {} semantic IDs", ids.len(), sids.len());
+                return Err(Error::mismatch(problem, "give every item one").into());
+            }
+            sids.check_codes(table.codes_per_level())?;
+            let unlisted: Vec<usize> = (0..ids.len()).filter(|&i| table.find(ids[i].as_str()).is_none()).collect();
+            let codes: Vec<u16> = unlisted.iter().flat_map(|&i| sids.row(i)).copied().collect();
+            *table = table.with_more(unlisted.iter().map(|&i| ids[i].clone()), &codes)?;
+        }
+        Ok(self)
+    }
+
     /// Vectors as the quantizer sees them: after the pre-steps, [N, D'].
     ///
     /// # Errors
@@ -223,6 +265,32 @@ impl ItemTokenizer {
         self.description.bridge = Some(record);
         self.bridge = Some(bridge);
         self
+    }
+
+    /// Its quantizer as the net that its method's encoder is part of; `width_out` is what the decoder gives back.
+    pub(crate) fn as_rq_vae(&self, plan: &Plan, width_out: usize) -> Result<RqVae> {
+        let quantizer = self.quantizer()?;
+        let mut arrays = ArraySet::of(Path::new("the tokenizer"), quantizer.arrays());
+        match self.description.encoder {
+            None => RqVae::take(plan, width_out, &mut arrays),
+            Some(_) => RqVae::take_retrained(plan, quantizer.width(), width_out, &mut arrays),
+        }
+    }
+
+    /// The same codebooks behind an encoder of its own for vectors of `width`, whatever read them before.
+    pub(crate) fn with_encoder(
+        mut self,
+        width: usize,
+        steps: FittedPreSteps,
+        quantizer: Box<dyn Quantizer>,
+        record: EncoderRecord,
+        fit: FitRecord,
+    ) -> Self {
+        self.description.width = width;
+        self.description.bridge = None;
+        self.description.encoder = Some(record);
+        self.description.fit = Some(fit);
+        Self { description: self.description, bridge: None, steps, model: Model::Quantizer(quantizer) }
     }
 
     /// Another quantizer of the same settings; `note` goes into the record of its training.
@@ -300,6 +368,10 @@ impl ItemTokenizer {
             let problem = format!("width {} is not between 1 and {MAX_WIDTH}", description.width);
             return Err(Error::artifact(&path, problem, mend).into());
         }
+        if let Some(record) = description.encoder.as_ref().filter(|r| r.width_out == 0 || r.width_out > MAX_WIDTH) {
+            let problem = format!("its decoder gives back width {}", record.width_out);
+            return Err(Error::artifact(&path, problem, mend).into());
+        }
         let (config, width) = (&description.config, description.width);
         let (bridge, steps, model) = if config.method().lists_items() {
             let table = ItemTable::load(&dir.join(ITEMS_FILE), &description.codes_per_level)?;
@@ -316,7 +388,7 @@ impl ItemTokenizer {
             };
             let width = description.bridge.as_ref().map_or(width, |record| record.width_out);
             let steps = FittedPreSteps::load(config.pre_steps(), width, &mut arrays)?;
-            let quantizer = config.method().load(steps.width_out(), &mut arrays)?;
+            let quantizer = description.load_quantizer(steps.width_out(), &mut arrays)?;
             arrays.finish()?;
             (bridge, steps, Model::Quantizer(quantizer))
         };

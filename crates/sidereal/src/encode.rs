@@ -27,12 +27,13 @@ mod work;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sidereal_core::artifact::{MANIFEST, read_manifest, verify_files};
+use sidereal_core::artifact::{MANIFEST, read_manifest, sha256_bytes, verify_files};
 use sidereal_core::{Error, Progress};
 use sidereal_embed::StoreOptions;
 use sidereal_tokenizer::ItemTokenizer;
 
-use crate::run::Stage;
+use crate::life::new_items::knowing;
+use crate::run::{Run, Stage};
 use crate::{Result, parquet_file};
 
 pub use invalid::OnInvalid;
@@ -182,7 +183,8 @@ impl EncodeJob {
     }
 }
 
-/// The tokenizer of a run or tokenizer folder, and its digest.
+/// The tokenizer of a run or tokenizer folder, and its digest. A run's list of items has those too that were added to its
+/// catalog.
 fn load(folder: &Path) -> Result<(String, ItemTokenizer)> {
     let name = Stage::Tokenizer.name();
     let dir = match folder.join(name).join(MANIFEST).is_file() {
@@ -193,7 +195,18 @@ fn load(folder: &Path) -> Result<(String, ItemTokenizer)> {
     // Loading comes first: it tells another version from damage.
     let tokenizer = ItemTokenizer::load(&dir)?;
     verify_files(&dir, &manifest)?;
-    Ok((manifest.digest(), tokenizer))
+    let digest = manifest.digest();
+    if tokenizer.description().config.lists_items() && dir != folder {
+        let run = Run::open(folder)?;
+        if run.has(Stage::Catalog) && run.manifest(Stage::Catalog)?.inputs.get(name) == Some(&digest) {
+            let catalog = run.catalog()?;
+            if catalog.len() > catalog.built_items() {
+                let digest = sha256_bytes(format!("{digest} {}", catalog.version()).as_bytes());
+                return Ok((digest, knowing(tokenizer, &catalog)?));
+            }
+        }
+    }
+    Ok((digest, tokenizer))
 }
 
 #[cfg(test)]

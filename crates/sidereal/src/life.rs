@@ -7,5 +7,6 @@
 pub mod added;
 pub mod change;
 pub mod migration;
+pub(crate) mod new_items;
 pub mod upgrade;
 pub mod versions;

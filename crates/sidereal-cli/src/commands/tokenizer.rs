@@ -8,12 +8,13 @@ use sidereal::core::Error;
 use sidereal::core::artifact::write_atomic;
 use sidereal::embed::StoreOptions;
 use sidereal::encode::{Done, EncodeJob, Input};
-use sidereal::life::upgrade::{How, upgrade};
+use sidereal::life::upgrade::{How, Upgraded, upgrade};
 use sidereal::quality::{Subject, compare, side_by_side};
 use sidereal::report::{QualityPage, render_quality};
 use sidereal::stages::vectors_only;
 use sidereal::tokenizer::codes::parse_codes;
 use sidereal::tokenizer::life::drift::Limits;
+use sidereal::tokenizer::life::upgrade::Agreement;
 use sidereal::tokenizer::{TokenizerConfig, Training};
 use sidereal::{Recipe, Result, Run, Stage, stages};
 
@@ -80,6 +81,7 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
         Tokenizer::Upgrade { run, new_embeddings, how, out } => {
             let how = match how {
                 UpgradeHow::Map => How::Map,
+                UpgradeHow::Encoder => How::Encoder,
                 UpgradeHow::Relabel => How::Relabel,
             };
             let (device, progress) = (context.global.device, context.progress.as_ref());
@@ -95,6 +97,14 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
                     done.migration_map.display(),
                     100.0 * done.agreement.whole
                 ))?;
+                for (when, agreement) in told_agreements(&done) {
+                    let levels: Vec<String> = agreement.levels.iter().map(|l| format!("{:.1}", 100.0 * l)).collect();
+                    output::line(&format!(
+                        "  {when}: codes {} % by level, whole IDs {:.1} %",
+                        levels.join(" / "),
+                        100.0 * agreement.whole
+                    ))?;
+                }
                 if !done.generator_kept {
                     output::line("the new run has no generator: train one")?;
                 }
@@ -138,6 +148,21 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
             Ok(if found.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
         }
     }
+}
+
+/// The agreements of an upgrade with what was published, each with what it is of.
+fn told_agreements(done: &Upgraded) -> Vec<(&'static str, &Agreement)> {
+    let mut told = Vec::new();
+    if let Some(encoder) = &done.encoder {
+        told.push(("before", &encoder.before));
+        told.push(("after", &encoder.after));
+        told.extend(encoder.held_out.as_ref().map(|held_out| ("after, items held out", held_out)));
+    } else if let Some(relabelled) = &done.relabelled {
+        told.extend([("before", &relabelled.before), ("after", &relabelled.after)]);
+    } else {
+        told.push(("after", &done.agreement));
+    }
+    told
 }
 
 /// Exit status of a check that fails.

@@ -9,21 +9,21 @@
 
 use std::collections::HashSet;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use sidereal_core::{Catalog, Embeddings, Error, ItemIndex, SemanticIds};
 
 use crate::Result;
-use crate::algebra::product::squared_distance;
 use crate::encode::encode_prepared;
 use crate::quantizers::Quantizer;
+use crate::reconstruction::item_errors;
 use crate::tokenizer::ItemTokenizer;
 
 /// Most training items whose error is measured: evenly spaced rows of larger tables.
 const MEASURED_ITEMS: usize = 100_000;
 
-/// Reconstruction errors of the training items: squared distances after the pre-steps.
+/// Reconstruction errors of the training items: squared distances after the pre-steps, or of the latents behind a
+/// retrained encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FitRecord {
@@ -61,8 +61,7 @@ impl FitRecord {
 
 /// Squared distance of every vector to what its codes give back, `[N]`.
 fn errors(quantizer: &dyn Quantizer, prepared: &Embeddings, sids: &SemanticIds) -> Result<Vec<f64>> {
-    let back = quantizer.reconstruct(sids)?;
-    Ok((0..prepared.rows()).into_par_iter().map(|i| squared_distance(prepared.row(i), back.row(i))).collect())
+    Ok(item_errors(quantizer, prepared, sids)?.into_iter().map(|item| item.squared_error).collect())
 }
 
 /// What is still acceptable.

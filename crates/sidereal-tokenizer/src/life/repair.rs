@@ -29,7 +29,7 @@ use crate::algebra::product::squared_distance;
 use crate::clustering::kmeans::normalise;
 use crate::clustering::sinkhorn;
 use crate::life::balanced::assign_balanced;
-use crate::quantizers::{LevelsSee, Quantizer};
+use crate::quantizers::{LevelsSee, Model, Quantizer};
 use crate::tokenizer::ItemTokenizer;
 
 /// LC-Rec's number of rounds.
@@ -169,8 +169,13 @@ impl<'a> Task<'a> {
         let vectors = Embeddings::new(rows.len(), self.vectors.width(), values)?;
         let codes = rows.iter().flat_map(|&row| self.sids.row(row)).copied().collect();
         let ids = SemanticIds::new(self.sids.levels(), codes)?;
-        let prepared = self.tokenizer.prepare(&vectors)?;
-        last_level_distances(self.tokenizer.quantizer()?, &prepared, &ids)?.ok_or_else(|| {
+        let distances = match self.tokenizer.model() {
+            Model::Quantizer(quantizer) => {
+                last_level_distances(&**quantizer, &self.tokenizer.prepare(&vectors)?, &ids)?
+            }
+            Model::Table(_) => None,
+        };
+        distances.ok_or_else(|| {
             let name = self.tokenizer.description().config.name();
             let problem = format!(
                 "{} compares items with the codewords of the last level, which {name} does not have",

@@ -1,21 +1,41 @@
 //! A tokenizer carried over to another embedding model, or retrained, with as many semantic IDs kept as can be.
 //!
 //! Cheapest first: [`bridge`] maps vectors of the new model into the old space and keeps tokenizer, catalog and generator
-//! as they are; [`relabel`] takes a tokenizer that was trained anew and names its codes after the old ones that they
-//! resemble most, by Hungarian matching. How often both name a code alike is an [`Agreement`].
+//! as they are; [`encoder`] trains a new encoder before the published codebooks; [`relabel`] takes a tokenizer that was
+//! trained anew and names its codes after the old ones that they resemble most, by Hungarian matching. How often both
+//! name a code alike is an [`Agreement`].
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use sidereal_core::{Error, SemanticIds};
 
 use crate::Result;
+use crate::quantizers::Model;
+use crate::tokenizer::ItemTokenizer;
 
 pub mod bridge;
+pub mod encoder;
 mod matching;
+mod prototypes;
 pub mod relabel;
 
+/// The ways by which a tokenizer can be carried over to vectors of another model, cheapest first: `map`, `encoder`,
+/// `relabel`. None for a method that lists items, whose codes come from no vector.
+pub fn ways(tokenizer: &ItemTokenizer) -> Vec<&'static str> {
+    let Model::Quantizer(quantizer) = tokenizer.model() else { return Vec::new() };
+    let mut ways = vec!["map"];
+    if tokenizer.description().config.method().encoder_plan(quantizer.width()).is_some() {
+        ways.push("encoder");
+    }
+    if relabel::has_codebooks(&**quantizer) {
+        ways.push("relabel");
+    }
+    ways
+}
+
 /// How far two lists of semantic IDs of the same items agree.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Agreement {
     /// Items that were compared.
     pub items: usize,

@@ -36,6 +36,8 @@ pub mod vq;
 mod net_training;
 mod sliced;
 
+use rq_vae::Plan;
+
 /// Writes the list of methods and everything that has one arm a method.
 macro_rules! methods {
     ($($(#[$doc:meta])* $variant:ident($config:ty) = $name:literal,)*) => {
@@ -231,6 +233,13 @@ pub trait MethodConfig {
         Err(sidereal_core::Error::mismatch("this method does not list items", mend).into())
     }
 
+    /// The training that made the encoder, for methods whose codebooks quantize an encoder's latents residual by
+    /// residual: such an encoder can be trained anew before codebooks that stay. `width` is that of the prepared vectors
+    /// that the codebooks were trained on.
+    fn encoder_plan(&self, _width: usize) -> Option<Plan> {
+        None
+    }
+
     /// Builds the quantizer of these settings for inputs of `width` from its arrays; never asked of a method that
     /// lists items.
     ///
@@ -274,7 +283,8 @@ pub trait Quantizer: std::fmt::Debug + Send + Sync {
     /// `rows`: [M, D]; `codes`: [M, L]
     fn encode_rows(&self, rows: &[f32], scratch: &mut Scratch, codes: &mut [u16]);
 
-    /// Vectors from codes, in the space of the inputs after the pre-step.
+    /// Vectors from codes, in the space of the inputs after the pre-step (but see
+    /// [`Quantizer::reconstructs_inputs`]).
     ///
     /// # Errors
     /// Another number of levels, or codes that the codebooks do not have.
@@ -282,6 +292,12 @@ pub trait Quantizer: std::fmt::Debug + Send + Sync {
     /// # Shapes
     /// [N, L] to [N, D]
     fn reconstruct(&self, ids: &SemanticIds) -> Result<Embeddings>;
+
+    /// Whether [`Quantizer::reconstruct`] leads back into the space of the inputs: not behind an encoder that was
+    /// retrained for vectors of another model, whose decoder is the old one.
+    fn reconstructs_inputs(&self) -> bool {
+        true
+    }
 
     /// The vectors that codewords are compared with at level 0: the inputs themselves, or what an encoder makes of
     /// them.

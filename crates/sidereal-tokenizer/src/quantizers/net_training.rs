@@ -7,7 +7,6 @@
 //! nothing about it.
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use sidereal_core::artifact::sha256_bytes;
@@ -21,10 +20,10 @@ use sidereal_nn::schedule::Schedule;
 
 use super::{MethodConfig, Model, Quantizer, Trained, Training};
 use crate::Result;
-use crate::algebra::product::squared_distance;
 use crate::arrays::{ArraySet, save_arrays};
 use crate::clustering::kmeans::sample_rows;
 use crate::encode::encode_prepared;
+use crate::reconstruction::mean_error;
 use crate::report::structure;
 
 /// Largest width, batch or number of epochs that a configuration may ask for.
@@ -319,14 +318,10 @@ impl<N: Net, C: MethodConfig> Run<'_, N, C> {
     fn evaluate(&mut self) -> Result<()> {
         let net = self.net.to_quantizer()?;
         let ids = encode_prepared(&*net, self.rows)?;
-        let back = net.reconstruct(&ids)?;
-        let width = self.rows.width();
-        let pairs = self.rows.values().par_chunks(width).zip(back.values().par_chunks(width));
-        let errors: Vec<f64> = pairs.map(|(x, y)| squared_distance(x, y)).collect();
         let score = Score {
             epoch: self.state.epochs_done,
             collision_rate: structure(&ids, self.config.codes())?.collision_rate,
-            reconstruction_error: errors.iter().sum::<f64>() / self.rows.rows().max(1) as f64,
+            reconstruction_error: mean_error(&*net, self.rows, &ids)?,
         };
         self.state.scores.push(score);
         if self.state.best.is_none_or(|best| score.beats(&best)) {

@@ -162,6 +162,10 @@ impl MethodConfig for RqKmeansPlusConfig {
         train(self.plan(items.vectors.width()), items, training)
     }
 
+    fn encoder_plan(&self, width: usize) -> Option<Plan> {
+        Some(self.plan(width))
+    }
+
     fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
         Ok(Box::new(RqVae::take(&self.plan(width), width, arrays)?))
     }

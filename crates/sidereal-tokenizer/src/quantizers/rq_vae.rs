@@ -15,9 +15,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use sidereal_core::{Embeddings, Error, SemanticIds};
+use sidereal_core::{Embeddings, SemanticIds};
 use sidereal_nn::schedule::Schedule;
 
+use super::net_training::{check_hidden, check_not_negative, check_positive, check_sizes};
 use super::{LevelsSee, MethodConfig, MethodKind, Quantizer, Scratch, Status, Trained, Training};
 use crate::Result;
 use crate::align::AlignConfig;
@@ -130,9 +131,6 @@ impl MethodKind for RqVaeConfig {
     }
 }
 
-/// Widest layer and largest batch that a configuration may ask for.
-const MAX_SIZE: usize = 1 << 20;
-
 impl RqVaeConfig {
     /// D, hidden widths, d.
     fn widths(&self, width: usize) -> Vec<usize> {
@@ -141,35 +139,25 @@ impl RqVaeConfig {
 
     /// Checks every setting; `method` is the table that they stand in.
     pub(crate) fn check_as(&self, method: &str) -> Result<()> {
-        let refuse = |key: &str, problem: String, mend: &str| -> Result<()> {
-            Err(Error::config(format!("{method}.{key}"), problem, mend).into())
-        };
-        let size = 1..=MAX_SIZE;
-        if self.hidden.len() > 64 || self.hidden.iter().any(|w| !size.contains(w)) {
-            return refuse("hidden", format!("{:?} is no list of widths", self.hidden), "for example [512, 256, 128]");
-        }
-        for (key, value) in [
-            ("latent", self.latent),
-            ("batch", self.batch),
-            ("epochs", self.epochs),
-            ("evaluate_every", self.evaluate_every),
-        ] {
-            if !size.contains(&value) {
-                return refuse(key, format!("{value} is not between 1 and {MAX_SIZE}"), "give a number in that range");
-            }
-        }
-        for (key, value) in [
-            ("commitment", self.commitment),
-            ("quantization_weight", self.quantization_weight),
-            ("learning_rate", self.learning_rate),
-            ("weight_decay", self.weight_decay),
-            ("clip_norm", self.clip_norm),
-        ] {
-            let zero_allowed = matches!(key, "commitment" | "weight_decay");
-            if !value.is_finite() || value < 0.0 || (value == 0.0 && !zero_allowed) {
-                return refuse(key, format!("{value} is not a positive number"), "leave the key out for its default");
-            }
-        }
+        check_hidden(method, &self.hidden)?;
+        check_sizes(
+            method,
+            &[
+                ("latent", self.latent),
+                ("batch", self.batch),
+                ("epochs", self.epochs),
+                ("evaluate_every", self.evaluate_every),
+            ],
+        )?;
+        check_positive(
+            method,
+            &[
+                ("quantization_weight", self.quantization_weight),
+                ("learning_rate", self.learning_rate),
+                ("clip_norm", self.clip_norm),
+            ],
+        )?;
+        check_not_negative(method, &[("commitment", self.commitment), ("weight_decay", self.weight_decay)])?;
         options::check(self, method)?;
         self.align.check(method)
     }
@@ -177,7 +165,7 @@ impl RqVaeConfig {
 
 /// What the training that RQ-VAE and its relatives share is to do.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Plan {
+pub struct Plan {
     /// The method's name, for messages, progress and generators.
     pub(crate) method: &'static str,
     pub(crate) config: RqVaeConfig,
@@ -202,6 +190,11 @@ impl Plan {
             start_iterations: 25,
         }
     }
+
+    /// The widths of an encoder for prepared vectors of `width`, down to the latent's.
+    pub(crate) fn encoder_widths(&self, width: usize) -> Vec<usize> {
+        self.config.widths(width)
+    }
 }
 
 impl MethodConfig for RqVaeConfig {
@@ -221,6 +214,10 @@ impl MethodConfig for RqVaeConfig {
         train(Plan::rq_vae(self), items, training)
     }
 
+    fn encoder_plan(&self, _width: usize) -> Option<Plan> {
+        Some(Plan::rq_vae(self))
+    }
+
     fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
         Ok(Box::new(RqVae::take(&Plan::rq_vae(self), width, arrays)?))
     }
@@ -232,20 +229,42 @@ pub struct RqVae {
     encoder: Mlp,
     decoder: Mlp,
     codebooks: ResidualCodebooks,
+    /// The encoder is younger than the rest, and reads vectors of another model.
+    retrained: bool,
 }
 
 impl RqVae {
     /// The net that a plan makes for inputs of `width`, from its arrays.
     pub(crate) fn take(plan: &Plan, width: usize, arrays: &mut ArraySet) -> Result<Self> {
-        let mut widths = plan.config.widths(width);
-        let mut encoder = Mlp::load("enc", &widths, plan.residual, arrays)?;
+        let mut encoder = Mlp::load("enc", &plan.config.widths(width), plan.residual, arrays)?;
         if plan.config.input_norm == InputNorm::Layer {
             encoder = encoder.normalising();
         }
+        Self::behind(encoder, plan, width, false, arrays)
+    }
+
+    /// The net with an encoder that was retrained for inputs of `width`; the decoder gives back `width_out`.
+    pub(crate) fn take_retrained(plan: &Plan, width: usize, width_out: usize, arrays: &mut ArraySet) -> Result<Self> {
+        let encoder = Mlp::load("enc", &plan.config.widths(width), false, arrays)?;
+        Self::behind(encoder, plan, width_out, true, arrays)
+    }
+
+    fn behind(encoder: Mlp, plan: &Plan, width: usize, retrained: bool, arrays: &mut ArraySet) -> Result<Self> {
+        let mut widths = plan.config.widths(width);
         widths.reverse();
         let decoder = Mlp::load("dec", &widths, plan.residual, arrays)?;
         let codebooks = ResidualCodebooks::load(plan.config.latent, &plan.config.codes, false, arrays)?;
-        Ok(Self { encoder, decoder, codebooks })
+        Ok(Self { encoder, decoder, codebooks, retrained })
+    }
+
+    /// The same codebooks and decoder behind an encoder for vectors of another model.
+    pub(crate) fn with_encoder(&self, encoder: Mlp) -> Self {
+        Self { encoder, retrained: true, ..self.clone() }
+    }
+
+    /// d.
+    pub(crate) fn latent(&self) -> usize {
+        self.codebooks.width()
     }
 }
 
@@ -266,7 +285,11 @@ impl Quantizer for RqVae {
 
     fn reconstruct(&self, ids: &SemanticIds) -> Result<Embeddings> {
         let sums = self.codebooks.sums(ids)?; // [N, d]
-        Ok(Embeddings::new(ids.len(), self.width(), self.decoder.forward_all(&sums))?)
+        Ok(Embeddings::new(ids.len(), self.decoder.outputs(), self.decoder.forward_all(&sums))?)
+    }
+
+    fn reconstructs_inputs(&self) -> bool {
+        !self.retrained
     }
 
     fn latents(&self, rows: &Embeddings) -> Result<Embeddings> {

@@ -1,4 +1,4 @@
-//! Titles and vectors of items that were added to a catalog after it was built, beside the catalog.
+//! Titles, categories and vectors of items that were added to a catalog after it was built, beside the catalog.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,6 +13,8 @@ use crate::Result;
 const VECTORS_FILE: &str = "added.safetensors";
 /// The titles' file.
 const TITLES_FILE: &str = "added.json";
+/// The categories' file; absent where none are known.
+const CATEGORIES_FILE: &str = "added_categories.json";
 
 /// What is known of added items, in the order of their indexes: the first is the item behind those that the catalog was
 /// built of.
@@ -20,6 +22,8 @@ const TITLES_FILE: &str = "added.json";
 pub struct AddedItems {
     /// `[M]`
     pub titles: Vec<Option<String>>,
+    /// Paths of categories, outermost first; empty where unknown. `[M]`
+    pub categories: Vec<Vec<String>>,
     /// [M, D]; none where M is 0.
     pub vectors: Option<Embeddings>,
 }
@@ -36,29 +40,33 @@ impl AddedItems {
         }
         let mend = "go back to a version before it with `sidereal catalog rollback`";
         let titles: Vec<Option<String>> = read_json(&dir.join(TITLES_FILE))?;
+        let path = dir.join(CATEGORIES_FILE);
+        let categories = if path.is_file() { read_json(&path)? } else { vec![Vec::new(); count] };
         let path = dir.join(VECTORS_FILE);
         let file = ArrayFile::open(&path)?;
         let width = file.shape("vectors")?.get(1).copied().unwrap_or(0);
         let vectors = file.column::<f32>("vectors")?;
-        if titles.len() != count || width == 0 || vectors.len() != count * width {
-            let problem = format!("{} titles and {} numbers for {count} added items", titles.len(), vectors.len());
+        let told = titles.len() == count && categories.len() == count;
+        if !told || width == 0 || vectors.len() != count * width {
+            let (titles, paths, numbers) = (titles.len(), categories.len(), vectors.len());
+            let problem =
+                format!("{titles} titles, {paths} category paths and {numbers} numbers for {count} added items");
             return Err(Error::artifact(dir, problem, mend).into());
         }
-        Ok(Self { titles, vectors: Some(Embeddings::new(count, width, vectors.to_vec())?) })
+        Ok(Self { titles, categories, vectors: Some(Embeddings::new(count, width, vectors.to_vec())?) })
     }
 
     /// These and then more.
     ///
     /// # Errors
     /// Vectors of another width.
-    pub fn and(mut self, titles: Vec<Option<String>>, vectors: &Embeddings) -> Result<Self> {
-        if vectors.rows() == 0 {
-            return Ok(self);
-        }
-        self.titles.extend(titles);
+    pub fn and(mut self, more: Self) -> Result<Self> {
+        let Some(vectors) = more.vectors else { return Ok(self) };
+        self.titles.extend(more.titles);
+        self.categories.extend(more.categories);
         self.vectors = Some(match self.vectors.take() {
-            Some(before) => extended(before, vectors)?,
-            None => vectors.clone(),
+            Some(before) => extended(before, &vectors)?,
+            None => vectors,
         });
         Ok(self)
     }
@@ -70,6 +78,9 @@ impl AddedItems {
     pub fn save(&self, dir: &Path) -> Result<()> {
         let Some(vectors) = &self.vectors else { return Ok(()) };
         write_json(&dir.join(TITLES_FILE), &self.titles)?;
+        if self.categories.iter().any(|path| !path.is_empty()) {
+            write_json(&dir.join(CATEGORIES_FILE), &self.categories)?;
+        }
         let entry = Entry::shaped("vectors", &[vectors.rows(), vectors.width()], Array::F32(vectors.values()));
         Ok(write_arrays(&dir.join(VECTORS_FILE), &[entry], &BTreeMap::new())?)
     }

@@ -1,8 +1,12 @@
 //! A run carried over to vectors of another embedding model, as a run of its own.
 //!
 //! `map` keeps tokenizer, catalog and generator and lets the tokenizer read the new vectors through a map: what was
-//! published stays, and new items can be added. `relabel` trains the tokenizer anew and names its codes after the old
-//! ones; the catalog changes where it must, a migration map says where, and the generator is to be trained again.
+//! published stays, and new items can be added. `encoder` keeps catalog and generator too, and of the tokenizer all but
+//! the encoder, which is trained anew. `relabel` trains the tokenizer anew and names its codes after the old ones; the
+//! catalog changes where it must, a migration map says where, and the generator is to be trained again.
+//!
+//! Items that were added to the catalog are carried over as what they are, with their new vectors; removed items stay
+//! removed.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,18 +17,21 @@ use sidereal_core::artifact::{Manifest, StageWriter};
 use sidereal_core::catalog::diff;
 use sidereal_core::{Catalog, Embeddings, Error, ItemIndex, Progress};
 use sidereal_nn::device::DeviceChoice;
-use sidereal_tokenizer::ItemTokenizer;
-use sidereal_tokenizer::life::upgrade::Agreement;
 use sidereal_tokenizer::life::upgrade::bridge::{BridgeRecord, bridge};
+use sidereal_tokenizer::life::upgrade::encoder::{EncoderRecord, retrain_encoder};
 use sidereal_tokenizer::life::upgrade::relabel::{RelabelRecord, relabel};
+use sidereal_tokenizer::life::upgrade::{Agreement, ways};
+use sidereal_tokenizer::pre_step::PreStep;
+use sidereal_tokenizer::{ItemTokenizer, Training, TrainingItems};
 
 use crate::Result;
-use crate::life::added::AddedItems;
+use crate::life::added::{AddedItems, extended};
+use crate::life::new_items::NewItems;
 use crate::life::versions::copy_files;
 use crate::life::{change, migration};
 use crate::run::{Run, Stage};
 use crate::stages;
-use crate::stages::tokenizer::Asked;
+use crate::stages::tokenizer::{Asked, Known};
 
 /// The migration map's file in the new run.
 pub const MIGRATION_FILE: &str = "migration.parquet";
@@ -34,20 +41,36 @@ pub const MIGRATION_FILE: &str = "migration.parquet";
 pub enum How {
     /// A linear map into the old space; nothing published changes.
     Map,
+    /// A new encoder before the published codebooks; nothing published changes.
+    Encoder,
     /// A new tokenizer under the old names.
     Relabel,
+}
+
+impl How {
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Map => "map",
+            Self::Encoder => "encoder",
+            Self::Relabel => "relabel",
+        }
+    }
 }
 
 /// What an upgrade did.
 #[derive(Debug, Clone, Serialize)]
 pub struct Upgraded {
-    /// `map` or `relabel`.
+    /// `map`, `encoder` or `relabel`.
     pub how: &'static str,
     /// How far the semantic IDs that the new tokenizer gives agree with those published.
     pub agreement: Agreement,
     /// The map, for `map`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub map: Option<BridgeRecord>,
+    /// The training, for `encoder`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<EncoderRecord>,
     /// The matching, for `relabel`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relabelled: Option<RelabelRecord>,
@@ -64,8 +87,9 @@ pub struct Upgraded {
 /// Carries a run over to new vectors of its items, into the new run folder `out`.
 ///
 /// # Errors
-/// A run without catalog or tokenizer; a folder that is a run already; vectors that do not fit the items; for
-/// `relabel` a catalog with added items; and what the method itself can meet.
+/// A run without catalog or tokenizer; a way that the tokenizer's method cannot take (those that it can are named); a
+/// folder that is a run already; vectors that do not fit the items, those added to the catalog included; and what the
+/// way itself can meet.
 pub fn upgrade(
     run: &Run,
     new_embeddings: &Path,
@@ -75,83 +99,168 @@ pub fn upgrade(
     progress: &dyn Progress,
 ) -> Result<Upgraded> {
     let catalog = run.catalog()?;
+    let tokenizer = change::tokenizer_of(run)?;
+    check_way(&tokenizer, how)?;
+    let added = AddedItems::load(&run.dir(Stage::Catalog), &catalog)?;
+    let added = AddedItems { vectors: added_vectors(&catalog, new_embeddings)?, ..added };
     let to = Run::create(out)?;
     if Stage::ALL.into_iter().any(|stage| to.has(stage)) {
         return Err(Error::config("--out", format!("{} is a run already", out.display()), "name a new folder").into());
     }
-    if how == How::Relabel && catalog.len() > catalog.built_items() {
-        let problem = format!("{} items were added to the catalog", catalog.len() - catalog.built_items());
-        let mend = "prepare data with these items in it and build the run from that, or use --how map";
-        return Err(Error::mismatch(problem, mend).into());
-    }
-    let tokenizer = change::tokenizer_of(run)?;
     take_over(run, &to, Stage::Data)?;
     if run.has(Stage::Split) {
         take_over(run, &to, Stage::Split)?;
     }
     stages::embeddings::from_file(&to, new_embeddings, None, progress)?;
-    match how {
-        How::Map => by_map(run, &to, &catalog, tokenizer, new_embeddings),
-        How::Relabel => by_relabelling(run, &to, &catalog, &tokenizer, device, progress),
-    }
-}
-
-fn by_map(run: &Run, to: &Run, catalog: &Catalog, tokenizer: ItemTokenizer, file: &Path) -> Result<Upgraded> {
-    let added = AddedItems::load(&run.dir(Stage::Catalog), catalog)?;
-    let added = AddedItems { vectors: added_vectors(catalog, file)?, ..added };
-    let new = match &added.vectors {
-        Some(more) => crate::life::added::extended(to.embeddings()?, more)?,
+    let vectors = match &added.vectors {
+        Some(more) => extended(to.embeddings()?, more)?,
         None => to.embeddings()?,
     };
-    let tokenizer = bridge(tokenizer, &new, &run.catalog_embeddings(catalog)?)?;
-    let agreement = Agreement::of(&tokenizer.encode(&new)?, &catalog.tokenizer_semantic_ids()?)?;
-    let map = tokenizer.description().bridge.clone();
-    let facts = json!({ "items": new.rows(), "width": new.width(), "map": map, "agreement": agreement });
-    write_tokenizer(run, to, &tokenizer, facts)?;
-
-    // The catalog's files are the same, so a generator that names it goes on; only what made it is another tokenizer.
-    let mut manifest = run.manifest(Stage::Catalog)?;
-    let writer = StageWriter::begin(&to.dir(Stage::Catalog))?;
-    copy_files(&run.dir(Stage::Catalog), writer.dir(), &manifest)?;
-    added.save(writer.dir())?;
-    for stage in [Stage::Embeddings, Stage::Tokenizer] {
-        manifest.inputs.insert(stage.name().to_owned(), to.digest(stage)?);
-    }
-    writer.finish(manifest)?;
-    let generator_kept = run.has(Stage::Generator);
-    if generator_kept {
-        take_over(run, to, Stage::Generator)?;
-    }
-    finish(to, catalog, Upgraded { how: "map", map, generator_kept, ..empty(agreement) })
+    let carried = Carried { run, to: &to, catalog: &catalog, added, vectors };
+    let upgraded = match how {
+        How::Map => carried.by_map(tokenizer)?,
+        How::Encoder => carried.by_encoder(tokenizer, device, progress)?,
+        How::Relabel => carried.by_relabelling(&tokenizer, device, progress)?,
+    };
+    let found = diff(&catalog, &to.catalog()?);
+    let migration_map = out.join(MIGRATION_FILE);
+    migration::write_map(&found, &migration_map)?;
+    let (unchanged_items, moved_items) = (found.unchanged, found.moved);
+    Ok(Upgraded { how: how.name(), unchanged_items, moved_items, migration_map, ..upgraded })
 }
 
-fn by_relabelling(
-    run: &Run,
-    to: &Run,
-    catalog: &Catalog,
-    old: &ItemTokenizer,
-    device: DeviceChoice,
-    progress: &dyn Progress,
-) -> Result<Upgraded> {
-    let (config, seed) = (&old.description().config, old.description().seed);
-    // A tokenizer that was imported, or trained without a run, was asked for in other words.
-    let asked: Option<Asked> = serde_json::from_value(run.manifest(Stage::Tokenizer)?.config).ok();
-    let collaborative = asked.and_then(|asked| asked.collaborative);
-    let wish = stages::tokenizer::Wish { config, collaborative: collaborative.as_ref(), seed, device };
-    stages::tokenizer::make(to, wish, progress)?;
-    let done = relabel(to.tokenizer()?, &to.embeddings()?, &catalog.tokenizer_semantic_ids()?)?;
-    let mut manifest = to.manifest(Stage::Tokenizer)?;
-    manifest.facts["relabelled"] = json!(done.record);
-    let writer = StageWriter::begin(&to.dir(Stage::Tokenizer))?;
-    done.tokenizer.save(writer.dir())?;
-    writer.finish(manifest)?;
-    stages::catalog::build(to, catalog.policy())?;
-    let removed: Vec<&str> = catalog.removed().map(|item| catalog.item_id(item)).collect();
-    if !removed.is_empty() {
-        change::remove(to, &removed)?;
+/// Refuses, before any work, a way that a method cannot take.
+fn check_way(tokenizer: &ItemTokenizer, how: How) -> Result<()> {
+    let (ways, name) = (ways(tokenizer), tokenizer.description().config.name());
+    if ways.contains(&how.name()) {
+        return Ok(());
     }
-    let agreement = done.record.after.clone();
-    finish(to, catalog, Upgraded { how: "relabel", relabelled: Some(done.record), ..empty(agreement) })
+    let (problem, mend) = match (ways.is_empty(), how) {
+        (true, _) => {
+            let problem = format!("{name} lists items, and its semantic IDs come from no vector");
+            (problem, "keep the run as it is: another embedding model changes nothing in it".to_owned())
+        }
+        (false, How::Encoder) => {
+            let problem = format!("{name} has no encoder before residual codebooks");
+            (problem, format!("use --how {}", ways.join(" or --how ")))
+        }
+        (false, _) => {
+            let problem = format!("the codes of {name} are no rows of a codebook, which could be put in another order");
+            (problem, format!("use --how {}", ways.join(" or --how ")))
+        }
+    };
+    Err(Error::config(format!("--how {}", how.name()), problem, mend).into())
+}
+
+/// A run on its way to another embedding model: its data and split are there, and its new vectors.
+struct Carried<'a> {
+    run: &'a Run,
+    to: &'a Run,
+    /// The old run's.
+    catalog: &'a Catalog,
+    /// What was added to it, with new vectors.
+    added: AddedItems,
+    /// New vectors of all items of the catalog, [N, D'].
+    vectors: Embeddings,
+}
+
+impl Carried<'_> {
+    fn by_map(self, tokenizer: ItemTokenizer) -> Result<Upgraded> {
+        let tokenizer = bridge(tokenizer, &self.vectors, &self.run.catalog_embeddings(self.catalog)?)?;
+        let map = tokenizer.description().bridge.clone();
+        let upgraded = self.keep_catalog(&tokenizer, "map", json!(map))?;
+        Ok(Upgraded { map, ..upgraded })
+    }
+
+    fn by_encoder(self, tokenizer: ItemTokenizer, device: DeviceChoice, progress: &dyn Progress) -> Result<Upgraded> {
+        let seed = tokenizer.description().seed;
+        let collaborative = self.collaborative(&tokenizer, progress)?;
+        let items = TrainingItems { collaborative: collaborative.as_ref(), ..TrainingItems::new(&self.vectors) };
+        let training = Training { device: device.open()?, ..Training::new(seed, progress) };
+        let tokenizer = retrain_encoder(tokenizer, &items, &self.catalog.tokenizer_semantic_ids()?, &training)?;
+        let encoder = tokenizer.description().encoder.clone();
+        let upgraded = self.keep_catalog(&tokenizer, "encoder", json!(encoder))?;
+        Ok(Upgraded { encoder, ..upgraded })
+    }
+
+    /// Vectors learnt from behaviour, where a pre-step of the tokenizer reads them; zeros for added items, of which the
+    /// histories know nothing. [N, C]
+    fn collaborative(&self, tokenizer: &ItemTokenizer, progress: &dyn Progress) -> Result<Option<Embeddings>> {
+        let description = tokenizer.description();
+        let reads = |step: &PreStep| matches!(step, PreStep::CollaborativeProjection(_));
+        if !description.config.pre_steps().iter().any(reads) {
+            return Ok(None);
+        }
+        let Some(recipe) = asked_of(self.run)?.and_then(|asked| asked.collaborative) else { return Ok(None) };
+        let learnt = recipe.vectors(&Known::of(self.to)?, description.seed, progress)?;
+        let more = self.vectors.rows().saturating_sub(learnt.rows());
+        let zeros = Embeddings::new(more, learnt.width(), vec![0.0; more * learnt.width()])?;
+        Ok(Some(extended(learnt, &zeros)?))
+    }
+
+    /// The new run with the tokenizer, and catalog and generator as they are.
+    fn keep_catalog(&self, tokenizer: &ItemTokenizer, way: &str, record: serde_json::Value) -> Result<Upgraded> {
+        let (run, to) = (self.run, self.to);
+        let agreement = Agreement::of(&tokenizer.encode(&self.vectors)?, &self.catalog.tokenizer_semantic_ids()?)?;
+        let (items, width) = (self.vectors.rows(), self.vectors.width());
+        write_tokenizer(
+            run,
+            to,
+            tokenizer,
+            json!({ "items": items, "width": width, way: record, "agreement": agreement }),
+        )?;
+
+        // The catalog's files are the same, so a generator that names it goes on; only what made it is another
+        // tokenizer.
+        let mut manifest = run.manifest(Stage::Catalog)?;
+        let writer = StageWriter::begin(&to.dir(Stage::Catalog))?;
+        copy_files(&run.dir(Stage::Catalog), writer.dir(), &manifest)?;
+        self.added.save(writer.dir())?;
+        for stage in [Stage::Embeddings, Stage::Tokenizer] {
+            manifest.inputs.insert(stage.name().to_owned(), to.digest(stage)?);
+        }
+        writer.finish(manifest)?;
+        let generator_kept = run.has(Stage::Generator);
+        if generator_kept {
+            take_over(run, to, Stage::Generator)?;
+        }
+        Ok(Upgraded { generator_kept, ..empty(agreement) })
+    }
+
+    fn by_relabelling(self, old: &ItemTokenizer, device: DeviceChoice, progress: &dyn Progress) -> Result<Upgraded> {
+        let (to, catalog) = (self.to, self.catalog);
+        let (config, seed) = (&old.description().config, old.description().seed);
+        let collaborative = asked_of(self.run)?.and_then(|asked| asked.collaborative);
+        let wish = stages::tokenizer::Wish { config, collaborative: collaborative.as_ref(), seed, device };
+        stages::tokenizer::make(to, wish, progress)?;
+        let done = relabel(to.tokenizer()?, &self.vectors, &catalog.tokenizer_semantic_ids()?)?;
+        let mut manifest = to.manifest(Stage::Tokenizer)?;
+        manifest.facts["relabelled"] = json!(done.record);
+        let writer = StageWriter::begin(&to.dir(Stage::Tokenizer))?;
+        done.tokenizer.save(writer.dir())?;
+        writer.finish(manifest)?;
+
+        // Items stand where they stood: built ones, then those added, then what was removed loses its leaf.
+        stages::catalog::build(to, catalog.policy())?;
+        if let Some(vectors) = self.added.vectors {
+            let ids = (catalog.built_items()..catalog.len()).map(|item| catalog.item_id(item as ItemIndex).into());
+            let AddedItems { titles, categories, .. } = self.added;
+            let new = NewItems { ids: ids.collect(), titles, categories: Some(categories), vectors };
+            change::append(to, &to.catalog()?, done.tokenizer, new, &[], progress)?;
+        }
+        let removed: Vec<&str> = catalog.removed().map(|item| catalog.item_id(item)).collect();
+        if !removed.is_empty() {
+            change::remove(to, &removed)?;
+        }
+        let agreement = done.record.after.clone();
+        Ok(Upgraded { relabelled: Some(done.record), ..empty(agreement) })
+    }
+}
+
+/// What the run's tokenizer was asked to be; none for one that was imported, or trained without a run, which was asked
+/// for in other words.
+fn asked_of(run: &Run) -> Result<Option<Asked>> {
+    Ok(serde_json::from_value(run.manifest(Stage::Tokenizer)?.config).ok())
 }
 
 fn empty(agreement: Agreement) -> Upgraded {
@@ -159,19 +268,13 @@ fn empty(agreement: Agreement) -> Upgraded {
         how: "",
         agreement,
         map: None,
+        encoder: None,
         relabelled: None,
         unchanged_items: 0,
         moved_items: 0,
         migration_map: PathBuf::new(),
         generator_kept: false,
     }
-}
-
-fn finish(to: &Run, old: &Catalog, upgraded: Upgraded) -> Result<Upgraded> {
-    let found = diff(old, &to.catalog()?);
-    let migration_map = to.root().join(MIGRATION_FILE);
-    migration::write_map(&found, &migration_map)?;
-    Ok(Upgraded { unchanged_items: found.unchanged, moved_items: found.moved, migration_map, ..upgraded })
 }
 
 fn write_tokenizer(run: &Run, to: &Run, tokenizer: &ItemTokenizer, facts: serde_json::Value) -> Result<()> {

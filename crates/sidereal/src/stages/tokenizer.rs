@@ -107,12 +107,13 @@ impl Known {
             Some(data) if run.has(Stage::Split) => Some(run.split(&data.histories)?),
             _ => None,
         };
-        let categories = data.as_ref().and_then(|data| category_paths(&data.items));
+        let categories = data.as_ref().and_then(|data| category_paths(data.items.attributes()));
         let domains = data.as_ref().and_then(|data| domains(&data.items));
         Ok(Self { data, split, categories, domains })
     }
 
-    fn training_items<'a>(&'a self, vectors: &'a Embeddings) -> TrainingItems<'a> {
+    /// What is known of the items that these vectors belong to.
+    pub(crate) fn training_items<'a>(&'a self, vectors: &'a Embeddings) -> TrainingItems<'a> {
         let learned = self.data.as_ref().zip(self.split.as_ref());
         TrainingItems {
             ids: self.data.as_ref().map(|data| data.items.ids()),
@@ -157,8 +158,8 @@ pub fn sentence(report: &QualityReport) -> String {
 }
 
 /// The items' category column, whatever it is called, as paths, outermost first ("Toys > Puzzles").
-fn category_paths(items: &Items) -> Option<Vec<Vec<String>>> {
-    let column = ["category", "categories", "genres", "genre"].iter().find_map(|name| items.attributes().get(*name))?;
+pub(crate) fn category_paths(attributes: &BTreeMap<String, Attribute>) -> Option<Vec<Vec<String>>> {
+    let column = ["category", "categories", "genres", "genre"].iter().find_map(|name| attributes.get(*name))?;
     Some(match column {
         Attribute::Text(values) => {
             let parts = |path: &String| path.split(['>', '|']).map(|part| part.trim().to_owned()).collect();

@@ -17,9 +17,10 @@ use serde::Serialize;
 use sidereal_core::{Embeddings, Error, SemanticIds};
 
 use crate::Result;
-use crate::arrays::ArraySet;
+use crate::arrays::{ArraySet, NamedArray};
 use crate::life::upgrade::Agreement;
 use crate::life::upgrade::matching::{EXACT, best_match};
+use crate::quantizers::Quantizer;
 use crate::tokenizer::ItemTokenizer;
 
 /// A tokenizer under the old names.
@@ -69,9 +70,7 @@ pub fn relabel(tokenizer: ItemTokenizer, vectors: &Embeddings, published: &Seman
     let quantizer = tokenizer.quantizer()?;
     let mut arrays = quantizer.arrays();
     for (level, labels) in labels.iter().enumerate() {
-        let wanted = format!("codebooks.{level}");
-        let codebook =
-            arrays.iter_mut().find(|array| array.name == wanted && array.shape.first() == Some(&labels.len()));
+        let codebook = arrays.iter_mut().find(|array| is_codebook(array, level, labels.len()));
         let Some(codebook) = codebook else {
             let mend = "train a method with codebooks (rq-kmeans, rq-vae), or map the new vectors into the old space";
             return Err(Error::mismatch(format!("the codes of {name} are no rows of a codebook"), mend).into());
@@ -83,7 +82,7 @@ pub fn relabel(tokenizer: ItemTokenizer, vectors: &Embeddings, published: &Seman
         }
     }
     let mut arrays = ArraySet::of(Path::new("the relabelled tokenizer"), arrays);
-    let renamed = tokenizer.description().config.method().load(quantizer.width(), &mut arrays)?;
+    let renamed = tokenizer.description().load_quantizer(quantizer.width(), &mut arrays)?;
     arrays.finish()?;
     let wanted = found.rows().flat_map(|row| row.iter().zip(&labels).map(|(&code, labels)| labels[usize::from(code)]));
     let wanted = SemanticIds::new(found.levels(), wanted.collect())?;
@@ -100,6 +99,17 @@ pub fn relabel(tokenizer: ItemTokenizer, vectors: &Embeddings, published: &Seman
         return Err(Error::mismatch(problem, "map the new vectors into the old space instead").into());
     }
     Ok(Relabelled { tokenizer, record })
+}
+
+/// Whether the codes of every level are rows of an array, which can be put in another order.
+pub(crate) fn has_codebooks(quantizer: &dyn Quantizer) -> bool {
+    let arrays = quantizer.arrays();
+    let mut levels = quantizer.codes_per_level().iter().enumerate();
+    levels.all(|(level, &codes)| arrays.iter().any(|array| is_codebook(array, level, codes as usize)))
+}
+
+fn is_codebook(array: &NamedArray, level: usize, codes: usize) -> bool {
+    array.name == format!("codebooks.{level}") && array.shape.first() == Some(&codes)
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ impl Model {
         for codebook in self.codebooks.values()? {
             codebooks.push(codebook, None);
         }
-        Ok(RqVae { encoder: self.to_encoder()?, decoder: self.decoder.to_mlp()?, codebooks })
+        Ok(RqVae { encoder: self.to_encoder()?, decoder: self.decoder.to_mlp()?, codebooks, retrained: false })
     }
 }
 

@@ -5,7 +5,7 @@
 
 use candle_core::Tensor;
 
-use sidereal_core::{Embeddings, Error, SemanticIds};
+use sidereal_core::{Embeddings, Error};
 use sidereal_nn::clip_grad_norm;
 use sidereal_nn::optimizer::{AdamW, AdamWConfig};
 use sidereal_nn::rng::Rng;
@@ -16,7 +16,8 @@ use super::{Plan, RqVae};
 use crate::Result;
 use crate::align::{AlignedBatch, Aligner};
 use crate::encode::encode_prepared;
-use crate::quantizers::{self, Quantizer, Trained, Training};
+use crate::quantizers::{self, Trained, Training};
+use crate::reconstruction::mean_error;
 use crate::report::structure;
 use crate::training_items::TrainingItems;
 
@@ -189,7 +190,7 @@ impl Run<'_> {
         let score = Score {
             epoch: self.state.epochs_done,
             collision_rate: structure(&ids, &self.steps.plan.config.codes)?.collision_rate,
-            reconstruction_error: reconstruction_error(&net, rows, &ids)?,
+            reconstruction_error: mean_error(&net, rows, &ids)?,
         };
         self.state.scores.push(score);
         if self.state.best.is_none_or(|best| score.beats(&best)) {
@@ -220,15 +221,6 @@ impl Run<'_> {
         });
         Ok(Trained { model: quantizers::Model::Quantizer(Box::new(quantizer)), record })
     }
-}
-
-fn reconstruction_error(net: &RqVae, rows: &Embeddings, ids: &SemanticIds) -> Result<f64> {
-    use rayon::prelude::*;
-    let back = net.reconstruct(ids)?;
-    let width = rows.width();
-    let pairs = rows.values().par_chunks(width).zip(back.values().par_chunks(width));
-    let errors: Vec<f64> = pairs.map(|(x, y)| crate::algebra::product::squared_distance(x, y)).collect();
-    Ok(errors.iter().sum::<f64>() / rows.rows().max(1) as f64)
 }
 
 fn diverged(method: &str, Place { epoch, batch }: Place, value: f64) -> Error {
