@@ -3,6 +3,7 @@
 //! Some write codes and some score items; some are what the project is for and some are the trained baselines that
 //! they have to beat. All are [`Network`]s, so all are trained, kept, validated and asked in the same way.
 
+pub mod rpg;
 pub mod t5;
 pub mod tiger;
 
@@ -178,6 +179,8 @@ macro_rules! models {
 models! {
     /// See [`tiger`].
     Tiger(tiger::TigerConfig) = "tiger",
+    /// See [`rpg`].
+    Rpg(rpg::RpgConfig) = "rpg",
 }
 
 /// All recipes of papers.

@@ -12,6 +12,7 @@ use sidereal_core::{
 };
 use sidereal_generator::batches::{Batch, Samples};
 use sidereal_generator::dropout::Dropout;
+use sidereal_generator::models::rpg::RpgConfig;
 use sidereal_generator::models::t5::{FeedForward, T5};
 use sidereal_generator::models::tiger::TigerConfig;
 use sidereal_generator::training::{Event, METRICS_FILE, ScheduleKind, Stopped, read_metrics};
@@ -178,7 +179,7 @@ fn thirty_users_are_learned_by_heart() {
         log_every: 10,
         ..TrainingConfig::default()
     };
-    let GeneratorConfig::Tiger(tiger) = small(training);
+    let GeneratorConfig::Tiger(tiger) = small(training) else { panic!("small makes a tiger") };
     let config = GeneratorConfig::Tiger(TigerConfig { dropout: 0.0, ..tiger });
     let dir = tempfile::tempdir().unwrap();
     let job = TrainJob {
@@ -223,7 +224,7 @@ fn thirty_users_are_learned_by_heart() {
 fn every_parameter_gets_a_gradient_that_is_not_zero() {
     let (catalog, (histories, split)) = (catalog(), histories(12));
     for feed_forward in [FeedForward::Relu, FeedForward::GatedGelu] {
-        let GeneratorConfig::Tiger(tiger) = small(short());
+        let GeneratorConfig::Tiger(tiger) = small(short()) else { panic!("small makes a tiger") };
         let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, &CODES);
         let tiger = TigerConfig { feed_forward, layers: 2, ..tiger };
         let model = T5::new(tiger.t5(&vocab).unwrap(), 1, &Device::Cpu).unwrap();
@@ -241,7 +242,7 @@ fn every_parameter_gets_a_gradient_that_is_not_zero() {
 #[test]
 fn dropout_masks_follow_the_seed_and_leave_inference_alone() {
     let (catalog, (histories, split)) = (catalog(), histories(12));
-    let GeneratorConfig::Tiger(tiger) = small(short());
+    let GeneratorConfig::Tiger(tiger) = small(short()) else { panic!("small makes a tiger") };
     let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, &CODES);
     let model = T5::new(tiger.t5(&vocab).unwrap(), 1, &Device::Cpu).unwrap();
     let samples = Samples::new(&histories, &split, SampleUnit::NextItem, 4);
@@ -319,6 +320,14 @@ fn another_catalog_is_refused_by_both_names_unless_allowed() {
 fn shrunk(config: GeneratorConfig) -> GeneratorConfig {
     match config {
         GeneratorConfig::Tiger(_) => small(TrainingConfig { max_steps: Some(3), ..short() }),
+        GeneratorConfig::Rpg(rpg) => GeneratorConfig::Rpg(RpgConfig {
+            d_model: 16,
+            d_ff: 24,
+            layers: 1,
+            max_history: 4,
+            training: TrainingConfig { max_steps: Some(3), ..short() },
+            ..rpg
+        }),
     }
 }
 
