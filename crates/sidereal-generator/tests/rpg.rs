@@ -66,7 +66,11 @@ fn every_parameter_gets_a_gradient_that_is_not_zero() {
     let vectors = vectors_of(40);
     let materials = Materials { vectors: Some(&vectors), ..Materials::of_catalog(&catalog, &Device::Cpu) };
     let items: Vec<ItemIndex> = (0..40).collect();
-    let rows = [Row { user: 1, items: &items[..6] }, Row { user: 2, items: &items[5..9] }, Row { user: 3, items: &items[8..40] }];
+    let rows = [
+        Row { user: 1, items: &items[..6] },
+        Row { user: 2, items: &items[5..9] },
+        Row { user: 3, items: &items[8..40] },
+    ];
     let whole = RpgConfig { item_vectors: true, item_embedding: true, item_loss: 0.5, ..config() };
     let configs = [
         whole.clone(),
@@ -296,6 +300,27 @@ fn a_few_users_are_learned_by_heart_through_codes_or_items() {
         }
         assert!(right >= 11, "{right} of 12 with an item loss of {item_loss}");
     }
+}
+
+#[test]
+fn weights_do_not_depend_on_the_number_of_threads() {
+    let catalog = catalog_of(24, 6, CODES);
+    let (histories, split) = histories(300, 24);
+    let training =
+        TrainingConfig { batch_size: 300, max_steps: Some(3), validate_every: 100, ..TrainingConfig::default() };
+    // Three parts a step; drawn negatives and dropout masks are theirs.
+    let config = GeneratorConfig::Rpg(RpgConfig { item_loss: 1.0, item_negatives: 5, training, ..config() });
+    let in_pool = |threads: usize| {
+        let dir = tempfile::tempdir().unwrap();
+        let materials = Materials::of_catalog(&catalog, &Device::Cpu);
+        let (work_dir, progress) = (dir.path(), &NoProgress);
+        let job =
+            TrainJob { config: &config, histories: &histories, split: &split, materials, seed: 1, work_dir, progress };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let outcome = pool.install(|| train(&job)).unwrap();
+        outcome.generator.network().params().snapshot().unwrap()
+    };
+    assert_eq!(in_pool(1), in_pool(2));
 }
 
 #[test]

@@ -7,12 +7,13 @@
 //!
 //! *Paper*: Hou et al., "Generating Long Semantic IDs in Parallel for Recommendation", 2506.05781: section 3.1 for the
 //! item's vector, 3.2 for heads and loss, 3.3 for the decoding along a graph of items.
-//! *Differs from the paper*: layer norms before the sub-layers and no tokens but the codes; scores over the catalog are
-//! log-probabilities that add up to one (exact), so that they can be compared; the graph search widens until it has as
-//! many allowed items as were asked for, and its lists of neighbours are found among items next to each other by their
-//! codes where there are too many to compare all; a loss over items, item vectors and learnt items can be switched on.
-//! *Checked against*: central differences and composed ops for the two ops of its heads; exact scores against sums of
-//! log-probabilities one by one; the beam search over its codes against the exact ranking.
+//! *Differs from the paper*: no tokens but the codes; the first weights let the item through and little else, so that
+//! learning starts from items like the last one; scores over the catalog are log-probabilities that add up to one
+//! (exact), so that they can be compared; the graph search widens until it has as many allowed items as were asked for,
+//! and its lists of neighbours are found among items next to each other by their codes where there are too many to
+//! compare all; a loss over items, item vectors and learnt items can be switched on.
+//! *Checked against*: composed ops and central differences (sidereal-nn's gradients test) for the ops of its own; exact
+//! scores against the exact scorer's walk along the trie; the beam search over its codes against the exact ranking.
 //!
 //! # Shapes
 //! history `[B, H, L]` -> `[B, H, D]` -> code scores `[R, V]`, R the positions that are asked, V the codes of all levels
@@ -169,7 +170,8 @@ impl RpgConfig {
         let heads = codes_per_level.len() as f64 * (self.d_model as f64 + 1.0);
         let numbers = (codes + heads) * self.d_model as f64;
         if numbers > f64::from(1u32 << 31) {
-            let problem = format!("{} levels over {} features are {numbers} numbers", codes_per_level.len(), self.d_model);
+            let problem =
+                format!("{} levels over {} features are {numbers} numbers", codes_per_level.len(), self.d_model);
             return fail("d_model", problem, "use a smaller width, or fewer levels");
         }
         Ok(())
@@ -188,7 +190,8 @@ impl RpgConfig {
 }
 
 impl ModelKind for RpgConfig {
-    const PAPER: &'static str = "Hou et al., Generating Long Semantic IDs in Parallel for Recommendation, arXiv 2506.05781";
+    const PAPER: &'static str =
+        "Hou et al., Generating Long Semantic IDs in Parallel for Recommendation, arXiv 2506.05781";
     const STATUS: Status = Status::Stable;
     const ROLE: Role = Role::Generator;
     const SUMMARY: &'static str = "all codes of the next item at once, one head a level; items ranked by their codes";

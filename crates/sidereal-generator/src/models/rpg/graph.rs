@@ -21,7 +21,7 @@ use crate::scoring::ScoreNorm;
 /// Items up to which all pairs are compared for the lists of neighbours.
 const ALL_PAIRS: usize = 1 << 14;
 /// In a larger catalog, items compared for each neighbour that is kept.
-const COMPARED: usize = 4;
+const COMPARED: usize = 8;
 /// What the starts are drawn by. One number for all questions, so that an answer depends on its question alone.
 const START_SEED: u64 = 0x5250_4721;
 
@@ -57,15 +57,22 @@ impl GraphRanker {
             return Ok(graph);
         }
         if catalog.len() != self.oracle.items.len() {
-            let problem = format!("the generator knows {} items, the catalog has {}", self.oracle.items.len(), catalog.len());
+            let problem =
+                format!("the generator knows {} items, the catalog has {}", self.oracle.items.len(), catalog.len());
             return Err(CoreError::mismatch(problem, "use the catalog that the generator was loaded with").into());
         }
-        let graph = Graph::new(&self.oracle, catalog, self.edges, self.beams)?;
+        let graph = Graph::new(&self.oracle, catalog, self.edges, self.beams, ALL_PAIRS)?;
         Ok(self.graph.get_or_init(|| graph))
     }
 
     /// The best `wanted` of the allowed items that a search comes across, and how many items it scored.
-    fn search(&self, graph: &Graph, log_probs: &[f32], question: &Question<'_>, wanted: usize) -> (Vec<ScoredItem>, u64) {
+    fn search(
+        &self,
+        graph: &Graph,
+        log_probs: &[f32],
+        question: &Question<'_>,
+        wanted: usize,
+    ) -> (Vec<ScoredItem>, u64) {
         let mut search = Search { oracle: &self.oracle, log_probs, seen: HashSet::new(), found: Vec::new() };
         search.visit(graph.starts.iter().copied());
         for _ in 0..self.steps {
@@ -128,11 +135,12 @@ impl Search<'_> {
 }
 
 impl Graph {
-    fn new(oracle: &Oracle, catalog: &Catalog, edges: usize, starts: usize) -> Result<Self> {
+    /// Lists of `edges` neighbours, of all items where there are at most `all_pairs`, else of those beside each other.
+    fn new(oracle: &Oracle, catalog: &Catalog, edges: usize, starts: usize, all_pairs: usize) -> Result<Self> {
         let alive: Vec<ItemIndex> = (0..catalog.len() as ItemIndex).filter(|&item| catalog.is_alive(item)).collect();
         let similar = Similarities::new(oracle)?;
         let mut neighbours = vec![Vec::new(); catalog.len()];
-        if alive.len() <= ALL_PAIRS {
+        if alive.len() <= all_pairs {
             let of = |&item: &ItemIndex| {
                 let mut scores = vec![0.0; catalog.len()];
                 oracle.items.by_level.sums(&similar.to(oracle, item), &mut scores);
@@ -148,8 +156,10 @@ impl Graph {
             let candidates = beside_each_other(oracle, &alive, edges);
             let of = |(item, candidates): (&ItemIndex, Vec<ItemIndex>)| {
                 let values = similar.to(oracle, *item);
-                let mut scored: Vec<ScoredItem> =
-                    candidates.into_iter().map(|other| ScoredItem { item: other, score: oracle.score(&values, other) }).collect();
+                let mut scored: Vec<ScoredItem> = candidates
+                    .into_iter()
+                    .map(|other| ScoredItem { item: other, score: oracle.score(&values, other) })
+                    .collect();
                 scored.sort_unstable_by(order);
                 scored.truncate(edges);
                 scored.into_iter().map(|scored| scored.item).collect::<Vec<_>>()
@@ -256,5 +266,58 @@ impl Ranker for GraphRanker {
 
     fn norm(&self) -> ScoreNorm {
         ScoreNorm::Level
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use candle_core::Device;
+    use sidereal_core::{CollisionPolicy, ItemId, SemanticIds};
+
+    use crate::models::rpg::RpgConfig;
+    use crate::models::rpg::network::Rpg;
+    use crate::network::Materials;
+
+    /// Items in groups that differ from each other in a few of their codes.
+    fn grouped(items: usize, levels: usize) -> Catalog {
+        let mut rng = Rng::new(4, "grouped");
+        let centers: Vec<Vec<u16>> =
+            (0..items / 20).map(|_| (0..levels).map(|_| rng.below(32) as u16).collect()).collect();
+        let mut codes = Vec::new();
+        for item in 0..items {
+            for &code in &centers[item % centers.len()] {
+                codes.push(if rng.below(4) == 0 { rng.below(32) as u16 } else { code });
+            }
+        }
+        let ids: Vec<ItemId> = (0..items).map(|i| ItemId::from(format!("item {i}"))).collect();
+        let sids = SemanticIds::new(levels, codes).unwrap();
+        Catalog::build(&ids, &sids, &vec![32; levels], CollisionPolicy::Postings, None).unwrap()
+    }
+
+    #[test]
+    fn neighbours_found_beside_each_other_are_those_of_all_pairs() {
+        let catalog = grouped(1000, 16);
+        let materials = Materials::of_catalog(&catalog, &Device::Cpu);
+        let config = RpgConfig { d_model: 32, ..RpgConfig::default() };
+        let oracle = Rpg::new(config, &materials, 1000, 1).unwrap().oracle(&materials).unwrap();
+        let lists = |all_pairs| Graph::new(&oracle, &catalog, 10, 5, all_pairs).unwrap().neighbours;
+        let (exact, near) = (lists(1000), lists(999));
+        let similar = Similarities::new(&oracle).unwrap();
+        let (mut shared, mut listed) = (0, 0);
+        for (item, (exact, near)) in (0..).zip(exact.iter().zip(&near)) {
+            assert_eq!((exact.len(), near.len()), (10, 10));
+            assert!(!exact.contains(&item) && !near.contains(&item));
+            shared += exact.iter().filter(|other| near.contains(other)).count();
+            listed += exact.len();
+            // Most similar first, and nothing more similar is left out of the lists of all pairs.
+            let values = similar.to(&oracle, item);
+            let scores: Vec<f32> = exact.iter().map(|&other| oracle.score(&values, other)).collect();
+            assert!(scores.windows(2).all(|pair| pair[0] >= pair[1] - 1e-4));
+            let better = (0..1000).filter(|&other| other != item && oracle.score(&values, other) > scores[9] + 1e-4);
+            assert!(better.count() <= 9);
+        }
+        assert!(shared * 10 >= listed * 8, "{shared} of {listed}");
     }
 }

@@ -84,11 +84,12 @@ impl Items {
 fn firsts(catalog: &Catalog) -> Vec<u32> {
     let mut end = 0;
     let codes = catalog.codes_per_level().iter();
-    codes.map(|&codes| {
-        end += codes;
-        end - codes
-    })
-    .collect()
+    codes
+        .map(|&codes| {
+            end += codes;
+            end - codes
+        })
+        .collect()
 }
 
 /// Divides a vector by its length; zeros stay.

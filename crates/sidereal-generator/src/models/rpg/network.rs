@@ -1,7 +1,7 @@
 //! RPG as the trainer knows it.
 
 use candle_core::Tensor;
-use sidereal_core::{Catalog, ItemIndex};
+use sidereal_core::ItemIndex;
 use sidereal_nn::ops::{self, CrossEntropy, ItemCodes};
 use sidereal_nn::params::Params;
 use sidereal_nn::rng::Rng;
@@ -18,7 +18,7 @@ use crate::network::{Materials, Network, Row};
 use crate::ranker::{ItemRanker, Ranker};
 
 /// Histories that go forward and backward together: the gradients of the heads are large, so there are few parts.
-const PART_ROWS: usize = 128;
+const PART_ROWS: usize = 64;
 
 /// Weights over a catalog.
 #[derive(Debug)]
@@ -39,6 +39,17 @@ impl Rpg {
         let mut params = Params::new(materials.device);
         let weights = Weights::make(&sizes, &mut params, seed)?;
         Ok(Self { params, forward: Forward { config, sizes, weights }, items })
+    }
+
+    /// The weights as they are now, over the items of these materials.
+    ///
+    /// # Errors
+    /// Materials that are missing; whatever the device says.
+    pub(super) fn oracle(&self, materials: &Materials<'_>) -> Result<Oracle> {
+        let Forward { config, sizes, .. } = &self.forward;
+        let weights = Weights::frozen(sizes, &self.params)?;
+        let forward = Forward { config: config.clone(), sizes: sizes.clone(), weights };
+        Oracle::new(forward, Items::new(config, materials)?)
     }
 
     /// The mean over levels of the loss of the target's codes.
@@ -120,12 +131,8 @@ impl Network for Rpg {
     }
 
     fn ranker(&self, materials: &Materials<'_>) -> Result<Box<dyn Ranker>> {
-        let catalog: &Catalog = materials.catalog;
-        let config = &self.forward.config;
-        let items = Items::new(config, materials)?;
-        let weights = Weights::frozen(&self.forward.sizes, &self.params)?;
-        let forward = Forward { config: config.clone(), sizes: self.forward.sizes.clone(), weights };
-        let oracle = Oracle::new(forward, items)?;
+        let (config, catalog) = (&self.forward.config, materials.catalog);
+        let oracle = self.oracle(materials)?;
         Ok(match config.decoding {
             Decoding::Exact => Box::new(ItemRanker(ItemSums::new(oracle, catalog))),
             Decoding::Graph => {

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use sidereal_nn::params::{Init, Params};
 use sidereal_nn::rng::Rng;
 
-use super::RpgConfig;
+use super::{Pooling, RpgConfig};
 use crate::Result;
 
 /// The name of the learnt items, whose number a file says.
@@ -12,6 +12,12 @@ pub(super) const ITEMS: &str = "items";
 
 /// Deviation of a weight at the beginning, as in GPT-2.
 const DEVIATION: f64 = 0.02;
+/// Deviation of an item's vector at the beginning.
+const ITEM_DEVIATION: f64 = 0.06;
+/// Deviation of a position's: it is heard, but does not drown the item.
+const POSITION_DEVIATION: f64 = 0.01;
+/// What a block adds at the beginning, against GPT-2's.
+const LITTLE: f64 = 0.1;
 
 /// The sizes that shapes follow from.
 #[derive(Debug, Clone)]
@@ -24,6 +30,8 @@ pub(super) struct Sizes {
     positions: usize,
     /// K of each level.
     pub(super) codes: Vec<usize>,
+    /// Deviation of the codes' embeddings at the beginning.
+    code_deviation: f64,
     /// Width of the item vectors, where they are looked at.
     vectors: Option<usize>,
     /// Learnt items, where there are.
@@ -39,6 +47,10 @@ impl Sizes {
             layers: config.layers,
             positions: config.max_history,
             codes: codes_per_level.iter().map(|&codes| codes as usize).collect(),
+            code_deviation: match (config.pooling, (codes_per_level.len() as f64).sqrt()) {
+                (Pooling::Mean, root) => ITEM_DEVIATION * root,
+                (Pooling::Sum, root) => ITEM_DEVIATION / root,
+            },
             vectors: config.item_vectors.then_some(vector_width),
             items: config.item_embedding.then_some(items),
         }
@@ -120,10 +132,11 @@ impl Weights {
     fn from_source(sizes: &Sizes, source: &mut Source<'_>) -> Result<Self> {
         let width = sizes.width;
         let normal = Init::Normal(DEVIATION);
-        // What is added to the residual stream is smaller the more often that happens (GPT-2).
-        let added = Init::Normal(DEVIATION / (2.0 * sizes.layers as f64).sqrt());
-        let codes = source("codes", &[sizes.vocab(), width], normal)?;
-        let positions = source("positions", &[sizes.positions, width], normal)?;
+        // At the beginning the stream is the item, nearly: a block adds little, a head nothing, and the codes that score
+        // best are those of the last item. Learning starts from items like the last one, not from noise.
+        let little = Init::Normal(LITTLE * DEVIATION / (2.0 * sizes.layers as f64).sqrt());
+        let codes = source("codes", &[sizes.vocab(), width], Init::Normal(sizes.code_deviation))?;
+        let positions = source("positions", &[sizes.positions, width], Init::Normal(POSITION_DEVIATION))?;
         let vectors = sizes.vectors.map(|from| source("vectors", &[from, width], normal)).transpose()?;
         let items = sizes.items.map(|items| source(ITEMS, &[items, width], normal)).transpose()?;
         let mut blocks = Vec::with_capacity(sizes.layers);
@@ -133,10 +146,10 @@ impl Weights {
                 norm: norm(source, &name("norm"), width)?,
                 q: linear(source, &name("q"), [width, width], normal)?,
                 kv: linear(source, &name("kv"), [width, 2 * width], normal)?,
-                o: linear(source, &name("o"), [width, width], added)?,
+                o: linear(source, &name("o"), [width, width], little)?,
                 ff_norm: norm(source, &name("ff_norm"), width)?,
                 up: linear(source, &name("up"), [width, sizes.d_ff], normal)?,
-                down: linear(source, &name("down"), [sizes.d_ff, width], added)?,
+                down: linear(source, &name("down"), [sizes.d_ff, width], little)?,
             });
         }
         let norm = norm(source, "norm", width)?;
