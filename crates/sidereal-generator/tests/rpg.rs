@@ -41,6 +41,8 @@ fn config() -> RpgConfig {
         dropout: 0.1,
         max_history: 5,
         temperature: 0.2,
+        item_loss: 0.0,
+        item_negatives: 0,
         graph_beams: 8,
         graph_edges: 10,
         graph_steps: 3,
@@ -390,6 +392,7 @@ fn values_that_no_model_can_have_are_refused_by_key() {
         assert!(error.contains(&format!("generator.rpg.{key}")), "{key}: {error}");
     }
     GeneratorConfig::Rpg(good.clone()).check(&[256; 32]).unwrap();
+    GeneratorConfig::named("rpg-paper").unwrap().check(&[256; 32]).unwrap();
     let catalog = catalog_of(10, 4, 8);
     let materials = Materials::of_catalog(&catalog, &Device::Cpu);
     let error = RpgConfig { item_vectors: true, ..good }.build(&materials, 1).unwrap_err().to_string();
