@@ -1,5 +1,6 @@
 //! Asking RPG: log-probabilities of all codes after a history, and what items make of them.
 
+use candle_core::Tensor;
 use rayon::prelude::*;
 use sidereal_core::{Catalog, CodeVocab, ItemIndex};
 
@@ -13,15 +14,17 @@ use crate::ranker::{Question, Ranker};
 use crate::ranking::Ranking;
 use crate::scoring::{CodeScores, ItemScorer, NextCodeModel, ScoreNorm};
 
-/// Questions that go forward together.
+/// Questions that are answered together.
 pub(super) const BLOCK: usize = 64;
+/// Of these, histories that the transformer reads together.
+const GROUP: usize = 16;
 
 /// Weights that no longer change, and the items.
 #[derive(Debug)]
 pub(super) struct Oracle {
     forward: Forward,
     /// The codes as heads compare with them: `[V, D]`.
-    table: candle_core::Tensor,
+    table: Tensor,
     pub(super) items: Items,
 }
 
@@ -46,7 +49,7 @@ impl Oracle {
     }
 
     /// The codes as heads compare with them: `[V, D]`.
-    pub(super) fn table(&self) -> &candle_core::Tensor {
+    pub(super) fn table(&self) -> &Tensor {
         &self.table
     }
 
@@ -58,13 +61,20 @@ impl Oracle {
         let longest = self.forward.config.max_history;
         let recent: Vec<&[ItemIndex]> =
             histories.iter().map(|history| &history[history.len().saturating_sub(longest)..]).collect();
-        let positions = self.forward.positions(&self.items, &recent, &Dropout::none())?; // [B, T, D]
-        let width = positions.dim(1)?;
-        let last = |(row, history): (usize, &&[ItemIndex])| (row * width + history.len().saturating_sub(1)) as u32;
-        let places = recent.iter().enumerate().map(last).collect();
-        let vectors = self.forward.gather(&positions, places)?; // [B, D]
-        let scores = self.forward.code_scores(&vectors, &self.table)?; // [B, V]
-        let mut scores = scores.flatten_all()?.to_vec1::<f32>()?;
+        // Histories of about one length together, so that little of a group is padding; heads for all at once.
+        let mut order: Vec<usize> = (0..recent.len()).collect();
+        order.sort_by_key(|&row| recent[row].len());
+        let groups = order.chunks(GROUP).map(|rows| {
+            let histories: Vec<&[ItemIndex]> = rows.iter().map(|&row| recent[row]).collect();
+            self.last_vectors(&histories)
+        });
+        let vectors = Tensor::cat(&groups.collect::<Result<Vec<_>>>()?, 0)?; // [B, D], in that order
+        let ordered = self.forward.code_scores(&vectors, &self.table)?.flatten_all()?.to_vec1::<f32>()?; // [B, V]
+        let vocab = self.vocab();
+        let mut scores = vec![0.0; ordered.len()];
+        for (&row, ordered) in order.iter().zip(ordered.chunks_exact(vocab)) {
+            scores[row * vocab..][..vocab].copy_from_slice(ordered);
+        }
         let inverse = 1.0 / self.forward.config.temperature;
         for mut row in scores.chunks_exact_mut(self.vocab()) {
             for &codes in self.codes() {
@@ -74,6 +84,14 @@ impl Oracle {
             }
         }
         Ok(scores)
+    }
+
+    /// The vectors of the last positions of some histories: `[B, D]`.
+    fn last_vectors(&self, histories: &[&[ItemIndex]]) -> Result<Tensor> {
+        let positions = self.forward.positions(&self.items, histories, &Dropout::none())?; // [B, T, D]
+        let width = positions.dim(1)?;
+        let last = |(row, history): (usize, &&[ItemIndex])| (row * width + history.len().saturating_sub(1)) as u32;
+        self.forward.gather(&positions, histories.iter().enumerate().map(last).collect())
     }
 
     /// Refuses log-probabilities that are no numbers, by level and code.
