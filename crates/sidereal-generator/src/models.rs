@@ -4,6 +4,7 @@
 //! they have to beat. All are [`Network`]s, so all are trained, kept, validated and asked in the same way.
 
 pub mod causal;
+pub mod rpg;
 pub mod sasrec;
 pub mod t5;
 pub mod tiger;
@@ -182,6 +183,8 @@ models! {
     Tiger(tiger::TigerConfig) = "tiger",
     /// See [`sasrec`].
     Sasrec(sasrec::SasrecConfig) = "sasrec",
+    /// See [`rpg`].
+    Rpg(rpg::RpgConfig) = "rpg",
 }
 
 /// All recipes of papers.

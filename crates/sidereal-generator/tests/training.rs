@@ -12,6 +12,7 @@ use sidereal_core::{
 };
 use sidereal_generator::batches::{Batch, Samples};
 use sidereal_generator::dropout::Dropout;
+use sidereal_generator::models::rpg::RpgConfig;
 use sidereal_generator::models::sasrec::SasrecConfig;
 use sidereal_generator::models::t5::{FeedForward, T5};
 use sidereal_generator::models::tiger::TigerConfig;
@@ -325,6 +326,14 @@ fn shrunk(config: GeneratorConfig) -> GeneratorConfig {
             d_ff: 32,
             training: TrainingConfig { max_steps: Some(3), ..short() },
             ..config
+        }),
+        GeneratorConfig::Rpg(rpg) => GeneratorConfig::Rpg(RpgConfig {
+            d_model: 16,
+            d_ff: 24,
+            layers: 1,
+            max_history: 4,
+            training: TrainingConfig { max_steps: Some(3), ..short() },
+            ..rpg
         }),
     }
 }

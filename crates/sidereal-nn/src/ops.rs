@@ -8,9 +8,12 @@
 
 pub mod activation;
 pub mod attention;
+pub mod code_heads;
 pub mod dropout;
 pub mod embedding;
+pub mod embedding_bag;
 pub mod feed_forward;
+pub mod item_loss;
 pub mod linear;
 pub mod loss;
 pub mod norm;
@@ -26,9 +29,12 @@ mod vector;
 
 pub use activation::{gelu, gelu_tanh, relu, silu};
 pub use attention::{Attention, attention};
+pub use code_heads::{CodeHeads, code_heads};
 pub use dropout::{add_dropout, dropout};
 pub use embedding::embedding;
+pub use embedding_bag::embedding_bag;
 pub use feed_forward::feed_forward_relu;
+pub use item_loss::{ItemCodes, item_cross_entropy};
 pub use linear::{linear, linear_bias, tied_head};
 pub use loss::{CrossEntropy, cross_entropy};
 pub use norm::{layer_norm, rms_norm};

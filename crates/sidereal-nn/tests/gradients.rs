@@ -4,7 +4,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use sidereal_nn::Result;
-use sidereal_nn::ops::{self, Attention, CrossEntropy, composed};
+use sidereal_nn::ops::{self, Attention, CodeHeads, CrossEntropy, ItemCodes, composed};
 use sidereal_nn::rng::Rng;
 use sidereal_nn::tolerance::{FINITE_DIFFERENCES, FUSED_AGAINST_COMPOSED, Tolerance};
 
@@ -224,4 +224,44 @@ fn inputs_that_are_views_are_read_through_their_strides() {
         &|i| halves(&i[0]).and_then(|(q, kv)| ops::attention(&q, &kv, None, &args)),
         &|i| halves(&i[0]).and_then(|(q, kv)| composed::attention(&q.contiguous()?, &kv.contiguous()?, None, &args)),
     );
+}
+
+#[test]
+fn a_bag_of_rows_has_the_gradient_of_its_sum() {
+    let ids = Tensor::from_vec(vec![0u32, 3, 3, 4, 1, 0, 2, 2, 2, 4, 0, 1], (4, 3), &Device::Cpu).unwrap();
+    let table = [normal(&[5, 7], 1)];
+    check("embedding_bag", &table, &|i| ops::embedding_bag(&ids, &i[0], 0.4), &|i| {
+        composed::embedding_bag(&ids, &i[0], 0.4)
+    });
+    let outside = Tensor::from_vec(vec![0u32, 5], (1, 2), &Device::Cpu).unwrap();
+    assert!(ops::embedding_bag(&outside, &table[0], 1.0).unwrap_err().to_string().contains("id 5"));
+}
+
+#[test]
+fn code_heads_have_the_gradients_of_their_formula() {
+    for unit in [false, true] {
+        let args = CodeHeads { codes: vec![4, 2, 3], unit };
+        let inputs = [normal(&[6, 5], 1), normal(&[3, 6, 5], 2), normal(&[9, 5], 3)];
+        check("code_heads", &inputs, &|i| ops::code_heads(&i[0], &i[1], &i[2], &args), &|i| {
+            composed::code_heads(&i[0], &i[1], &i[2], &args)
+        });
+        let error = ops::code_heads(&inputs[0], &inputs[1], &normal(&[8, 5], 3), &args).unwrap_err().to_string();
+        assert!(error.contains("table") && error.contains("[9, 5]"), "{error}");
+    }
+}
+
+#[test]
+fn a_cross_entropy_over_items_has_the_gradient_of_its_sums() {
+    // Five levels: four are looked up at once and one alone.
+    let codes: Vec<u32> = (0..35u32).map(|i| i % 5 * 3 + (i * i / 5 + i) % 3).collect();
+    let items = ItemCodes::new(&codes, 5).unwrap();
+    let targets = Tensor::from_vec(vec![0u32, 6, 3, 3], 4, &Device::Cpu).unwrap();
+    let logits = [normal(&[4, 15], 1)];
+    check("item_cross_entropy", &logits, &|i| ops::item_cross_entropy(&i[0], &targets, &items, 0.7), &|i| {
+        composed::item_cross_entropy(&i[0], &targets, &items, 0.7)
+    });
+    let other = Tensor::from_vec(vec![0u32, 6, 3, 7], 4, &Device::Cpu).unwrap();
+    assert!(ops::item_cross_entropy(&logits[0], &other, &items, 1.0).unwrap_err().to_string().contains("target 7"));
+    assert!(ops::item_cross_entropy(&normal(&[4, 14], 1), &targets, &items, 1.0).is_err());
+    assert!(ItemCodes::new(&codes, 4).is_err());
 }

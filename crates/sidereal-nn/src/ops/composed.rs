@@ -5,7 +5,9 @@ use candle_core::{D, DType, Tensor};
 
 use crate::error::Result;
 use crate::ops::attention::Attention;
+use crate::ops::code_heads::{CodeHeads, UNIT_EPS};
 use crate::ops::dropout::keep_mask;
+use crate::ops::item_loss::ItemCodes;
 use crate::ops::loss::CrossEntropy;
 
 /// See [`crate::ops::linear()`].
@@ -189,4 +191,45 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, args: &CrossEntropy) -> 
     let kept = keep.sum_all()?;
     let kept = kept.maximum(&kept.ones_like()?)?;
     Ok(loss.mul(&keep)?.sum_all()?.div(&kept)?)
+}
+
+/// See [`crate::ops::embedding_bag()`].
+///
+/// # Errors
+/// An id outside the table.
+pub fn embedding_bag(ids: &Tensor, table: &Tensor, scale: f32) -> Result<Tensor> {
+    Ok((embedding(ids, table)?.sum(1)? * f64::from(scale))?)
+}
+
+/// See [`crate::ops::code_heads()`].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn code_heads(h: &Tensor, heads: &Tensor, table: &Tensor, args: &CodeHeads) -> Result<Tensor> {
+    let width = h.dim(1)?;
+    let mut first = 0;
+    let mut logits = Vec::with_capacity(args.codes.len());
+    for (level, &codes) in args.codes.iter().enumerate() {
+        let head = heads.narrow(0, level, 1)?.squeeze(0)?; // [D + 1, D]
+        let bias = head.narrow(0, width, 1)?.squeeze(0)?;
+        let mut x = (h + silu(&linear_bias(h, &head.narrow(0, 0, width)?.contiguous()?, &bias)?)?)?; // [R, D]
+        if args.unit {
+            x = x.broadcast_div(&(x.sqr()?.sum_keepdim(1)? + f64::from(UNIT_EPS))?.sqrt()?)?;
+        }
+        logits.push(x.matmul(&table.narrow(0, first, codes)?.t()?.contiguous()?)?); // [R, K]
+        first += codes;
+    }
+    Ok(Tensor::cat(&logits, 1)?) // [R, V]
+}
+
+/// See [`crate::ops::item_cross_entropy()`].
+///
+/// # Errors
+/// Shapes that do not fit; a target that is no item.
+pub fn item_cross_entropy(logits: &Tensor, targets: &Tensor, items: &ItemCodes, scale: f32) -> Result<Tensor> {
+    let rows = logits.dim(0)?;
+    let places = Tensor::from_slice(items.places(), items.places().len(), logits.device())?;
+    let looked_up = logits.contiguous()?.index_select(&places, 1)?; // [R, L * C]
+    let sums = looked_up.reshape((rows, items.levels(), items.len()))?.sum(1)?; // [R, C]
+    cross_entropy(&(sums * f64::from(scale))?, targets, &CrossEntropy::default())
 }

@@ -19,26 +19,36 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
         return composed::embedding(ids, table);
     }
     let ids = ids.contiguous()?;
-    check_ids(&ids, table)?;
+    check_ids("embedding", &ids, table)?;
     Ok(table.contiguous()?.apply_op2(&ids, Embedding)?)
 }
 
-fn check_ids(ids: &Tensor, table: &Tensor) -> Result<()> {
+/// Refuses contiguous ids outside the table.
+pub(super) fn check_ids(op: &str, ids: &Tensor, table: &Tensor) -> Result<()> {
     let rows = table.dims()[0];
     let (storage, layout) = ids.storage_and_layout();
     match id_values(&storage, layout)?.iter().enumerate().find(|(_, id)| **id as usize >= rows) {
         None => Ok(()),
         Some((at, id)) => {
             let problem = format!("id {id} at position {at} is outside the table of {rows} rows");
-            check::refuse("embedding", problem, "use ids of this vocabulary, or make the table larger")
+            check::refuse(op, problem, "use ids of this vocabulary, or make the table larger")
         }
     }
 }
 
-fn id_values<'a>(storage: &'a Storage, layout: &Layout) -> candle_core::Result<&'a [u32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(storage), Some((start, end))) => Ok(&storage.as_slice::<u32>()?[start..end]),
-        _ => candle_core::bail!("embedding was given ids that are not contiguous on the CPU"),
+/// The ids of a contiguous storage.
+pub(super) fn id_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [u32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<u32>()?[start..end]),
+        None => candle_core::bail!("an op was given ids that are not contiguous"),
+    }
+}
+
+/// The ids of a contiguous tensor, from what [`Tensor::storage_and_layout`] gives.
+pub(super) fn id_values<'a>(storage: &'a Storage, layout: &Layout) -> candle_core::Result<&'a [u32]> {
+    match storage {
+        Storage::Cpu(storage) => id_slice(storage, layout),
+        _ => candle_core::bail!("a fused op was given ids on another device"),
     }
 }
 
@@ -58,10 +68,7 @@ impl CustomOp2 for Embedding {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let width = table_layout.shape().dims2()?.1;
         let table = cpu::slice(table, table_layout)?;
-        let Some((start, end)) = ids_layout.contiguous_offsets() else {
-            candle_core::bail!("embedding was given ids that are not contiguous")
-        };
-        let ids = &ids.as_slice::<u32>()?[start..end];
+        let ids = id_slice(ids, ids_layout)?;
         let mut y = Vec::with_capacity(ids.len() * width);
         for &id in ids {
             y.extend_from_slice(&table[id as usize * width..][..width]);

@@ -1,0 +1,128 @@
+//! RPG's forward: histories to vectors, vectors to scores of codes.
+
+use candle_core::{DType, Device, Tensor};
+use sidereal_core::ItemIndex;
+use sidereal_nn::ops::{self, Attention, CodeHeads};
+
+use super::items::Items;
+use super::weights::{Block, Linear, Norm, Sizes, Weights};
+use super::{Pooling, RpgConfig};
+use crate::Result;
+use crate::dropout::Dropout;
+
+/// Of layer norms.
+const EPS: f64 = 1e-5;
+/// Added to the mean square of a code's embedding before it is divided by its length.
+const UNIT_EPS: f64 = 1e-12;
+
+/// Weights and what they are used with.
+#[derive(Debug, Clone)]
+pub(super) struct Forward {
+    pub(super) config: RpgConfig,
+    pub(super) sizes: Sizes,
+    pub(super) weights: Weights,
+}
+
+impl Forward {
+    fn device(&self) -> &Device {
+        self.weights.codes.device()
+    }
+
+    /// A vector for each position: `[B, T, D]`, T the longest history and at least 1. Position t has seen the items up
+    /// to t; those behind a history's end mean nothing. An empty history is one position that has seen no item.
+    pub(super) fn positions(&self, items: &Items, histories: &[&[ItemIndex]], dropout: &Dropout) -> Result<Tensor> {
+        let longest = histories.iter().map(|history| history.len()).max().unwrap_or(0).max(1);
+        let rows = histories.len();
+        let mut x = self.items(items, histories, longest)?.reshape((rows, longest, self.sizes.width))?; // [B, T, D]
+        x = x.broadcast_add(&self.weights.positions.narrow(0, 0, longest)?)?;
+        x = dropout.apply(&x)?;
+        for block in &self.weights.blocks {
+            x = self.block(block, &x, dropout)?;
+        }
+        layer_norm(&x, &self.weights.norm)
+    }
+
+    /// Items as the transformer sees them, without their places: `[B * T, D]`.
+    fn items(&self, items: &Items, histories: &[&[ItemIndex]], longest: usize) -> Result<Tensor> {
+        // What stands behind a history's end is never looked at, so any item will do there.
+        let filled: Vec<ItemIndex> = histories
+            .iter()
+            .flat_map(|history| {
+                let last = history.last().copied().unwrap_or(0);
+                history.iter().copied().chain(std::iter::repeat_n(last, longest - history.len()))
+            })
+            .collect(); // [B * T]
+        let (count, levels, device) = (filled.len(), items.levels(), self.device());
+        let places: Vec<u32> = filled.iter().flat_map(|&item| items.places(item)).copied().collect();
+        let scale = match self.config.pooling {
+            Pooling::Mean => 1.0 / levels as f32,
+            Pooling::Sum => 1.0,
+        };
+        let places = Tensor::from_vec(places, (count, levels), device)?;
+        let mut x = ops::embedding_bag(&places, &self.weights.codes, scale)?; // [B * T, D]
+        if let Some(projection) = &self.weights.vectors {
+            let vectors: Vec<f32> = filled.iter().flat_map(|&item| items.vector(item)).copied().collect();
+            let vectors = Tensor::from_vec(vectors, (count, items.vector_width()), device)?;
+            x = (x + ops::linear(&vectors, projection)?)?;
+        }
+        if let Some(table) = &self.weights.items {
+            let known = table.dim(0)? as u32;
+            let ids: Vec<u32> = filled.iter().map(|&item| if item < known { item } else { 0 }).collect();
+            let mut learnt = ops::embedding(&Tensor::from_vec(ids, count, device)?, table)?;
+            if filled.iter().any(|&item| item >= known) {
+                let mask = filled.iter().map(|&item| f32::from(u8::from(item < known))).collect();
+                learnt = learnt.broadcast_mul(&Tensor::from_vec(mask, (count, 1), device)?)?;
+            }
+            x = (x + learnt)?;
+        }
+        if histories.iter().any(|history| history.is_empty()) {
+            let seen = histories.iter().flat_map(|history| vec![f32::from(u8::from(!history.is_empty())); longest]);
+            x = x.broadcast_mul(&Tensor::from_vec(seen.collect(), (count, 1), device)?)?;
+        }
+        Ok(x)
+    }
+
+    fn block(&self, block: &Block, x: &Tensor, dropout: &Dropout) -> Result<Tensor> {
+        let normed = layer_norm(x, &block.norm)?;
+        let heads = self.config.heads;
+        let scale = 1.0 / ((self.sizes.width / heads) as f32).sqrt();
+        let attention = Attention { causal: true, dropout: dropout.of_op(), ..Attention::new(heads, scale) };
+        let seen = ops::attention(&linear(&normed, &block.q)?, &linear(&normed, &block.kv)?, None, &attention)?;
+        let x = dropout.add(x, &linear(&seen, &block.o)?)?;
+        let hidden = ops::gelu(&linear(&layer_norm(&x, &block.ff_norm)?, &block.up)?)?; // [B, T, F]
+        dropout.add(&x, &linear(&hidden, &block.down)?)
+    }
+
+    /// The vectors at these places of `positions` (row * T + position): `[R, D]`.
+    pub(super) fn gather(&self, positions: &Tensor, places: Vec<u32>) -> Result<Tensor> {
+        let (rows, longest, width) = positions.dims3()?;
+        let count = places.len();
+        let places = Tensor::from_vec(places, count, self.device())?;
+        ops::embedding(&places, &positions.reshape((rows * longest, width))?)
+    }
+
+    /// The codes as heads compare with them: of length 1 where scores are cosines, `[V, D]`.
+    pub(super) fn code_table(&self) -> Result<Tensor> {
+        let codes = &self.weights.codes;
+        if !self.config.cosine {
+            return Ok(codes.clone());
+        }
+        // x / sqrt(mean(x^2)) is sqrt(D) long.
+        let shorter = Tensor::full((self.sizes.width as f32).powf(-0.5), self.sizes.width, self.device())?;
+        ops::rms_norm(codes, &shorter.to_dtype(DType::F32)?, UNIT_EPS)
+    }
+
+    /// Scores of the codes of all levels after vectors `[R, D]`, not yet divided by the temperature: `[R, V]`.
+    pub(super) fn code_scores(&self, vectors: &Tensor, table: &Tensor) -> Result<Tensor> {
+        let args = CodeHeads { codes: self.sizes.codes.clone(), unit: self.config.cosine };
+        ops::code_heads(vectors, &self.weights.heads, table, &args)
+    }
+}
+
+fn layer_norm(x: &Tensor, norm: &Norm) -> Result<Tensor> {
+    ops::layer_norm(x, &norm.weight, &norm.bias, EPS)
+}
+
+fn linear(x: &Tensor, linear: &Linear) -> Result<Tensor> {
+    ops::linear_bias(x, &linear.weight, &linear.bias)
+}

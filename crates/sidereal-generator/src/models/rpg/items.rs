@@ -1,0 +1,101 @@
+//! What RPG knows of the items: their codes, and their vectors where it looks at them.
+
+use sidereal_core::{Catalog, ItemIndex};
+use sidereal_nn::ops::ItemCodes;
+
+use super::RpgConfig;
+use crate::Result;
+use crate::network::Materials;
+
+/// The items of a catalog.
+#[derive(Debug, Clone)]
+pub(super) struct Items {
+    /// An item's codes as places among those of all levels: `[N, L]`.
+    places: Vec<u32>,
+    /// A level's first place: `[L]`.
+    firsts: Vec<u32>,
+    /// The same by level.
+    pub(super) by_level: ItemCodes,
+    /// A vector of length 1 an item (or of zeros), and how wide it is: `[N, Dv]`.
+    vectors: Option<(Vec<f32>, usize)>,
+}
+
+impl Items {
+    /// Of a run's materials.
+    ///
+    /// # Errors
+    /// Vectors that are looked at and are not there.
+    pub(super) fn new(config: &RpgConfig, materials: &Materials<'_>) -> Result<Self> {
+        let catalog = materials.catalog;
+        let firsts = firsts(catalog);
+        let mut places = Vec::with_capacity(catalog.len() * firsts.len());
+        for item in 0..catalog.len() as ItemIndex {
+            places.extend(catalog.semantic_id(item).iter().zip(&firsts).map(|(&code, first)| first + u32::from(code)));
+        }
+        let by_level = ItemCodes::new(&places, firsts.len())?;
+        let vectors = match config.item_vectors {
+            false => None,
+            true => {
+                let vectors = materials.need_vectors("generator.rpg.item_vectors")?;
+                let mut values = vectors.values().to_vec();
+                values.chunks_exact_mut(vectors.width().max(1)).for_each(to_unit);
+                Some((values, vectors.width()))
+            }
+        };
+        Ok(Self { places, firsts, by_level, vectors })
+    }
+
+    /// N.
+    pub(super) fn len(&self) -> usize {
+        self.by_level.len()
+    }
+
+    /// L.
+    pub(super) fn levels(&self) -> usize {
+        self.firsts.len()
+    }
+
+    /// Where a level's codes begin among those of all levels: `[L]`.
+    pub(super) fn firsts(&self) -> &[u32] {
+        &self.firsts
+    }
+
+    /// An item's codes as places among those of all levels: `[L]`.
+    pub(super) fn places(&self, item: ItemIndex) -> &[u32] {
+        &self.places[item as usize * self.levels()..][..self.levels()]
+    }
+
+    /// An item's codes: `[L]`.
+    pub(super) fn codes(&self, item: ItemIndex) -> impl Iterator<Item = u32> {
+        self.places(item).iter().zip(&self.firsts).map(|(place, first)| place - first)
+    }
+
+    /// Width of the vectors; 0 without.
+    pub(super) fn vector_width(&self) -> usize {
+        self.vectors.as_ref().map_or(0, |(_, width)| *width)
+    }
+
+    /// An item's vector; empty without.
+    pub(super) fn vector(&self, item: ItemIndex) -> &[f32] {
+        self.vectors.as_ref().map_or(&[], |(values, width)| &values[item as usize * width..][..*width])
+    }
+}
+
+fn firsts(catalog: &Catalog) -> Vec<u32> {
+    let mut end = 0;
+    let codes = catalog.codes_per_level().iter();
+    codes
+        .map(|&codes| {
+            end += codes;
+            end - codes
+        })
+        .collect()
+}
+
+/// Divides a vector by its length; zeros stay.
+fn to_unit(vector: &mut [f32]) {
+    let length = vector.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
+    if length > 0.0 && length.is_finite() {
+        vector.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
+    }
+}

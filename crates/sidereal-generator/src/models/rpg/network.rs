@@ -1,0 +1,144 @@
+//! RPG as the trainer knows it.
+
+use candle_core::Tensor;
+use sidereal_core::ItemIndex;
+use sidereal_nn::ops::{self, CrossEntropy, ItemCodes};
+use sidereal_nn::params::Params;
+use sidereal_nn::rng::Rng;
+
+use super::forward::Forward;
+use super::graph::GraphRanker;
+use super::items::Items;
+use super::ranker::{ItemSums, Oracle, TrieRanker};
+use super::weights::{Sizes, Weights};
+use super::{Decoding, RpgConfig};
+use crate::Result;
+use crate::dropout::Dropout;
+use crate::network::{Materials, Network, Row};
+use crate::ranker::{ItemRanker, Ranker};
+
+/// Histories that go forward and backward together: the gradients of the heads are large, so there are few parts.
+const PART_ROWS: usize = 64;
+
+/// Weights over a catalog.
+#[derive(Debug)]
+pub(super) struct Rpg {
+    params: Params,
+    forward: Forward,
+    items: Items,
+}
+
+impl Rpg {
+    /// With first weights; `learnt` items have vectors of their own, where items have.
+    ///
+    /// # Errors
+    /// Materials that are missing; whatever the device says.
+    pub(super) fn new(config: RpgConfig, materials: &Materials<'_>, learnt: usize, seed: u64) -> Result<Self> {
+        let items = Items::new(&config, materials)?;
+        let sizes = Sizes::new(&config, materials.catalog.codes_per_level(), items.vector_width(), learnt);
+        let mut params = Params::new(materials.device);
+        let weights = Weights::make(&sizes, &mut params, seed)?;
+        Ok(Self { params, forward: Forward { config, sizes, weights }, items })
+    }
+
+    /// The weights as they are now, over the items of these materials.
+    ///
+    /// # Errors
+    /// Materials that are missing; whatever the device says.
+    pub(super) fn oracle(&self, materials: &Materials<'_>) -> Result<Oracle> {
+        let Forward { config, sizes, .. } = &self.forward;
+        let weights = Weights::frozen(sizes, &self.params)?;
+        let forward = Forward { config: config.clone(), sizes: sizes.clone(), weights };
+        Oracle::new(forward, Items::new(config, materials)?)
+    }
+
+    /// The mean over levels of the loss of the target's codes.
+    fn code_loss(&self, scores: &Tensor, targets: &[ItemIndex]) -> Result<Tensor> {
+        let config = &self.forward.config;
+        let args = CrossEntropy {
+            label_smoothing: config.training.label_smoothing,
+            temperature: config.temperature,
+            ignore: None,
+        };
+        let (levels, device) = (self.items.levels(), scores.device());
+        let codes = &self.forward.sizes.codes;
+        if codes.iter().all(|&count| count == codes[0]) {
+            let classes: Vec<u32> = targets.iter().flat_map(|&item| self.items.codes(item)).collect();
+            let rows = classes.len();
+            let scores = scores.reshape((rows, codes[0]))?; // [R * L, K]
+            return ops::cross_entropy(&scores, &Tensor::from_vec(classes, rows, device)?, &args);
+        }
+        let mut sum = Tensor::zeros((), scores.dtype(), device)?;
+        for (level, (&first, &count)) in self.items.firsts().iter().zip(codes).enumerate() {
+            let classes: Vec<u32> = targets.iter().map(|&item| self.items.places(item)[level] - first).collect();
+            let scores = scores.narrow(1, first as usize, count)?.contiguous()?; // [R, K]
+            let classes = Tensor::from_vec(classes, targets.len(), device)?;
+            sum = (sum + ops::cross_entropy(&scores, &classes, &args)?)?;
+        }
+        Ok((sum / levels as f64)?)
+    }
+
+    /// The loss of the target among items, each scored by the mean over its codes.
+    fn item_loss(&self, scores: &Tensor, targets: &[ItemIndex], noise: Option<u64>) -> Result<Tensor> {
+        let (config, levels) = (&self.forward.config, self.items.levels());
+        let scale = 1.0 / (config.temperature * levels as f32);
+        let count = targets.len();
+        let place = |places: Vec<u32>| Tensor::from_vec(places, count, scores.device());
+        let wanted = config.item_negatives;
+        let Some(noise) = noise.filter(|_| wanted > 0 && wanted < self.items.len()) else {
+            let targets = place(targets.to_vec())?;
+            return ops::item_cross_entropy(scores, &targets, &self.items.by_level, scale);
+        };
+        let mut rng = Rng::new(noise, "negatives");
+        let mut told_apart: Vec<ItemIndex> = targets.to_vec();
+        told_apart.extend((0..wanted).map(|_| rng.below(self.items.len()) as ItemIndex));
+        told_apart.sort_unstable();
+        told_apart.dedup();
+        let places: Vec<u32> = told_apart.iter().flat_map(|&item| self.items.places(item)).copied().collect();
+        let items = ItemCodes::new(&places, levels)?;
+        let at = |target: &ItemIndex| told_apart.partition_point(|item| item < target) as u32;
+        ops::item_cross_entropy(scores, &place(targets.iter().map(at).collect())?, &items, scale)
+    }
+}
+
+impl Network for Rpg {
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn loss<'r>(&self, rows: &[Row<'r>], noise: Option<u64>) -> Result<Tensor> {
+        let config = &self.forward.config;
+        let dropout = Dropout::of_step(config.dropout, noise);
+        let recent = |row: &Row<'r>| &row.items[row.items.len().saturating_sub(config.max_history + 1)..];
+        let rows: Vec<&[ItemIndex]> = rows.iter().map(recent).collect();
+        let histories: Vec<&[ItemIndex]> = rows.iter().map(|row| &row[..row.len() - 1]).collect();
+        let positions = self.forward.positions(&self.items, &histories, &dropout)?; // [B, T, D]
+        let longest = positions.dim(1)? as u32;
+        let place = |(row, history): (u32, &&[ItemIndex])| (0..history.len() as u32).map(move |t| row * longest + t);
+        let places: Vec<u32> = (0..).zip(&histories).flat_map(place).collect();
+        let targets: Vec<ItemIndex> = rows.iter().flat_map(|row| &row[1..]).copied().collect();
+        let vectors = self.forward.gather(&positions, places)?; // [R, D]
+        let scores = self.forward.code_scores(&vectors, &self.forward.code_table()?)?; // [R, V]
+        let loss = self.code_loss(&scores, &targets)?;
+        if config.item_loss == 0.0 {
+            return Ok(loss);
+        }
+        Ok((loss + (self.item_loss(&scores, &targets, noise)? * config.item_loss)?)?)
+    }
+
+    fn part_rows(&self) -> usize {
+        PART_ROWS
+    }
+
+    fn ranker(&self, materials: &Materials<'_>) -> Result<Box<dyn Ranker>> {
+        let (config, catalog) = (&self.forward.config, materials.catalog);
+        let oracle = self.oracle(materials)?;
+        Ok(match config.decoding {
+            Decoding::Exact => Box::new(ItemRanker(ItemSums::new(oracle, catalog))),
+            Decoding::Graph => {
+                Box::new(GraphRanker::new(oracle, [config.graph_beams, config.graph_edges, config.graph_steps]))
+            }
+            Decoding::Trie => Box::new(TrieRanker::new(oracle, catalog)),
+        })
+    }
+}
