@@ -192,7 +192,7 @@ impl Screen {
         let (depth, width) = (level as f32, self.centre.len() as f32);
         let ScreenLevel { reach, rounding, .. } = self.levels[level];
         let square = (row.length + reach) * (row.length + reach);
-        if !(square < LARGEST_SQUARE) {
+        if square.is_nan() || square >= LARGEST_SQUARE {
             return None;
         }
         let sums = UNIT_ROUNDOFF * (8.0 * depth + 48.0) * (row.length + reach);
