@@ -11,6 +11,8 @@ use sidereal_core::{Embeddings, Error, NoProgress};
 use sidereal_nn::rng::Rng;
 
 use crate::Result;
+use crate::algebra::bf16::{Bf16Columns, Bf16Rows, PANEL};
+use crate::codebooks::screen::Kernel;
 use crate::encode::encode_prepared;
 use crate::quantizers::Training;
 use crate::quantizers::rq_vae::{Place, Plan, RqVaeConfig, Steps};
@@ -137,6 +139,36 @@ pub fn rq_vae(wish: &RqVaeWish, clock: CpuClock<'_>) -> Result<RqVaeFigures> {
         encode: flop(encode, products + search),
         train: flop(train, trained),
     })
+}
+
+/// What residual k-means screens with on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ScreenKernel {
+    /// `bf16` or `f32`.
+    pub kernel: &'static str,
+    /// Its limit on one core, 10^9 operations a second, on matrices that stay in the first-level cache; nothing in f32,
+    /// where the products are gemm's.
+    pub gflop_per_s: Option<f64>,
+}
+
+/// Names the kernel for vectors of a width, and measures it on the calling thread.
+pub fn screen_kernel(width: usize) -> ScreenKernel {
+    if Kernel::for_width(width) == Kernel::F32 {
+        return ScreenKernel { kernel: "f32", gflop_per_s: None };
+    }
+    let (count, width, products) = (8, 256, 2000);
+    let columns = Bf16Columns::pack(&vec![0.25; PANEL * width], width);
+    let (mut rows, mut out) = (Bf16Rows::default(), vec![0.0; count * PANEL]);
+    rows.round(&vec![0.5; count * width], &vec![0.0; width], |_| ());
+    let seconds = (0..5).map(|_| {
+        let began = Instant::now();
+        for _ in 0..products {
+            columns.product(&rows, count, std::hint::black_box(&mut out));
+        }
+        began.elapsed().as_secs_f64()
+    });
+    let best = seconds.fold(f64::INFINITY, f64::min);
+    ScreenKernel { kernel: "bf16", gflop_per_s: Some((2 * count * PANEL * width * products) as f64 / best * 1e-9) }
 }
 
 /// Runs `work`, which handles `rows` rows, once unmeasured and `runs` times measured.

@@ -1,5 +1,7 @@
 //! The one matrix product of the numeric code, and exact distances beside it.
 
+use crate::algebra::vectorised::vectorised;
+
 /// `out = rows * columns`.
 ///
 /// `columns` is stored [I, O], ready for the product: the transposed view that a linear layer's [O, I] weight makes
@@ -13,6 +15,25 @@
 /// # Panics
 /// If the lengths do not fit; callers hold checked sizes.
 pub(crate) fn product(rows: &[f32], inner: usize, columns: &[f32], outer: usize, out: &mut [f32]) {
+    checked_product(rows, inner, columns, outer, out, 1.0);
+}
+
+/// The same in f64.
+///
+/// # Panics
+/// As [`product`].
+pub(crate) fn product_f64(rows: &[f64], inner: usize, columns: &[f64], outer: usize, out: &mut [f64]) {
+    checked_product(rows, inner, columns, outer, out, 1.0);
+}
+
+fn checked_product<T: Copy + Default + 'static>(
+    rows: &[T],
+    inner: usize,
+    columns: &[T],
+    outer: usize,
+    out: &mut [T],
+    one: T,
+) {
     let count = rows.len().checked_div(inner).unwrap_or(0);
     assert!(rows.len() == count * inner && columns.len() == inner * outer && out.len() == count * outer);
     // SAFETY: the three slices have exactly the lengths that the strides below reach, checked above, and `out` cannot
@@ -32,8 +53,8 @@ pub(crate) fn product(rows: &[f32], inner: usize, columns: &[f32], outer: usize,
             columns.as_ptr(),
             1,
             outer as isize,
-            0.0,
-            1.0,
+            T::default(),
+            one,
             false,
             false,
             false,
@@ -92,7 +113,7 @@ pub(crate) fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
 const LANES: usize = 8;
 
 /// Sum over `f(a, b)` in f64, in an order that is fixed, so that every machine gets the same bits.
-#[inline]
+#[inline(always)]
 fn ordered_sum(a: &[f32], b: &[f32], f: impl Fn(f64, f64) -> f64) -> f64 {
     let mut lanes = [0f64; LANES];
     let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
@@ -105,14 +126,18 @@ fn ordered_sum(a: &[f32], b: &[f32], f: impl Fn(f64, f64) -> f64) -> f64 {
     lanes.iter().sum::<f64>() + tail
 }
 
-/// Squared Euclidean distance in f64.
-pub(crate) fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
-    ordered_sum(a, b, |x, y| (x - y) * (x - y))
+vectorised! {
+    /// Squared Euclidean distance in f64.
+    pub(crate) fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
+        ordered_sum(a, b, |x, y| (x - y) * (x - y))
+    }
 }
 
-/// Squared Euclidean length in f64.
-pub(crate) fn squared_norm(a: &[f32]) -> f64 {
-    ordered_sum(a, a, |x, _| x * x)
+vectorised! {
+    /// Squared Euclidean length in f64.
+    pub(crate) fn squared_norm(a: &[f32]) -> f64 {
+        ordered_sum(a, a, |x, _| x * x)
+    }
 }
 
 #[cfg(test)]

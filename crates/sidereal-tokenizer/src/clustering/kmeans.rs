@@ -14,6 +14,7 @@ use crate::clustering::capacity::Balancing;
 use crate::clustering::mini_batch;
 use crate::clustering::seeding::seed_rows;
 use crate::codebooks::nearest::NearestCodeword;
+use crate::codebooks::search::SearchScratch;
 
 /// Rows of one parallel block; fixed, so that results do not depend on the number of threads.
 const BLOCK: usize = 2048;
@@ -232,8 +233,8 @@ impl Clusters {
         } else {
             let search = NearestCodeword::with_unused(self.codewords.clone(), self.width, &self.used);
             let blocks = self.assignment.par_chunks_mut(BLOCK).zip(rows.par_chunks(BLOCK * self.width));
-            blocks.for_each_init(Vec::new, |scores, (assignment, rows)| {
-                search.search(rows, scores, |row, code| assignment[row] = code.into());
+            blocks.for_each_init(SearchScratch::default, |scratch, (assignment, rows)| {
+                search.search(rows, scratch, |row, code| assignment[row] = code.into());
             });
         }
         let now = &self.assignment;
@@ -417,7 +418,7 @@ mod tests {
         let found = fit_with(&rows, 7, &options(16), 4);
         let search = NearestCodeword::new(found.codewords.clone(), 7);
         let mut sum = 0.0;
-        search.search(&rows, &mut Vec::new(), |i, code| {
+        search.search(&rows, &mut Default::default(), |i, code| {
             sum += squared_distance(&rows[i * 7..(i + 1) * 7], search.codeword(code));
         });
         assert!((sum / 600.0 / found.error - 1.0).abs() < 1e-6, "{} and {}", sum / 600.0, found.error);
@@ -441,7 +442,7 @@ mod tests {
             assert_eq!(found.codewords.len(), 6);
             assert!(found.used <= 3);
             let search = NearestCodeword::new(found.codewords.clone(), 1);
-            search.search(&rows, &mut Vec::new(), |_, code| assert!(usize::from(code) < found.used));
+            search.search(&rows, &mut Default::default(), |_, code| assert!(usize::from(code) < found.used));
         }
         let found = fit_with(&rows, 1, &options(6), 9);
         assert_eq!((found.used, found.error), (3, 0.0));
@@ -490,7 +491,7 @@ mod tests {
             assert!(errors.windows(2).all(|w| w[1] <= w[0] * (1.0 + 1e-6)), "{iterations:?}: {errors:?}");
             let mut sizes = [0f64; 16];
             let search = NearestCodeword::new(found.codewords, 4);
-            search.search(&rows, &mut Vec::new(), |_, code| sizes[usize::from(code)] += 1.0);
+            search.search(&rows, &mut Default::default(), |_, code| sizes[usize::from(code)] += 1.0);
             sizes.iter().map(|n| (n - 125.0).powi(2)).sum::<f64>()
         };
         assert!(sizes(Iterations::Balanced) < 0.5 * sizes(Iterations::Lloyd));

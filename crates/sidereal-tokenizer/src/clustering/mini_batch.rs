@@ -10,6 +10,7 @@ use sidereal_nn::rng::Rng;
 use crate::algebra::product::squared_distance;
 use crate::clustering::kmeans::{KMeansOptions, normalise};
 use crate::codebooks::nearest::NearestCodeword;
+use crate::codebooks::search::SearchScratch;
 
 /// Rows of one parallel block; fixed, so that results do not depend on the number of threads.
 const BLOCK: usize = 512;
@@ -61,8 +62,8 @@ fn step(
     let search = NearestCodeword::with_unused(codewords.to_vec(), width, used);
     let mut found = vec![(0u16, 0f64); batch.len()];
     let blocks = found.par_chunks_mut(BLOCK).zip(values.par_chunks(BLOCK * width));
-    blocks.for_each_init(Vec::new, |scores, (found, rows)| {
-        search.search(rows, scores, |row, code| {
+    blocks.for_each_init(SearchScratch::default, |scratch, (found, rows)| {
+        search.search(rows, scratch, |row, code| {
             let distance = squared_distance(&rows[row * width..(row + 1) * width], search.codeword(code));
             found[row] = (code, distance);
         });

@@ -65,7 +65,7 @@ fn connected(graph: &CoOccurrences, clusters: usize, rng: &mut Rng) -> Result<Ve
     let fitted = fit(&rows, clusters, &options, rng, &mut |_, _| {});
     let search = NearestCodeword::new(fitted.codewords, clusters);
     let mut groups = vec![Vec::new(); clusters];
-    search.search(&rows, &mut Vec::new(), |item, code| groups[usize::from(code)].push(item as u32));
+    search.search(&rows, &mut Default::default(), |item, code| groups[usize::from(code)].push(item as u32));
     groups.retain(|group| !group.is_empty());
     groups.sort_by_key(|group| group[0]);
     Ok(groups)

@@ -11,6 +11,7 @@ use crate::algebra::product::{squared_distance, squared_norm};
 use crate::arrays::{ArraySet, NamedArray};
 use crate::clustering::kmeans::{KMeans, KMeansOptions, fit};
 use crate::codebooks::nearest::NearestCodeword;
+use crate::codebooks::search::SearchScratch;
 use crate::encode::BLOCK;
 
 /// Checks that there is a column for every level.
@@ -84,18 +85,24 @@ impl ProductCodebooks {
 
     /// [K, d_l]
     pub(crate) fn codebook(&self, level: usize) -> &[f32] {
-        self.levels.get(level).map_or(&[], NearestCodeword::codewords)
+        self.levels.get(level).map_or(&[], |search| search.codewords())
     }
 
-    /// Codes of a block; `part` and `scores` are scratch.
+    /// Codes of a block; `part` and `scratch` are of any content.
     ///
     /// # Shapes
     /// `rows`: [M, D]; `codes`: [M, L]
-    pub(crate) fn encode_rows(&self, rows: &[f32], part: &mut Vec<f32>, scores: &mut Vec<f32>, codes: &mut [u16]) {
+    pub(crate) fn encode_rows(
+        &self,
+        rows: &[f32],
+        part: &mut Vec<f32>,
+        scratch: &mut SearchScratch,
+        codes: &mut [u16],
+    ) {
         let levels = self.levels.len();
         for (l, (level, cut)) in self.levels.iter().zip(self.cuts.windows(2)).enumerate() {
             columns(rows, self.width(), cut[0], cut[1], part);
-            level.search(part, scores, |row, code| codes[row * levels + l] = code);
+            level.search(part, scratch, |row, code| codes[row * levels + l] = code);
         }
     }
 
@@ -104,8 +111,8 @@ impl ProductCodebooks {
         let levels = self.levels.len();
         let mut codes = vec![0; rows.len() / self.width() * levels];
         let blocks = rows.par_chunks(BLOCK * self.width()).zip(codes.par_chunks_mut(BLOCK * levels));
-        blocks.for_each_init(Default::default, |(part, scores), (rows, codes)| {
-            self.encode_rows(rows, part, scores, codes);
+        blocks.for_each_init(Default::default, |(part, scratch), (rows, codes)| {
+            self.encode_rows(rows, part, scratch, codes);
         });
         codes
     }

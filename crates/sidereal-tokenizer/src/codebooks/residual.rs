@@ -13,6 +13,7 @@ use crate::algebra::product::squared_norm;
 use crate::arrays::{ArraySet, NamedArray};
 use crate::clustering::kmeans::normalise;
 use crate::codebooks::nearest::NearestCodeword;
+use crate::codebooks::search::{CodeSearch, SearchScratch};
 use crate::encode::BLOCK;
 
 /// # Shapes
@@ -80,14 +81,20 @@ impl ResidualCodebooks {
 
     /// [K, d]
     pub(crate) fn codebook(&self, level: usize) -> &[f32] {
-        self.levels.get(level).map_or(&[], NearestCodeword::codewords)
+        self.levels.get(level).map_or(&[], |search| search.codewords())
     }
 
-    /// Codes of a block; `residuals` comes in as latents and leaves as what no level could say.
+    /// A search over all levels at once, which needs no residuals, where these are not normalised.
+    pub(crate) fn search(&self, beam: usize) -> CodeSearch {
+        let codebooks = self.levels.iter().map(|level| level.codewords().clone()).collect();
+        CodeSearch::new(codebooks, self.width, beam)
+    }
+
+    /// Codes of a block, level by level; `residuals` comes in as latents and leaves as what no level could say.
     ///
     /// # Shapes
     /// `residuals`: [M, d]; `codes`: [M, L]
-    pub(crate) fn encode_rows(&self, residuals: &mut [f32], scores: &mut Vec<f32>, codes: &mut [u16]) {
+    pub(crate) fn encode_rows(&self, residuals: &mut [f32], scratch: &mut SearchScratch, codes: &mut [u16]) {
         let levels = self.levels.len();
         for (level, search) in self.levels.iter().enumerate() {
             if !self.lengths.is_empty() {
@@ -95,7 +102,7 @@ impl ResidualCodebooks {
                     normalise(row);
                 });
             }
-            search.search(residuals, scores, |row, code| codes[row * levels + level] = code);
+            search.search(residuals, scratch, |row, code| codes[row * levels + level] = code);
             for (row, codes) in residuals.chunks_exact_mut(self.width).zip(codes.chunks_exact(levels)) {
                 subtract(row, search.codeword(codes[level]));
             }
@@ -105,10 +112,10 @@ impl ResidualCodebooks {
     /// Subtracts a level's nearest codewords from residuals that were normalised already, over all threads, [N, d].
     pub(crate) fn subtract_level(&self, level: usize, residuals: &mut [f32]) {
         let search = &self.levels[level];
-        residuals.par_chunks_mut(BLOCK * self.width).for_each_init(Default::default, |(scores, codes), rows| {
+        residuals.par_chunks_mut(BLOCK * self.width).for_each_init(Default::default, |(scratch, codes), rows| {
             let codes: &mut Vec<u16> = codes;
             codes.clear();
-            search.search(rows, scores, |_, code| codes.push(code));
+            search.search(rows, scratch, |_, code| codes.push(code));
             for (row, &code) in rows.chunks_exact_mut(self.width).zip(&*codes) {
                 subtract(row, search.codeword(code));
             }

@@ -13,6 +13,7 @@ use sidereal_core::{Embeddings, Progress, SemanticIds};
 
 use crate::Result;
 use crate::arrays::{ArraySet, NamedArray};
+use crate::codebooks::search::SearchScratch;
 use crate::item_table::ItemTable;
 use crate::life::growth::Growth;
 use crate::pre_step::PreStep;
@@ -350,5 +351,6 @@ pub enum LevelsSee {
 pub struct Scratch {
     pub(crate) residuals: Vec<f32>,
     pub(crate) scores: Vec<f32>,
+    pub(crate) search: SearchScratch,
     pub(crate) hidden: [Vec<f32>; 2],
 }

@@ -14,8 +14,6 @@
 //! Embeddings [N, D] to M projections [N, d], side by side the latents [N, M d]; codebooks [K_m, d]; semantic IDs
 //! [N, M]; weighted codewords [N, M d] to [N, D] by the decoder.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use sidereal_core::{Embeddings, SemanticIds};
@@ -185,7 +183,7 @@ struct Expert {
 
 impl ParallelMoe {
     fn new(config: &ParallelMoeConfig, experts: Vec<Expert>, gate: Mlp, decoder: Mlp) -> Self {
-        let books = experts.iter().map(|expert| (config.latent, Arc::from(expert.search.codewords())));
+        let books = experts.iter().map(|expert| (config.latent, expert.search.codewords().clone()));
         let codebooks = SlicedCodebooks::new(books);
         let temperature = config.gate_temperature as f32;
         Self { experts, gate, decoder, temperature, latent: config.latent, codebooks }
@@ -230,7 +228,7 @@ impl Quantizer for ParallelMoe {
         for (m, expert) in self.experts.iter().enumerate() {
             scratch.residuals.clear();
             expert.projection.forward_rows(rows, &mut scratch.hidden, &mut scratch.residuals); // [M, d]
-            expert.search.search(&scratch.residuals, &mut scratch.scores, |row, code| codes[row * experts + m] = code);
+            expert.search.search(&scratch.residuals, &mut scratch.search, |row, code| codes[row * experts + m] = code);
         }
     }
 

@@ -116,7 +116,7 @@ impl Quantizer for Pq {
     }
 
     fn encode_rows(&self, rows: &[f32], scratch: &mut Scratch, codes: &mut [u16]) {
-        self.codebooks.encode_rows(rows, &mut scratch.residuals, &mut scratch.scores, codes);
+        self.codebooks.encode_rows(rows, &mut scratch.residuals, &mut scratch.search, codes);
     }
 
     fn reconstruct(&self, ids: &SemanticIds) -> Result<Embeddings> {

@@ -26,10 +26,14 @@ use crate::Result;
 use crate::arrays::{ArraySet, NamedArray};
 use crate::clustering::capacity::MOST_CODES;
 use crate::clustering::kmeans::{Iterations, KMeansOptions, fit_by};
-use crate::codebooks::beam::{BeamSearch, check_beam, residuals_of_beams};
+use crate::codebooks::beam::{check_beam, residuals_of_beams, table_entries};
 use crate::codebooks::residual::ResidualCodebooks;
+use crate::codebooks::search::CodeSearch;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
+
+/// Without a beam, codebooks with more products among their codewords than this (16 MiB) are searched level by level.
+const MOST_ENTRIES_WITHOUT_BEAM: usize = 1 << 22;
 
 /// Settings of residual k-means.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -200,13 +204,16 @@ fn normalise_rows(rows: &mut [f32], width: usize) -> f32 {
 #[derive(Debug, Clone)]
 pub struct RqKmeans {
     codebooks: ResidualCodebooks,
-    beam: Option<BeamSearch>,
+    /// Over all levels at once, where that can be done.
+    search: Option<CodeSearch>,
 }
 
 impl RqKmeans {
     fn new(codebooks: ResidualCodebooks, beam: usize) -> Self {
-        let beam = (beam > 1).then(|| BeamSearch::new(&codebooks, beam));
-        Self { codebooks, beam }
+        let tables_are_small =
+            !codebooks.is_normalised() && table_entries(codebooks.codes()) <= MOST_ENTRIES_WITHOUT_BEAM;
+        let search = (beam > 1 || tables_are_small).then(|| codebooks.search(beam));
+        Self { codebooks, search }
     }
 
     /// The same codebooks, searched with a beam; 1 takes the nearest codeword at every level.
@@ -249,12 +256,15 @@ impl Quantizer for RqKmeans {
     }
 
     fn encode_rows(&self, rows: &[f32], scratch: &mut Scratch, codes: &mut [u16]) {
-        if let Some(beam) = &self.beam {
-            return beam.encode_rows(&self.codebooks, rows, &mut scratch.scores, codes);
+        if let Some(search) = &self.search {
+            let levels = self.levels();
+            return search.search(rows, 1, &mut scratch.search, |row, found| {
+                codes[row * levels..(row + 1) * levels].copy_from_slice(found);
+            });
         }
         scratch.residuals.clear();
         scratch.residuals.extend_from_slice(rows);
-        self.codebooks.encode_rows(&mut scratch.residuals, &mut scratch.scores, codes);
+        self.codebooks.encode_rows(&mut scratch.residuals, &mut scratch.search, codes);
     }
 
     fn reconstruct(&self, ids: &SemanticIds) -> Result<Embeddings> {

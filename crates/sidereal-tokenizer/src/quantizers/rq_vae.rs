@@ -280,7 +280,7 @@ impl Quantizer for RqVae {
     fn encode_rows(&self, rows: &[f32], scratch: &mut Scratch, codes: &mut [u16]) {
         scratch.residuals.clear();
         self.encoder.forward_rows(rows, &mut scratch.hidden, &mut scratch.residuals); // [M, d]
-        self.codebooks.encode_rows(&mut scratch.residuals, &mut scratch.scores, codes);
+        self.codebooks.encode_rows(&mut scratch.residuals, &mut scratch.search, codes);
     }
 
     fn reconstruct(&self, ids: &SemanticIds) -> Result<Embeddings> {

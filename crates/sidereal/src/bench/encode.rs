@@ -27,10 +27,10 @@ pub struct EncodeWish {
     pub runs: usize,
 }
 
-/// Trains a tokenizer once and encodes the same items, with the share of one core's product rate that this reaches.
+/// Trains a tokenizer once and encodes the same items, with the share of one core's limit that this reaches.
 ///
-/// The share counts the products with all codebooks, 2 D K L operations an item; for a net its layers come on top, so
-/// there it is left out.
+/// The limit is that of the kernel in use, bf16 products or `gemm`'s in f32. The share counts the products with all
+/// codebooks, 2 D K L operations an item; for a net its layers come on top, so there it is left out.
 ///
 /// # Errors
 /// A file that cannot be read; a setting that the method does not have; sizes that cannot be trained.
@@ -63,13 +63,16 @@ pub fn encode(wish: &EncodeWish, progress: &dyn Progress) -> Result<Value> {
     let prepared = tokenizer.prepare(&embeddings)?;
     let squares = prepared.values().iter().zip(back.values()).map(|(x, y)| f64::from(x - y).powi(2));
     let machine = Machine::measure();
-    let operations = 2.0 * embeddings.width() as f64 * f64::from(wish.codes) * wish.levels as f64;
-    let share = (wish.method == "rq-kmeans").then(|| rate(&cpu).map(|rate| machine.share(rate, operations)));
+    let operations = 2.0 * prepared.width() as f64 * f64::from(wish.codes) * wish.levels as f64;
+    let screen = sidereal_tokenizer::bench::screen_kernel(prepared.width());
+    let limit = screen.gflop_per_s.unwrap_or(machine.gemm_gflop_per_s);
+    let share = |rate: f64| rate * operations / (limit * 1e9);
+    let share = (wish.method == "rq-kmeans").then(|| rate(&cpu).map(share));
     Ok(json!({ "what": "encode", "method": wish.method, "settings": wish.settings, "items": embeddings.rows(),
         "width": embeddings.width(), "levels": wish.levels, "codes": wish.codes,
         "train_s": train_s, "train_cpu_s": train_cpu_s, "items_per_s": rate(&wall), "items_per_cpu_s": rate(&cpu),
         "recon_mse": squares.sum::<f64>() / embeddings.rows().max(1) as f64,
-        "machine": machine, "share_of_gemm": share.flatten() }))
+        "machine": machine, "kernel": screen.kernel, "kernel_gflop_per_s": limit, "share_of_kernel": share.flatten() }))
 }
 
 /// A method's defaults with some keys set.

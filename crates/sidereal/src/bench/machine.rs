@@ -24,11 +24,6 @@ impl Machine {
     pub fn measure() -> Self {
         Self { gemm_gflop_per_s: gemm_rate(), copy_gb_per_s: copy_rate() }
     }
-
-    /// Which share of the product rate work of `operations` an item reaches at `items_per_cpu_s`.
-    pub fn share(&self, items_per_cpu_s: f64, operations: f64) -> f64 {
-        items_per_cpu_s * operations / (self.gemm_gflop_per_s * 1e9)
-    }
 }
 
 fn gemm_rate() -> f64 {

@@ -102,7 +102,7 @@ impl Net for MoeNet {
             // Found on the host, so that codes are exactly those of encoding on any device.
             let search = NearestCodeword::new(values(&codebook.detach())?, self.config.latent);
             let mut codes = Vec::with_capacity(x.dim(0)?);
-            search.search(&values(&fixed)?, &mut Vec::new(), |_, code| codes.push(u32::from(code)));
+            search.search(&values(&fixed)?, &mut Default::default(), |_, code| codes.push(u32::from(code)));
             codes.iter().for_each(|&code| self.used[m][code as usize] = true);
             let count = codes.len();
             let chosen = ops::embedding(&Tensor::from_vec(codes, count, x.device())?, codebook)?; // [B, d]

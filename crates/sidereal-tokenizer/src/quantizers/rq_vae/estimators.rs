@@ -154,7 +154,7 @@ mod tests {
         let near = (residual.as_tensor() * 50.0).unwrap();
         let mixed = values(&gumbel_mixture(&near, &far_apart, 0.01, &mut Rng::new(1, "noise")).unwrap());
         let search = crate::codebooks::nearest::NearestCodeword::new(values(&far_apart), 6);
-        search.search(&values(&near), &mut Vec::new(), |row, code| {
+        search.search(&values(&near), &mut Default::default(), |row, code| {
             for (a, b) in mixed[row * 6..][..6].iter().zip(search.codeword(code)) {
                 assert!((a - b).abs() < 1e-2, "{a} {b}");
             }

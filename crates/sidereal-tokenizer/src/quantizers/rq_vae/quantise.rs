@@ -12,6 +12,7 @@ use crate::Result;
 use crate::algebra::product::{product, squared_norm, transposed};
 use crate::clustering::sinkhorn;
 use crate::codebooks::nearest::NearestCodeword;
+use crate::codebooks::search::SearchScratch;
 
 /// Rows that one thread searches; fixed, though a row's code does not depend on it.
 const BLOCK: usize = 512;
@@ -110,8 +111,8 @@ fn nearest_codes(residual: &Tensor, codebook: &Tensor) -> Result<Tensor> {
         let values = residual.flatten_all()?.to_vec1::<f32>()?;
         let mut codes = vec![0u32; rows];
         let blocks = codes.par_chunks_mut(BLOCK).zip(values.par_chunks(BLOCK * width));
-        blocks.for_each_init(Vec::new, |scores, (codes, rows)| {
-            search.search(rows, scores, |row, code| codes[row] = code.into());
+        blocks.for_each_init(SearchScratch::default, |scratch, (codes, rows)| {
+            search.search(rows, scratch, |row, code| codes[row] = code.into());
         });
         return Ok(Tensor::from_vec(codes, rows, residual.device())?);
     }
@@ -177,7 +178,8 @@ mod tests {
         let found = nearest_codes(&rows, &codebook).unwrap().to_vec1::<u32>().unwrap();
         let rows = Embeddings::new(1300, 3, values).unwrap();
         let mut want = vec![0; 1300];
-        NearestCodeword::new(codewords, 3).search(rows.values(), &mut Vec::new(), |row, code| want[row] = code.into());
+        NearestCodeword::new(codewords, 3)
+            .search(rows.values(), &mut Default::default(), |row, code| want[row] = code.into());
         assert_eq!(found, want);
     }
 }
