@@ -3,6 +3,7 @@
 //! Some write codes and some score items; some are what the project is for and some are the trained baselines that
 //! they have to beat. All are [`Network`]s, so all are trained, kept, validated and asked in the same way.
 
+pub mod liger;
 pub mod t5;
 pub mod tiger;
 
@@ -91,6 +92,11 @@ pub trait ModelConfig {
     /// How it is trained, for a caller that overrides keys.
     fn training_mut(&mut self) -> &mut TrainingConfig;
 
+    /// Where the keys of [`ModelConfig::training`] stand in the method's table.
+    fn training_table(&self) -> &'static str {
+        "training"
+    }
+
     /// Most recent items that the model sees.
     fn max_history(&self) -> usize;
 
@@ -178,6 +184,8 @@ macro_rules! models {
 models! {
     /// See [`tiger`].
     Tiger(tiger::TigerConfig) = "tiger",
+    /// See [`liger`].
+    Liger(liger::LigerConfig) = "liger",
 }
 
 /// All recipes of papers.
@@ -222,7 +230,7 @@ impl GeneratorConfig {
     /// # Errors
     /// The first such key.
     pub fn check(&self, codes_per_level: &[u32]) -> Result<()> {
-        self.training().check(&format!("generator.{}.training", self.method()))?;
+        self.training().check(&format!("generator.{}.{}", self.method(), self.model().training_table()))?;
         check_max_history(self.method(), self.max_history())?;
         self.model().check(codes_per_level)
     }
