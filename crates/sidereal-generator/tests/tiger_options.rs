@@ -402,3 +402,19 @@ fn every_preset_is_a_recipe_of_its_own_that_passes_its_check() {
         assert_eq!(GeneratorConfig::named(name).unwrap().method(), "tiger");
     }
 }
+
+#[test]
+fn weights_from_before_there_were_options_are_written_back_byte_for_byte() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../weights/demo/generator");
+    let ids: Vec<ItemId> = (0..3).map(|i| ItemId::from(format!("item {i}"))).collect();
+    let sids = SemanticIds::new(3, vec![0, 1, 2, 127, 0, 3, 5, 6, 127]).unwrap();
+    let catalog = Catalog::build(&ids, &sids, &[128; 3], CollisionPolicy::Postings, None).unwrap();
+    let materials = Materials::of_catalog(&catalog, &Device::Cpu);
+    let generator = sidereal_generator::Generator::load(&folder, &materials, true).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    generator.save(dir.path()).unwrap();
+    for file in ["config.json", "generator.json", "model.safetensors"] {
+        let read = |dir: &std::path::Path| std::fs::read(dir.join(file)).unwrap();
+        assert!(read(dir.path()) == read(&folder), "{file} is written otherwise than before");
+    }
+}
