@@ -464,7 +464,7 @@ pub(crate) enum Generator {
     Train {
         /// The run folder.
         run: PathBuf,
-        /// A method's name, for its defaults, or a recipe file, for its [generator] table.
+        /// A method or a preset (`sidereal methods` lists both), or a recipe file, for its [generator] table.
         #[arg(long, default_value = "tiger")]
         recipe: String,
         /// The seed.

@@ -13,10 +13,13 @@
 use sidereal_core::{Catalog, CodeVocab, Histories, ItemIndex, Split};
 use sidereal_nn::rng::Rng;
 
+use crate::history_layout::{HistoryLayout, NO_ITEM, push_item, split_marks};
 use crate::network::{Row, SampleUnit, user_key};
 
 /// How many batches are sorted by length together: more means less padding, and batches less mixed.
 const BATCHES_PER_POOL: usize = 64;
+/// One sample in so many is learnt from as if nobody knew the user, so that the unknown user's token learns too.
+const KNOWN_TO_UNKNOWN: usize = 10;
 
 /// One training sample: a stretch of a user's training part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +49,7 @@ pub struct Samples<'a> {
 }
 
 /// A batch of token ids, padded at the right to its longest history.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Token ids of the histories, row-major; padding is [`CodeVocab::PAD`]: `[B, T]`.
     pub history: Vec<u32>,
@@ -60,28 +63,59 @@ pub struct Batch {
     pub width: usize,
     /// L.
     pub levels: usize,
+    /// The items behind the tokens, oldest first, [`NO_ITEM`] behind the last: `[B, S]`; empty where the model looks at
+    /// no item vectors.
+    pub items: Vec<u32>,
+    /// S, the most items of a history.
+    pub slots: usize,
+    /// The target items; empty where nothing but tokens is given: `[B]`.
+    pub target_items: Vec<ItemIndex>,
 }
 
 impl Batch {
-    /// Tokens of rows whose last item is the target; histories are cut to their most recent `max_history` items.
+    /// Rows whose last item is the target, codes alone; histories are cut to their most recent `max_history` items.
+    ///
+    /// # Panics
+    /// As [`Batch::of_rows`].
+    pub fn new(catalog: &Catalog, vocab: &CodeVocab, rows: &[Row<'_>], max_history: usize) -> Self {
+        Self::of_rows(catalog, &HistoryLayout::plain(vocab, max_history), rows, None)
+    }
+
+    /// Rows whose last item is the target. Where there are user tokens, `noise` makes some users unknown.
     ///
     /// # Panics
     /// If an item is not in the catalog, or a row holds no item.
-    pub fn new(catalog: &Catalog, vocab: &CodeVocab, rows: &[Row<'_>], max_history: usize) -> Self {
-        let levels = vocab.levels();
-        let histories: Vec<Vec<u32>> = rows
-            .iter()
-            .map(|row| history_tokens(catalog, vocab, &row.items[..row.items.len() - 1], max_history))
-            .collect();
-        let lengths: Vec<u32> = histories.iter().map(|tokens| tokens.len() as u32).collect();
-        let width = lengths.iter().copied().max().unwrap_or(0) as usize;
-        let mut history = vec![CodeVocab::PAD; rows.len() * width]; // [B, T]
-        for (row, tokens) in histories.iter().enumerate() {
-            history[row * width..row * width + tokens.len()].copy_from_slice(tokens);
-        }
+    pub fn of_rows(catalog: &Catalog, layout: &HistoryLayout, rows: &[Row<'_>], noise: Option<u64>) -> Self {
+        let mut rng = noise.filter(|_| layout.users > 0).map(|noise| Rng::new(noise, "unknown users"));
+        let mut tokens = |row: &Row<'_>| {
+            let unknown = rng.as_mut().is_some_and(|rng| rng.below(KNOWN_TO_UNKNOWN) == 0);
+            layout.tokens(catalog, &row.items[..row.items.len() - 1], (!unknown).then_some(row.user))
+        };
+        let histories: Vec<Vec<u32>> = rows.iter().map(&mut tokens).collect();
+        let histories: Vec<&[u32]> = histories.iter().map(Vec::as_slice).collect();
+        let levels = layout.vocab.levels();
         let mut target = Vec::with_capacity(rows.len() * levels);
-        rows.iter().for_each(|row| push_item(catalog, vocab, row.items[row.items.len() - 1], &mut target));
-        Self { history, lengths, target, rows: rows.len(), width, levels }
+        let target_items: Vec<ItemIndex> = rows.iter().map(|row| row.items[row.items.len() - 1]).collect();
+        target_items.iter().for_each(|&item| push_item(catalog, &layout.vocab, item, &mut target));
+        Self { target, target_items, levels, ..Self::of_histories(&histories) }
+    }
+
+    /// Histories as a [`HistoryLayout`] makes them, without targets.
+    pub fn of_histories(histories: &[&[u32]]) -> Self {
+        let count = |history: &&[u32]| split_marks(history).1.len();
+        let lengths: Vec<u32> = histories.iter().map(|history| count(history) as u32).collect();
+        let width = histories.iter().map(count).max().unwrap_or(0);
+        let slots = histories.iter().map(|history| split_marks(history).0.len()).max().unwrap_or(0);
+        let mut history = Vec::with_capacity(histories.len() * width); // [B, T]
+        let mut items = Vec::with_capacity(histories.len() * slots); // [B, S]
+        for (row, of_row) in histories.iter().enumerate() {
+            let (marked, tokens) = split_marks(of_row);
+            history.extend_from_slice(tokens);
+            history.resize((row + 1) * width, CodeVocab::PAD);
+            items.extend(marked);
+            items.resize((row + 1) * slots, NO_ITEM);
+        }
+        Self { history, lengths, rows: histories.len(), width, items, slots, ..Self::default() }
     }
 }
 
@@ -211,16 +245,7 @@ fn cumulative_weights(histories: &Histories, unit: SampleUnit, samples: &[Sample
 /// # Panics
 /// If an item is not in the catalog.
 pub fn history_tokens(catalog: &Catalog, vocab: &CodeVocab, items: &[ItemIndex], max_history: usize) -> Vec<u32> {
-    let recent = &items[items.len().saturating_sub(max_history)..];
-    let mut tokens = Vec::with_capacity(recent.len() * vocab.levels());
-    for &item in recent {
-        push_item(catalog, vocab, item, &mut tokens);
-    }
-    tokens
-}
-
-fn push_item(catalog: &Catalog, vocab: &CodeVocab, item: ItemIndex, tokens: &mut Vec<u32>) {
-    tokens.extend(catalog.semantic_id(item).iter().enumerate().map(|(level, &code)| vocab.token(level, code)));
+    HistoryLayout::plain(vocab, max_history).tokens(catalog, items, None)
 }
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ impl TrainInput {
         let used = |row: &[u32]| row.iter().rposition(|&t| t != CodeVocab::PAD).map_or(0, |last| last + 1);
         let lengths: Vec<u32> = history.chunks_exact(self.history_tokens).map(|row| used(row) as u32).collect();
         let (rows, width, levels) = (lengths.len(), self.history_tokens, self.levels);
-        Batch { history: history.to_vec(), lengths, target: target.to_vec(), rows, width, levels }
+        Batch { history: history.to_vec(), lengths, target: target.to_vec(), rows, width, levels, ..Batch::default() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Models that write the semantic ID of the next item, and how they are trained and asked.
 //!
-//! The modules, in the order of the data: [`batches`] makes training samples of histories, [`network`] is what
+//! The modules, in the order of the data: [`history_layout`] says what the tokens of a history are, [`batches`] makes
+//! training samples of histories, [`network`] is what
 //! every one of the [`models`] gives, [`training`] fits one and leaves a [`generator`] in a folder. To ask it, [`beam`] search writes codes
 //! along the catalog's trie through the traits of [`scoring`] and answers with a [`ranking`]; [`exact`] scores every
 //! item and is the beam search's oracle. [`baselines`] need no training and are what any model has to beat.
@@ -12,6 +13,7 @@
 pub mod batches;
 
 pub mod dropout;
+pub mod history_layout;
 pub mod network;
 
 pub mod models;

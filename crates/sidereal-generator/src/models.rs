@@ -4,6 +4,7 @@
 //! they have to beat. All are [`Network`]s, so all are trained, kept, validated and asked in the same way.
 
 pub mod causal;
+pub mod liger;
 pub mod rpg;
 pub mod sasrec;
 pub mod t5;
@@ -93,6 +94,11 @@ pub trait ModelConfig {
 
     /// How it is trained, for a caller that overrides keys.
     fn training_mut(&mut self) -> &mut TrainingConfig;
+
+    /// Where the keys of [`ModelConfig::training`] stand in the method's table.
+    fn training_table(&self) -> &'static str {
+        "training"
+    }
 
     /// Most recent items that the model sees.
     fn max_history(&self) -> usize;
@@ -185,6 +191,8 @@ models! {
     Sasrec(sasrec::SasrecConfig) = "sasrec",
     /// See [`rpg`].
     Rpg(rpg::RpgConfig) = "rpg",
+    /// See [`liger`].
+    Liger(liger::LigerConfig) = "liger",
 }
 
 /// All recipes of papers.
@@ -229,7 +237,7 @@ impl GeneratorConfig {
     /// # Errors
     /// The first such key.
     pub fn check(&self, codes_per_level: &[u32]) -> Result<()> {
-        self.training().check(&format!("generator.{}.training", self.method()))?;
+        self.training().check(&format!("generator.{}.{}", self.method(), self.model().training_table()))?;
         check_max_history(self.method(), self.max_history())?;
         self.model().check(codes_per_level)
     }

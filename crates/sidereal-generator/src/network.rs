@@ -25,6 +25,8 @@ pub struct Materials<'a> {
     pub vectors: Option<&'a Embeddings>,
     /// The codebooks that made the codes, one a level, `[K, d]`, where the tokenizer has them.
     pub codebooks: Option<&'a [Embeddings]>,
+    /// How often the training holds each item, `[N]`; the trainer fills it in.
+    pub training_counts: Option<&'a [u32]>,
     /// Where to compute.
     pub device: &'a Device,
 }
@@ -32,7 +34,7 @@ pub struct Materials<'a> {
 impl<'a> Materials<'a> {
     /// A catalog alone.
     pub fn of_catalog(catalog: &'a Catalog, device: &'a Device) -> Self {
-        Self { catalog, vectors: None, codebooks: None, device }
+        Self { catalog, vectors: None, codebooks: None, training_counts: None, device }
     }
 
     /// How the catalog's codes are numbered as tokens.

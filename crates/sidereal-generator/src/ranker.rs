@@ -11,9 +11,9 @@ use sidereal_core::metrics::top_k;
 use sidereal_core::{Catalog, ItemIndex, LeafFilter};
 
 use crate::Result;
-use crate::batches::history_tokens;
 use crate::beam::{BeamOptions, Request, beam_search};
 use crate::exact::ExactScorer;
+use crate::history_layout::HistoryLayout;
 use crate::ranking::{Ranking, ScoredItem};
 use crate::scoring::{ItemScorer, NextCodeModel, ScoreNorm};
 
@@ -67,23 +67,35 @@ pub trait Ranker: Debug + Send + Sync {
 pub struct CodeRanker<M> {
     model: M,
     norm: ScoreNorm,
-    max_history: usize,
+    layout: HistoryLayout,
 }
 
 impl<M: NextCodeModel> CodeRanker<M> {
-    /// Histories are cut to their most recent `max_history` items.
+    /// Histories are the codes of their most recent `max_history` items.
     pub fn new(model: M, norm: ScoreNorm, max_history: usize) -> Self {
-        Self { model, norm, max_history }
+        let layout = HistoryLayout::plain(model.vocab(), max_history);
+        Self::with_layout(model, norm, layout)
     }
 
-    fn tokens(&self, catalog: &Catalog, history: &[ItemIndex]) -> Vec<u32> {
-        history_tokens(catalog, self.model.vocab(), history, self.max_history)
+    /// Histories are laid out as the model learnt them.
+    pub fn with_layout(model: M, norm: ScoreNorm, layout: HistoryLayout) -> Self {
+        Self { model, norm, layout }
+    }
+
+    /// The model.
+    pub(crate) fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// What the model reads of a question.
+    pub(crate) fn tokens(&self, catalog: &Catalog, question: &Question<'_>) -> Vec<u32> {
+        self.layout.tokens(catalog, question.history, question.user)
     }
 }
 
 impl<M: NextCodeModel + Debug + Send> Ranker for CodeRanker<M> {
     fn rank(&self, catalog: &Catalog, questions: &[Question<'_>], beam: usize) -> Result<Vec<Ranking>> {
-        let tokens: Vec<Vec<u32>> = questions.iter().map(|question| self.tokens(catalog, question.history)).collect();
+        let tokens: Vec<Vec<u32>> = questions.iter().map(|question| self.tokens(catalog, question)).collect();
         let requests: Vec<Request<'_>> = tokens
             .iter()
             .zip(questions)
@@ -93,8 +105,8 @@ impl<M: NextCodeModel + Debug + Send> Ranker for CodeRanker<M> {
     }
 
     fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>> {
-        let scorer = ExactScorer::new(&self.model, catalog, self.norm, self.max_history)?;
-        let leaves = scorer.leaf_scores(&self.tokens(catalog, question.history), question.filter)?;
+        let scorer = ExactScorer::new(&self.model, catalog, self.norm, self.layout.max_history)?;
+        let leaves = scorer.leaf_scores(&self.tokens(catalog, question), question.filter)?;
         let alive = |item: ItemIndex| question.filter.item_alive(item).then(|| catalog.leaf_of(item)).flatten();
         let score = |item: ItemIndex| alive(item).map_or(f32::NEG_INFINITY, |leaf| leaves[leaf as usize]);
         Ok((0..catalog.len() as ItemIndex).map(score).collect())

@@ -92,7 +92,9 @@ pub fn train(job: &TrainJob<'_>) -> Result<TrainOutcome> {
         let problem = "no user has two training events, so there is no next item to learn";
         return Err(CoreError::input("split", problem, "give longer histories, or another split rule").into());
     }
-    Run::open(job, &samples)?.finish()
+    let counts = job.split.training_popularity(job.histories, job.materials.catalog.len());
+    let materials = Materials { training_counts: Some(&counts), ..job.materials };
+    Run::open(&TrainJob { materials, ..*job }, &samples)?.finish()
 }
 
 /// A training in progress.

@@ -9,6 +9,8 @@ use sidereal_core::{
 };
 use sidereal_generator::batches::Samples;
 use sidereal_generator::models::causal::Positions;
+use sidereal_generator::models::liger::LigerConfig;
+use sidereal_generator::models::rpg::{Decoding, RpgConfig};
 use sidereal_generator::models::sasrec::{SasrecConfig, Softmax};
 use sidereal_generator::models::tiger::TigerConfig;
 use sidereal_generator::{
@@ -35,6 +37,16 @@ fn training() -> TrainingConfig {
 /// Small recipes of every method, with options that lie on other paths through the code.
 fn recipes() -> Vec<(&'static str, GeneratorConfig)> {
     let sasrec = SasrecConfig { d_model: 16, d_ff: 32, max_history: 4, training: training(), ..Default::default() };
+    let rpg = RpgConfig {
+        d_model: 16,
+        d_ff: 24,
+        heads: 2,
+        layers: 1,
+        item_negatives: 9,
+        max_history: 4,
+        training: training(),
+        ..Default::default()
+    };
     let tiger = TigerConfig {
         d_model: 32,
         d_ff: 64,
@@ -46,7 +58,21 @@ fn recipes() -> Vec<(&'static str, GeneratorConfig)> {
         ..Default::default()
     };
     vec![
-        ("tiger", GeneratorConfig::Tiger(tiger)),
+        ("tiger", GeneratorConfig::Tiger(tiger.clone())),
+        (
+            "liger",
+            GeneratorConfig::Liger(LigerConfig {
+                network: TigerConfig { item_vectors: true, ..tiger },
+                ..Default::default()
+            }),
+        ),
+        ("rpg", GeneratorConfig::Rpg(rpg.clone())),
+        (
+            "rpg over item vectors, all items in the loss",
+            GeneratorConfig::Rpg(RpgConfig { item_vectors: true, item_negatives: 0, ..rpg.clone() }),
+        ),
+        ("rpg along the trie", GeneratorConfig::Rpg(RpgConfig { decoding: Decoding::Trie, ..rpg.clone() })),
+        ("rpg along the graph", GeneratorConfig::Rpg(RpgConfig { decoding: Decoding::Graph, ..rpg })),
         ("sasrec", GeneratorConfig::Sasrec(sasrec.clone())),
         (
             "sasrec over both kinds of vectors, cosines, distances",

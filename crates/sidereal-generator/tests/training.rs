@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::Device;
 use sidereal_core::{
-    Catalog, CodeVocab, CollisionPolicy, Histories, ItemId, ItemIndex, LeafFilter, NoProgress, Progress, SemanticIds,
-    Split, SplitRule,
+    Catalog, CodeVocab, CollisionPolicy, Embeddings, Histories, ItemId, ItemIndex, LeafFilter, NoProgress, Progress,
+    SemanticIds, Split, SplitRule,
 };
 use sidereal_generator::batches::{Batch, Samples};
 use sidereal_generator::dropout::Dropout;
+use sidereal_generator::models::liger::LigerConfig;
 use sidereal_generator::models::rpg::RpgConfig;
 use sidereal_generator::models::sasrec::SasrecConfig;
 use sidereal_generator::models::t5::{FeedForward, T5};
@@ -46,7 +47,11 @@ fn histories(users: usize) -> (Histories, Split) {
 }
 
 fn small(training: TrainingConfig) -> GeneratorConfig {
-    GeneratorConfig::Tiger(TigerConfig {
+    GeneratorConfig::Tiger(small_tiger(training))
+}
+
+fn small_tiger(training: TrainingConfig) -> TigerConfig {
+    TigerConfig {
         d_model: 32,
         d_ff: 64,
         heads: 2,
@@ -57,7 +62,17 @@ fn small(training: TrainingConfig) -> GeneratorConfig {
         max_history: 4,
         score_norm: ScoreNorm::Level,
         training,
-    })
+        ..TigerConfig::default()
+    }
+}
+
+/// A vector an item, whatever it says.
+fn vectors() -> Embeddings {
+    Embeddings::new(ITEMS, 4, (0..ITEMS * 4).map(|i| (i as f32 * 0.7).sin()).collect()).unwrap()
+}
+
+fn materials<'a>(catalog: &'a Catalog, vectors: &'a Embeddings) -> Materials<'a> {
+    Materials { vectors: Some(vectors), ..Materials::of_catalog(catalog, &Device::Cpu) }
 }
 
 fn short() -> TrainingConfig {
@@ -77,12 +92,12 @@ fn short() -> TrainingConfig {
 }
 
 fn run(config: &GeneratorConfig, dir: &Path, progress: &dyn Progress) -> Result<TrainOutcome> {
-    let (catalog, (histories, split)) = (catalog(), histories(12));
+    let (catalog, (histories, split), vectors) = (catalog(), histories(12), vectors());
     train(&TrainJob {
         config,
         histories: &histories,
         split: &split,
-        materials: Materials::of_catalog(&catalog, &Device::Cpu),
+        materials: materials(&catalog, &vectors),
         seed: 7,
         work_dir: dir,
         progress,
@@ -180,7 +195,7 @@ fn thirty_users_are_learned_by_heart() {
         log_every: 10,
         ..TrainingConfig::default()
     };
-    let GeneratorConfig::Tiger(tiger) = small(training) else { unreachable!() };
+    let tiger = small_tiger(training);
     let config = GeneratorConfig::Tiger(TigerConfig { dropout: 0.0, ..tiger });
     let dir = tempfile::tempdir().unwrap();
     let job = TrainJob {
@@ -225,7 +240,7 @@ fn thirty_users_are_learned_by_heart() {
 fn every_parameter_gets_a_gradient_that_is_not_zero() {
     let (catalog, (histories, split)) = (catalog(), histories(12));
     for feed_forward in [FeedForward::Relu, FeedForward::GatedGelu] {
-        let GeneratorConfig::Tiger(tiger) = small(short()) else { unreachable!() };
+        let tiger = small_tiger(short());
         let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, &CODES);
         let tiger = TigerConfig { feed_forward, layers: 2, ..tiger };
         let model = T5::new(tiger.t5(&vocab).unwrap(), 1, &Device::Cpu).unwrap();
@@ -243,7 +258,7 @@ fn every_parameter_gets_a_gradient_that_is_not_zero() {
 #[test]
 fn dropout_masks_follow_the_seed_and_leave_inference_alone() {
     let (catalog, (histories, split)) = (catalog(), histories(12));
-    let GeneratorConfig::Tiger(tiger) = small(short()) else { unreachable!() };
+    let tiger = small_tiger(short());
     let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, &CODES);
     let model = T5::new(tiger.t5(&vocab).unwrap(), 1, &Device::Cpu).unwrap();
     let samples = Samples::new(&histories, &split, SampleUnit::NextItem, 4);
@@ -335,12 +350,16 @@ fn shrunk(config: GeneratorConfig) -> GeneratorConfig {
             training: TrainingConfig { max_steps: Some(3), ..short() },
             ..rpg
         }),
+        GeneratorConfig::Liger(liger) => {
+            let network = small_tiger(TrainingConfig { max_steps: Some(3), ..short() });
+            GeneratorConfig::Liger(LigerConfig { network, ..liger })
+        }
     }
 }
 
 #[test]
 fn every_generator_trains_saves_loads_and_answers_with_catalog_items() {
-    let catalog = catalog();
+    let (catalog, vectors) = (catalog(), vectors());
     for method in GENERATORS {
         let default = (method.default_config)();
         assert_eq!(default.method(), method.name);
@@ -355,7 +374,7 @@ fn every_generator_trains_saves_loads_and_answers_with_catalog_items() {
         let outcome = run(&shrunk(default), dir.path(), &NoProgress).unwrap();
         let saved = tempfile::tempdir().unwrap();
         outcome.generator.save(saved.path()).unwrap();
-        let loaded = Generator::load(saved.path(), &Materials::of_catalog(&catalog, &Device::Cpu), false).unwrap();
+        let loaded = Generator::load(saved.path(), &materials(&catalog, &vectors), false).unwrap();
         assert_eq!(loaded.info(), outcome.generator.info());
         let denied = LeafFilter::deny_items(&catalog, &[3, 4, 5]);
         let questions = [Question::new(&[3, 4, 5], &denied), Question::new(&[], &denied)];

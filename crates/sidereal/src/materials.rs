@@ -39,6 +39,7 @@ impl RunMaterials {
             catalog: &self.catalog,
             vectors: self.vectors.as_ref(),
             codebooks: self.codebooks.as_deref(),
+            training_counts: None,
             device: &self.device,
         }
     }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use sidereal_core::method::Status;
 use sidereal_generator::GENERATORS;
 use sidereal_generator::baselines::BASELINES;
-use sidereal_generator::models::Role;
+use sidereal_generator::models::{Role, presets};
 use sidereal_tokenizer::TOKENIZERS;
 
 /// A method as `sidereal methods --json` lists it.
@@ -18,6 +18,17 @@ pub struct Method {
     pub status: Status,
 }
 
+/// A recipe with a source's constants, as `sidereal methods --json` lists it.
+#[derive(Debug, Clone, Serialize)]
+pub struct PresetRecipe {
+    /// Its name for `sidereal generator train --recipe`.
+    pub name: &'static str,
+    /// The generator or trained baseline that it is a recipe of.
+    pub method: &'static str,
+    /// Where its constants are from.
+    pub paper: &'static str,
+}
+
 /// All methods by what they do.
 #[derive(Debug, Clone, Serialize)]
 pub struct Methods {
@@ -27,6 +38,8 @@ pub struct Methods {
     pub generators: Vec<Method>,
     /// What they must beat.
     pub baselines: Vec<Method>,
+    /// Recipes of papers and repositories.
+    pub presets: Vec<PresetRecipe>,
 }
 
 /// The lists. Trained baselines are trained as generators are, and listed with what generators must beat.
@@ -38,5 +51,7 @@ pub fn methods() -> Methods {
     };
     let untrained = BASELINES.iter().map(|m| Method { name: m.name, paper: m.paper, status: m.status });
     let baselines = untrained.chain(trained(Role::Baseline)).collect();
-    Methods { tokenizers, generators: trained(Role::Generator).collect(), baselines }
+    let presets = presets().map(|p| PresetRecipe { name: p.name, method: (p.config)().method(), paper: p.paper });
+    let (generators, presets) = (trained(Role::Generator).collect(), presets.collect());
+    Methods { tokenizers, generators, baselines, presets }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use sidereal::Result;
-use sidereal::methods::{Method, methods};
+use sidereal::methods::{Method, PresetRecipe, methods};
 
 use crate::commands::Context;
 use crate::output;
@@ -22,6 +22,10 @@ pub(crate) fn execute(context: &Context) -> Result<ExitCode> {
         for Method { name, paper, status } in list {
             output::line(&format!("  {name:<14} {status:<13} {paper}"))?;
         }
+    }
+    output::line("presets")?;
+    for PresetRecipe { name, method, paper } in &all.presets {
+        output::line(&format!("  {name:<14} {method:<13} {paper}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -79,6 +79,22 @@ impl CausalSizes {
     }
 }
 
+/// How the first weights stand to each other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CausalStart {
+    /// Deviation of a position's vector; the inputs' is 1 or so in most models.
+    pub positions: f64,
+    /// What a block adds to the stream, against what would keep the stream's deviation over all blocks. Little lets the
+    /// inputs through, so that learning starts from the last item and not from noise.
+    pub added: f64,
+}
+
+impl Default for CausalStart {
+    fn default() -> Self {
+        Self { positions: 0.1, added: 1.0 }
+    }
+}
+
 /// The weights of the blocks. Holds tensors that share memory with the variables.
 #[derive(Debug)]
 pub struct CausalTransformer {
@@ -145,16 +161,16 @@ impl Linear {
 
 impl CausalTransformer {
     /// First weights: every product keeps the deviation of its input, and what a block adds to the stream is divided
-    /// by the root of the number of additions (GPT-2).
+    /// by the root of the number of additions (GPT-2), times what `start` says.
     ///
     /// # Errors
     /// A name that is taken.
-    pub fn new(sizes: CausalSizes, params: &mut Params, rng: &mut Rng) -> Result<Self> {
+    pub fn new(sizes: CausalSizes, start: CausalStart, params: &mut Params, rng: &mut Rng) -> Result<Self> {
         let (d, f) = (sizes.d_model, sizes.d_ff);
         let std = |input: usize| (input as f64).powf(-0.5);
-        let added = |input: usize| std(input) / ((2 * sizes.layers) as f64).sqrt();
+        let added = |input: usize| start.added * std(input) / ((2 * sizes.layers) as f64).sqrt();
         let positions = match sizes.positions {
-            Positions::Absolute => params.var("positions", &[sizes.places, d], Init::Normal(0.1), rng)?,
+            Positions::Absolute => params.var("positions", &[sizes.places, d], Init::Normal(start.positions), rng)?,
             Positions::Distance => params.var("distances", &[sizes.places, sizes.heads], Init::Normal(0.02), rng)?,
         };
         let blocks = (0..sizes.layers).map(|i| {

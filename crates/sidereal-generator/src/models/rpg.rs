@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::Error as CoreError;
 use sidereal_core::array_file::ArrayFile;
 
+use super::causal::{CausalSizes, Positions};
 use super::{Cost, GeneratorConfig, ModelConfig, ModelKind, Needs, Preset, Role, Shape, Status};
 use crate::Result;
 use crate::network::{Materials, Network, SampleUnit, WEIGHTS_FILE};
@@ -150,21 +151,14 @@ impl RpgConfig {
         let fail = |key: &str, problem: String, mend: &str| {
             Err(CoreError::config(format!("generator.rpg.{key}"), problem, mend).into())
         };
+        self.body().check("generator.rpg")?;
         let sizes = [
-            ("d_model", self.d_model, 1 << 14),
-            ("d_ff", self.d_ff, 1 << 18),
-            ("heads", self.heads, 1 << 10),
-            ("layers", self.layers, 1 << 8),
             ("graph_beams", self.graph_beams, 1 << 20),
             ("graph_edges", self.graph_edges, 1 << 16),
             ("graph_steps", self.graph_steps, 1 << 16),
         ];
         if let Some((key, size, most)) = sizes.iter().find(|(_, size, most)| *size == 0 || size > most) {
             return fail(key, format!("{size} is not between 1 and {most}"), "leave it out for the default");
-        }
-        if !self.d_model.is_multiple_of(self.heads) {
-            let problem = format!("{} features cannot be cut into {} heads", self.d_model, self.heads);
-            return fail("heads", problem, "choose a number of heads that divides d_model");
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return fail("dropout", format!("{} is not in [0, 1)", self.dropout), "use 0.5, or 0 for none");
@@ -186,10 +180,15 @@ impl RpgConfig {
         Ok(())
     }
 
-    /// Operations of the transformer for one position, which sees `history` others.
-    fn position_cost(&self, history: f64) -> f64 {
-        let (d, ff) = (self.d_model as f64, self.d_ff as f64);
-        2.0 * self.layers as f64 * (4.0 * d * d + 2.0 * d * ff + 2.0 * history * d)
+    fn body(&self) -> CausalSizes {
+        CausalSizes {
+            d_model: self.d_model,
+            d_ff: self.d_ff,
+            heads: self.heads,
+            layers: self.layers,
+            places: self.max_history,
+            positions: Positions::Absolute,
+        }
     }
 
     fn network(&self, materials: &Materials<'_>, items: usize, seed: u64) -> Result<Box<dyn Network>> {
@@ -255,8 +254,8 @@ impl ModelConfig for RpgConfig {
         };
         Cost {
             parameters: sizes.parameters(),
-            train_target: 3.0 * (self.position_cost(history / 2.0) + heads) + item_loss,
-            answer: history * self.position_cost(history / 2.0) + heads + found,
+            train_target: 3.0 * (self.body().operations(history / 2.0) + heads) + item_loss,
+            answer: history * self.body().operations(history / 2.0) + heads + found,
             activations: self.layers as f64 * (10.0 * d + self.d_ff as f64 * 2.0) + levels * d + 2.0 * codes,
         }
     }

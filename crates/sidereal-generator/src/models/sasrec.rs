@@ -24,7 +24,7 @@ use sidereal_nn::ops;
 use sidereal_nn::params::{Init, Params};
 use sidereal_nn::rng::Rng;
 
-use super::causal::{CausalSizes, CausalTransformer, Positions};
+use super::causal::{CausalSizes, CausalStart, CausalTransformer, Positions};
 use super::{Cost, ModelConfig, ModelKind, Needs, Role, Shape, Status};
 use crate::Result;
 use crate::dropout::Dropout;
@@ -150,7 +150,7 @@ impl SasrecConfig {
             }
             false => None,
         };
-        let body = CausalTransformer::new(self.sizes(), &mut params, &mut rng)?;
+        let body = CausalTransformer::new(self.sizes(), CausalStart::default(), &mut params, &mut rng)?;
         Ok(Sasrec { config: self.clone(), items, learnt, params, start, table, frozen, body })
     }
 }

@@ -16,8 +16,13 @@ mod config;
 mod cost;
 mod cpu;
 mod device;
+mod extensions;
+mod first_embeddings;
 mod forward;
+mod frozen;
+mod inputs;
 mod kernels;
+mod objective;
 mod packed;
 mod pool;
 mod position;
@@ -26,11 +31,13 @@ mod weights;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use sidereal_core::{CodeVocab, Error as CoreError};
-use sidereal_nn::ops;
+use sidereal_core::{CodeVocab, Embeddings, Error as CoreError};
 use sidereal_nn::params::Params;
 
 pub use config::{FeedForward, T5Config};
+pub use extensions::Extensions;
+pub(super) use objective::CONTRAST_TEMPERATURE;
+pub use objective::Objective;
 
 use crate::Result;
 use crate::batches::Batch;
@@ -38,6 +45,8 @@ use crate::dropout::Dropout;
 use crate::network::WEIGHTS_FILE;
 use crate::scoring::{CodeScores, NextCodeModel, ScoreNorm};
 use forward::{Forward, Padding};
+use frozen::Frozen;
+use packed::Packed;
 use weights::{Model, Weights};
 
 /// The name of the sizes' file in a model's folder, as Hugging Face has it.
@@ -47,6 +56,9 @@ pub const CONFIG_FILE: &str = "config.json";
 #[derive(Debug)]
 pub struct T5 {
     config: T5Config,
+    extensions: Option<Extensions>,
+    /// Item vectors of mean square 1, a row of zeros behind the last: `[N + 1, width]`.
+    vectors: Option<Tensor>,
     device: Device,
     model: Model,
 }
@@ -58,8 +70,27 @@ impl T5 {
     /// Sizes that no model can have; whatever the device says.
     pub fn new(config: T5Config, seed: u64, device: &Device) -> Result<Self> {
         config.check("T5")?;
-        let model = weights::create(&config, device, |slot| Ok(slot.first_values(seed)))?;
-        Ok(Self { config, device: device.clone(), model })
+        let model = weights::create(&config, None, device, |slot| Ok(slot.first_values(seed)))?;
+        Ok(Self { config, extensions: None, vectors: None, device: device.clone(), model })
+    }
+
+    /// A model with random weights and more than Hugging Face's parts; `vectors`, in catalog order, for those that look
+    /// at any.
+    ///
+    /// # Errors
+    /// As [`T5::new`].
+    pub fn extended(
+        config: T5Config,
+        extensions: Extensions,
+        vectors: Option<&Embeddings>,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
+        config.check("T5")?;
+        extensions.check("T5", config.d_model)?;
+        let model = weights::create(&config, Some(&extensions), device, |slot| Ok(slot.first_values(seed)))?;
+        let vectors = vectors.map(|vectors| level_vectors(vectors, device)).transpose()?;
+        Ok(Self { config, extensions: Some(extensions), vectors, device: device.clone(), model })
     }
 
     /// Loads a folder in Hugging Face's layout: `config.json` and `model.safetensors`.
@@ -68,11 +99,29 @@ impl T5 {
     /// Files that are missing or damaged; a tensor that is missing, unexpected, misshapen, not f32 or not finite.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
         let config = T5Config::read(&dir.join(CONFIG_FILE))?;
-        let model = weights::read(&dir.join(WEIGHTS_FILE), &config, device)?;
-        Ok(Self { config, device: device.clone(), model })
+        let model = weights::read(&dir.join(WEIGHTS_FILE), &config, None, device)?;
+        Ok(Self { config, extensions: None, vectors: None, device: device.clone(), model })
     }
 
-    /// Writes `config.json` and `model.safetensors` in Hugging Face's layout into an existing folder.
+    /// Loads a folder of [`T5::save`] with these extensions.
+    ///
+    /// # Errors
+    /// As [`T5::load`].
+    pub fn load_extended(
+        dir: &Path,
+        extensions: Extensions,
+        vectors: Option<&Embeddings>,
+        device: &Device,
+    ) -> Result<Self> {
+        let config = T5Config::read(&dir.join(CONFIG_FILE))?;
+        extensions.check(&dir.display().to_string(), config.d_model)?;
+        let model = weights::read(&dir.join(WEIGHTS_FILE), &config, Some(&extensions), device)?;
+        let vectors = vectors.map(|vectors| level_vectors(vectors, device)).transpose()?;
+        Ok(Self { config, extensions: Some(extensions), vectors, device: device.clone(), model })
+    }
+
+    /// Writes `config.json` and `model.safetensors` in Hugging Face's layout into an existing folder; extensions stand
+    /// behind Hugging Face's tensors.
     ///
     /// # Errors
     /// Whatever the device or the file system says.
@@ -89,13 +138,13 @@ impl T5 {
         weights::write(path, &self.model)
     }
 
-    /// A model of these sizes with the weights of a file from [`T5::save_weights`].
+    /// Takes the weights of a file from [`T5::save_weights`].
     ///
     /// # Errors
     /// As [`T5::load`].
-    pub fn load_weights(config: T5Config, path: &Path, device: &Device) -> Result<Self> {
-        let model = weights::read(path, &config, device)?;
-        Ok(Self { config, device: device.clone(), model })
+    pub fn load_weights(&mut self, path: &Path) -> Result<()> {
+        self.model = weights::read(path, &self.config, self.extensions.as_ref(), &self.device)?;
+        Ok(())
     }
 
     /// Sizes.
@@ -133,19 +182,19 @@ impl T5 {
         Ok(all)
     }
 
-    /// Encoder states of padded histories, for comparison.
+    /// Encoder states of a batch's histories, for comparison.
     ///
     /// # Shapes
-    /// `ids`: u32 `[B, T]`; `lengths`: `[B]`; result: `[B, T, D]`
+    /// result: `[B, T, D]`
     ///
     /// # Errors
     /// Whatever the device says.
-    pub fn encoder_states(&self, ids: &Tensor, lengths: &[u32], dropout: &Dropout) -> Result<Tensor> {
-        let padding = Padding::new(lengths, ids.dim(1)?, ids)?;
-        self.forward(dropout).encode(ids, &padding)
+    pub fn encoder_states(&self, batch: &Batch, dropout: &Dropout) -> Result<Tensor> {
+        let padding = Padding::new(&batch.lengths, batch.width, &self.model.weights.embedding)?;
+        self.forward(dropout).encode(batch, &padding)
     }
 
-    /// Logits of a batch's targets, each code given those before it.
+    /// Logits of a batch's targets over the whole vocabulary, each code given those before it.
     ///
     /// # Shapes
     /// result: `[B * L, V]`
@@ -154,28 +203,21 @@ impl T5 {
     /// Whatever the device says.
     pub fn logits(&self, batch: &Batch, dropout: &Dropout) -> Result<Tensor> {
         let forward = self.forward(dropout);
-        let history = Tensor::from_slice(&batch.history, (batch.rows, batch.width), &self.device)?; // [B, T]
-        let padding = Padding::new(&batch.lengths, batch.width, &history)?;
-        let states = forward.encode(&history, &padding)?; // [B, T, D]
+        let x = self.decoder_states(&forward, batch)?; // [B, L, D]
+        forward.logits(&x.reshape((batch.rows * batch.levels, self.config.d_model))?)
+    }
+
+    /// What the heads see at a batch's targets, each code given those before it: `[B, L, D]`.
+    fn decoder_states(&self, forward: &Forward<'_>, batch: &Batch) -> Result<Tensor> {
+        let padding = Padding::new(&batch.lengths, batch.width, &self.model.weights.embedding)?;
+        let states = forward.encode(batch, &padding)?; // [B, T, D]
         // Shifted to the right behind the start token.
         let mut inputs = Vec::with_capacity(batch.target.len());
         for target in batch.target.chunks_exact(batch.levels) {
             inputs.push(self.config.decoder_start_token_id);
             inputs.extend_from_slice(&target[..batch.levels - 1]);
         }
-        let inputs = Tensor::from_vec(inputs, (batch.rows, batch.levels), &self.device)?; // [B, L]
-        forward.decode(&inputs, &states, &padding)
-    }
-
-    /// Mean cross-entropy of a batch's target codes over the whole vocabulary.
-    ///
-    /// # Errors
-    /// Whatever the device says.
-    pub fn loss(&self, batch: &Batch, label_smoothing: f32, dropout: &Dropout) -> Result<Tensor> {
-        let logits = self.logits(batch, dropout)?; // [B * L, V]
-        let targets = Tensor::from_slice(&batch.target, batch.target.len(), &self.device)?; // [B * L]
-        let args = ops::CrossEntropy { label_smoothing, temperature: 1.0, ignore: None };
-        ops::cross_entropy(&logits, &targets, &args)
+        forward.decode(&inputs, batch.levels, &states, &padding)
     }
 
     /// The weights as they are now, ready to write codes: on the CPU copied into a layout of its own, elsewhere shared.
@@ -183,13 +225,24 @@ impl T5 {
     /// # Errors
     /// A code vocabulary that is larger than V, or has more levels than inference supports.
     pub fn inference(&self, vocab: &CodeVocab) -> Result<T5Inference> {
+        self.inference_over(vocab, None)
+    }
+
+    /// As [`T5::inference`], over other items than those of the training where `vectors` are given.
+    ///
+    /// # Errors
+    /// As [`T5::inference`]; vectors of another width than the training's.
+    pub fn inference_over(&self, vocab: &CodeVocab, vectors: Option<&Embeddings>) -> Result<T5Inference> {
+        if !self.device.is_cpu() {
+            return self.device_inference_over(vocab, vectors);
+        }
         self.check_vocab(vocab)?;
-        let path = if self.device.is_cpu() {
-            Engine::Cpu(cpu::CpuT5::new(&self.config, vocab, &self.model.weights)?)
-        } else {
-            Engine::Device(device::DeviceT5::new(&self.config, vocab, self.frozen()?))
+        let extended = match &self.extensions {
+            Some(extensions) if extensions.change_histories() => Some(Box::new(self.frozen(vectors, true)?)),
+            _ => None,
         };
-        Ok(T5Inference { vocab: vocab.clone(), engine: path })
+        let cpu = cpu::CpuT5::new(&self.config, vocab, &self.model.weights, extended)?;
+        self.asked(vocab, Engine::Cpu(cpu))
     }
 
     /// Inference by the path that other devices take, on any device.
@@ -197,9 +250,18 @@ impl T5 {
     /// # Errors
     /// As [`T5::inference`].
     pub fn device_inference(&self, vocab: &CodeVocab) -> Result<T5Inference> {
+        self.device_inference_over(vocab, None)
+    }
+
+    fn device_inference_over(&self, vocab: &CodeVocab, vectors: Option<&Embeddings>) -> Result<T5Inference> {
         self.check_vocab(vocab)?;
-        let engine = Engine::Device(device::DeviceT5::new(&self.config, vocab, self.frozen()?));
-        Ok(T5Inference { vocab: vocab.clone(), engine })
+        self.asked(vocab, Engine::Device(device::DeviceT5::new(vocab, self.frozen(vectors, false)?)))
+    }
+
+    fn asked(&self, vocab: &CodeVocab, engine: Engine) -> Result<T5Inference> {
+        let head = self.model.weights.added.vector_head.as_ref();
+        let head = head.map(|head| Ok::<_, crate::Error>(Packed::new(&head.flatten_all()?.to_vec1()?, head.dim(1)?)));
+        Ok(T5Inference { vocab: vocab.clone(), engine, vector_head: head.transpose()? })
     }
 
     fn check_vocab(&self, vocab: &CodeVocab) -> Result<()> {
@@ -216,19 +278,51 @@ impl T5 {
     }
 
     fn forward<'a>(&'a self, dropout: &'a Dropout) -> Forward<'a> {
-        Forward { config: &self.config, weights: &self.model.weights, dropout }
+        Forward {
+            config: &self.config,
+            weights: &self.model.weights,
+            extensions: self.extensions.as_ref(),
+            vectors: self.vectors.as_ref(),
+            dropout,
+        }
     }
 
-    /// The same weights without the record of gradients.
-    fn frozen(&self) -> Result<Weights> {
+    /// The same weights without the record of gradients, perhaps apart from what training goes on to change.
+    fn frozen(&self, vectors: Option<&Embeddings>, copy: bool) -> Result<Frozen> {
         let mut vars = self.model.params.vars().iter();
-        Weights::build(&self.config, |slot| {
+        let weights = Weights::build(&self.config, self.extensions.as_ref(), |slot| {
             let (_, var) = vars.next().ok_or_else(|| {
                 CoreError::input("T5", format!("parameter {:?} is missing", slot.name), "this is a defect: report it")
             })?;
-            Ok(var.as_detached_tensor())
-        })
+            let shared = var.as_detached_tensor();
+            Ok(if copy { shared.copy()? } else { shared })
+        })?;
+        let extensions = self.extensions.clone();
+        let width = extensions.as_ref().map_or(0, |extensions| extensions.vector_width);
+        let vectors = match vectors {
+            Some(vectors) if vectors.width() != width => {
+                let problem =
+                    format!("item vectors of width {}, but the generator learnt with {width}", vectors.width());
+                return Err(CoreError::mismatch(problem, "use the embeddings of its training").into());
+            }
+            Some(vectors) => Some(level_vectors(vectors, &self.device)?),
+            None => self.vectors.clone(),
+        };
+        Ok(Frozen { config: self.config.clone(), weights, extensions, vectors })
     }
+}
+
+/// Vectors of mean square 1 on the device, and one of zeros for no item: `[N + 1, width]`.
+fn level_vectors(vectors: &Embeddings, device: &Device) -> Result<Tensor> {
+    let (rows, width) = (vectors.rows(), vectors.width());
+    let mut values = Vec::with_capacity((rows + 1) * width);
+    for row in (0..rows).map(|i| vectors.row(i)) {
+        let mean_square = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / width.max(1) as f64;
+        let scale = if mean_square > 0.0 { mean_square.powf(-0.5) } else { 0.0 };
+        values.extend(row.iter().map(|v| (f64::from(*v) * scale) as f32));
+    }
+    values.resize((rows + 1) * width, 0.0);
+    Ok(Tensor::from_vec(values, (rows + 1, width), device)?)
 }
 
 /// A T5 that writes codes.
@@ -236,6 +330,32 @@ impl T5 {
 pub struct T5Inference {
     vocab: CodeVocab,
     engine: Engine,
+    vector_head: Option<Packed>, // [D, width of item vectors]
+}
+
+impl T5Inference {
+    /// The next item's vector as the vector head says it, of length 1; `None` without such a head.
+    ///
+    /// # Shapes
+    /// result: `[B, width of item vectors]`
+    ///
+    /// # Errors
+    /// As [`NextCodeModel::begin`].
+    pub fn next_vectors(&self, histories: &[&[u32]]) -> Result<Option<Vec<f32>>> {
+        let Some(head) = &self.vector_head else { return Ok(None) };
+        let states = match &self.engine {
+            Engine::Cpu(model) => model.start_states(histories)?,
+            Engine::Device(model) => model.start_states(histories)?,
+        };
+        let width = head.output();
+        let mut vectors = vec![0.0; histories.len() * width];
+        head.product(&mut vectors, width, &states, histories.len(), false);
+        for vector in vectors.chunks_exact_mut(width) {
+            let length = vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+            vector.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
+        }
+        Ok(Some(vectors))
+    }
 }
 
 #[derive(Debug)]

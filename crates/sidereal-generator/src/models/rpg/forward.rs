@@ -2,21 +2,19 @@
 
 use candle_core::{DType, Device, Tensor};
 use sidereal_core::ItemIndex;
-use sidereal_nn::ops::{self, Attention, CodeHeads};
+use sidereal_nn::ops::{self, CodeHeads};
 
 use super::items::Items;
-use super::weights::{Block, Linear, Norm, Sizes, Weights};
+use super::weights::{Sizes, Weights};
 use super::{Pooling, RpgConfig};
 use crate::Result;
 use crate::dropout::Dropout;
 
-/// Of layer norms.
-const EPS: f64 = 1e-5;
 /// Added to the mean square of a code's embedding before it is divided by its length.
 const UNIT_EPS: f64 = 1e-12;
 
 /// Weights and what they are used with.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Forward {
     pub(super) config: RpgConfig,
     pub(super) sizes: Sizes,
@@ -33,13 +31,8 @@ impl Forward {
     pub(super) fn positions(&self, items: &Items, histories: &[&[ItemIndex]], dropout: &Dropout) -> Result<Tensor> {
         let longest = histories.iter().map(|history| history.len()).max().unwrap_or(0).max(1);
         let rows = histories.len();
-        let mut x = self.items(items, histories, longest)?.reshape((rows, longest, self.sizes.width))?; // [B, T, D]
-        x = x.broadcast_add(&self.weights.positions.narrow(0, 0, longest)?)?;
-        x = dropout.apply(&x)?;
-        for block in &self.weights.blocks {
-            x = self.block(block, &x, dropout)?;
-        }
-        layer_norm(&x, &self.weights.norm)
+        let x = self.items(items, histories, longest)?.reshape((rows, longest, self.sizes.width()))?; // [B, T, D]
+        self.weights.body.forward(&x, dropout)
     }
 
     /// Items as the transformer sees them, without their places: `[B * T, D]`.
@@ -82,17 +75,6 @@ impl Forward {
         Ok(x)
     }
 
-    fn block(&self, block: &Block, x: &Tensor, dropout: &Dropout) -> Result<Tensor> {
-        let normed = layer_norm(x, &block.norm)?;
-        let heads = self.config.heads;
-        let scale = 1.0 / ((self.sizes.width / heads) as f32).sqrt();
-        let attention = Attention { causal: true, dropout: dropout.of_op(), ..Attention::new(heads, scale) };
-        let seen = ops::attention(&linear(&normed, &block.q)?, &linear(&normed, &block.kv)?, None, &attention)?;
-        let x = dropout.add(x, &linear(&seen, &block.o)?)?;
-        let hidden = ops::gelu(&linear(&layer_norm(&x, &block.ff_norm)?, &block.up)?)?; // [B, T, F]
-        dropout.add(&x, &linear(&hidden, &block.down)?)
-    }
-
     /// The vectors at these places of `positions` (row * T + position): `[R, D]`.
     pub(super) fn gather(&self, positions: &Tensor, places: Vec<u32>) -> Result<Tensor> {
         let (rows, longest, width) = positions.dims3()?;
@@ -108,7 +90,7 @@ impl Forward {
             return Ok(codes.clone());
         }
         // x / sqrt(mean(x^2)) is sqrt(D) long.
-        let shorter = Tensor::full((self.sizes.width as f32).powf(-0.5), self.sizes.width, self.device())?;
+        let shorter = Tensor::full((self.sizes.width() as f32).powf(-0.5), self.sizes.width(), self.device())?;
         ops::rms_norm(codes, &shorter.to_dtype(DType::F32)?, UNIT_EPS)
     }
 
@@ -117,12 +99,4 @@ impl Forward {
         let args = CodeHeads { codes: self.sizes.codes.clone(), unit: self.config.cosine };
         ops::code_heads(vectors, &self.weights.heads, table, &args)
     }
-}
-
-fn layer_norm(x: &Tensor, norm: &Norm) -> Result<Tensor> {
-    ops::layer_norm(x, &norm.weight, &norm.bias, EPS)
-}
-
-fn linear(x: &Tensor, linear: &Linear) -> Result<Tensor> {
-    ops::linear_bias(x, &linear.weight, &linear.bias)
 }

@@ -47,7 +47,7 @@ impl Rpg {
     /// Materials that are missing; whatever the device says.
     pub(super) fn oracle(&self, materials: &Materials<'_>) -> Result<Oracle> {
         let Forward { config, sizes, .. } = &self.forward;
-        let weights = Weights::frozen(sizes, &self.params)?;
+        let weights = self.forward.weights.detached();
         let forward = Forward { config: config.clone(), sizes: sizes.clone(), weights };
         Oracle::new(forward, Items::new(config, materials)?)
     }
@@ -78,10 +78,10 @@ impl Rpg {
         Ok((sum / levels as f64)?)
     }
 
-    /// The loss of the target among items, each scored by the mean over its codes.
+    /// The loss of the target among items, each scored as the ranking scores it: by the sum over its codes.
     fn item_loss(&self, scores: &Tensor, targets: &[ItemIndex], noise: Option<u64>) -> Result<Tensor> {
         let (config, levels) = (&self.forward.config, self.items.levels());
-        let scale = 1.0 / (config.temperature * levels as f32);
+        let scale = 1.0 / config.temperature;
         let count = targets.len();
         let place = |places: Vec<u32>| Tensor::from_vec(places, count, scores.device());
         let wanted = config.item_negatives;

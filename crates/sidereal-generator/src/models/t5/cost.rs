@@ -1,10 +1,35 @@
 //! Operations of a T5 over codes.
 
 use super::config::T5Config;
+use super::extensions::{Extensions, LOCAL_FF};
+use super::objective::MOST_CANDIDATES;
 use crate::models::cost::{Cost, Shape};
 
 /// Numbers that training keeps for each token and unit of width, all sub-layers of a block together.
 const KEPT: f64 = 1.5;
+
+impl Extensions {
+    /// What they cost beside the T5 itself.
+    pub(in crate::models) fn cost(&self, t5: &T5Config, shape: &Shape<'_>) -> Cost {
+        let (d, width) = (t5.d_model as f64, self.vector_width as f64);
+        let (levels, history) = (self.layout.vocab.levels() as f64, shape.mean_history);
+        let share = |on: bool, of: f64| if on { of } else { 0.0 };
+        // Multiplications of one token, or of one item.
+        let branch = share(self.dual_branch, 4.0 * d * d + 2.0 * d * LOCAL_FF as f64);
+        let projection = share(self.item_vectors, width * d);
+        let head = share(self.vector_head, width * d);
+        let contrast = share(self.vector_head, width * shape.items.min(MOST_CANDIDATES) as f64);
+        let codes = f64::from(self.layout.vocab.codes_per_level().iter().sum::<u32>());
+        let positions = share(self.in_item_positions, (levels + 1.0) * d);
+        let read = history * (levels * branch + projection);
+        Cost {
+            parameters: 2.0 * branch + projection + head + positions + share(self.level_heads, codes * d),
+            train_target: 6.0 * (read + levels * branch + head + contrast),
+            answer: 2.0 * (read + shape.beam as f64 * levels * branch + head),
+            activations: share(self.dual_branch, (history + 1.0) * levels * (6.0 * d + LOCAL_FF as f64)),
+        }
+    }
+}
 
 impl T5Config {
     /// What a next-item model of these sizes costs; a sample is a history and one target.

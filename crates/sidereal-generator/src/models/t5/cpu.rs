@@ -14,6 +14,9 @@ use candle_core::Tensor;
 use sidereal_core::{CodeVocab, Error as CoreError};
 
 use super::config::{FeedForward, T5Config};
+use super::device::longer;
+use super::extensions::Extensions;
+use super::frozen::Frozen;
 use super::kernels::{
     MAX_LEVELS, Output, View, attend_prefix, gelu_gate, log_sum_exp, matmul, relu, rms_norm, softmax,
 };
@@ -22,6 +25,7 @@ use super::pool::{Buffer, Pool};
 use super::position::buckets;
 use super::weights::{self, Weights};
 use crate::Result;
+use crate::history_layout::split_marks;
 use crate::scoring::{CodeScores, ScoreNorm};
 
 /// Weights in the order and layout of their use.
@@ -32,12 +36,15 @@ pub(super) struct CpuT5 {
     embedding: Vec<f32>,    // [V, D]
     heads: Vec<Packed>,     // by level: [D, K], the output scale multiplied in
     other_head: Packed,     // [D, tokens of no level]
+    level_heads: bool,      // whether each level's head is over its own codes alone
     encoder_bias: Vec<f32>, // [buckets, H]
     decoder_bias: Vec<f32>, // [buckets, H]
     encoder: Vec<EncoderBlock>,
     decoder: Vec<DecoderBlock>,
     encoder_norm: Vec<f32>, // [D]
     decoder_norm: Vec<f32>, // [D]
+    /// What begins with more than rows of the table, if anything does.
+    extended: Option<Box<Frozen>>,
     pool: Pool,
 }
 
@@ -80,6 +87,8 @@ pub(super) struct CpuState {
     through: Vec<Vec<u32>>,
     /// The request of each prefix, `[R]`.
     request_of: Vec<u32>,
+    /// The tokens of each prefix, `[R, steps]`.
+    prefixes: Vec<u32>,
 }
 
 /// What the decoder needs of the histories.
@@ -103,8 +112,13 @@ struct StepRows {
 }
 
 impl CpuT5 {
-    /// Copies weights into their layout for inference.
-    pub(super) fn new(config: &T5Config, vocab: &CodeVocab, weights: &Weights) -> Result<Self> {
+    /// Copies weights into their layout for inference; `extended` makes the inputs where a table alone does not.
+    pub(super) fn new(
+        config: &T5Config,
+        vocab: &CodeVocab,
+        weights: &Weights,
+        extended: Option<Box<Frozen>>,
+    ) -> Result<Self> {
         let embedding = flat(&weights.embedding)?;
         let separate = weights.head.as_ref().map(flat).transpose()?;
         let (d, v, scale) = (config.d_model, config.vocab_size, config.output_scale() as f32);
@@ -120,34 +134,55 @@ impl CpuT5 {
         };
         let levels: Vec<Vec<u32>> = (0..vocab.levels()).map(|level| vocab.level_range(level).collect()).collect();
         let others: Vec<u32> = (0..v as u32).filter(|&token| vocab.code(token).is_none()).collect();
-        let (heads, other_head) = (levels.iter().map(|tokens| head_of(tokens)).collect(), head_of(&others));
+        let (heads, other_head) = match weights.added.level_heads.as_slice() {
+            [] => (levels.iter().map(|tokens| head_of(tokens)).collect(), head_of(&others)),
+            own => {
+                let scaled = |head: &Tensor| Ok(Packed::new(&flat(&(head * f64::from(scale))?)?, head.dim(1)?));
+                // A head of a level knows no other tokens.
+                (own.iter().map(scaled).collect::<Result<_>>()?, Packed::new(&[], 0))
+            }
+        };
         Ok(Self {
             config: config.clone(),
             vocab: vocab.clone(),
             embedding,
             heads,
             other_head,
+            level_heads: !weights.added.level_heads.is_empty(),
             encoder_bias: flat(&weights.encoder_bias)?,
             decoder_bias: flat(&weights.decoder_bias)?,
             encoder: weights.encoder.iter().map(|b| EncoderBlock::new(config, b)).collect::<Result<_>>()?,
             decoder: weights.decoder.iter().map(|b| DecoderBlock::new(config, b)).collect::<Result<_>>()?,
             encoder_norm: flat(&weights.encoder_norm)?,
             decoder_norm: flat(&weights.decoder_norm)?,
+            extended,
             pool: Pool::default(),
         })
     }
 
     pub(super) fn begin(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<(CpuState, CodeScores)> {
+        let (state, seen) = self.first(histories)?;
+        let scores = self.code_scores(&seen, histories.len(), 0, norm);
+        Ok((state, scores))
+    }
+
+    /// What the heads see after the start token, `[B, D]`.
+    pub(super) fn start_states(&self, histories: &[&[u32]]) -> Result<Vec<f32>> {
+        Ok(self.first(histories)?.1.to_vec())
+    }
+
+    fn first(&self, histories: &[&[u32]]) -> Result<(CpuState, Buffer)> {
         let encoded = Arc::new(self.encode(histories)?);
         let before = CpuState {
             encoded,
             steps: Vec::new(),
             through: Vec::new(),
             request_of: (0..histories.len() as u32).collect(),
+            prefixes: Vec::new(),
         };
         let parents: Vec<u32> = (0..histories.len() as u32).collect();
         let tokens = vec![self.config.decoder_start_token_id; histories.len()];
-        self.advance(&before, &parents, &tokens, norm)
+        self.advance(&before, &parents, &tokens)
     }
 
     pub(super) fn step(
@@ -163,20 +198,46 @@ impl CpuT5 {
             return Err(CoreError::input("beam", problem, "this is a defect: report it").into());
         }
         let tokens: Vec<u32> = codes.iter().map(|&code| self.vocab.token(level, code)).collect();
-        self.advance(state, parents, &tokens, norm)
+        let (next, seen) = self.advance(state, parents, &tokens)?;
+        let scores = self.code_scores(&seen, tokens.len(), level + 1, norm);
+        Ok((next, scores))
     }
 
-    /// Encoder states of histories, one after the other without padding: `[tokens, D]`.
-    fn encoder_states(&self, histories: &[&[u32]], spans: &[Range<usize>]) -> Result<Buffer> {
+    /// What the encoder begins with, one history after the other without padding: `[tokens, D]`.
+    fn history_rows(&self, histories: &[&[u32]], rows: usize) -> Result<Buffer> {
+        let d = self.config.d_model;
+        let mut x = self.pool.take(rows * d);
+        if let Some(model) = self.extended.as_ref().filter(|m| m.has(Extensions::change_histories)) {
+            x.copy_from_slice(&model.history_rows(histories)?);
+            return Ok(x);
+        }
+        let tokens = histories.iter().flat_map(|history| split_marks(history).1);
+        for (row, &token) in x.chunks_exact_mut(d).zip(tokens) {
+            row.copy_from_slice(self.embed(token)?);
+        }
+        Ok(x)
+    }
+
+    /// What the decoder begins with at the last token of each prefix: `[R, D]`.
+    fn prefix_rows(&self, prefixes: &[u32], len: usize) -> Result<Buffer> {
+        let (d, rows) = (self.config.d_model, prefixes.len() / len);
+        let mut x = self.pool.take(rows * d);
+        if let Some(model) = self.extended.as_ref().filter(|m| m.has(Extensions::change_prefixes)) {
+            x.copy_from_slice(&flat(&model.last_rows(prefixes, rows, len)?)?);
+            return Ok(x);
+        }
+        for (row, prefix) in x.chunks_exact_mut(d).zip(prefixes.chunks_exact(len)) {
+            row.copy_from_slice(self.embed(prefix[len - 1])?);
+        }
+        Ok(x)
+    }
+
+    /// Encoder states of histories that begin with `x`, one after the other without padding: `[tokens, D]`.
+    fn encoder_states(&self, mut x: Buffer, spans: &[Range<usize>]) -> Buffer {
         let c = &self.config;
         let (d, inner, dk, heads) = (c.d_model, c.inner(), c.d_kv, c.num_heads);
         let rows = spans.last().map_or(0, |span| span.end);
         let longest = spans.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let mut x = self.pool.take(rows * d);
-        let tokens = histories.iter().flat_map(|history| history.iter());
-        for (row, &token) in x.chunks_exact_mut(d).zip(tokens) {
-            row.copy_from_slice(self.embed(token)?);
-        }
         let bias = self.offset_bias(longest);
         let mut normed = self.pool.take(rows * d);
         let mut qv = self.pool.take(rows * 2 * inner);
@@ -208,18 +269,19 @@ impl CpuT5 {
             self.feed_forward(&mut x, &mut normed, rows, &block.ff);
         }
         rms_norm(&mut normed, &x, &self.encoder_norm, c.layer_norm_epsilon as f32);
-        Ok(normed)
+        normed
     }
 
     fn encode(&self, histories: &[&[u32]]) -> Result<Encoded> {
         let mut spans = Vec::with_capacity(histories.len());
         let mut rows = 0;
         for history in histories {
-            spans.push(rows..rows + history.len());
-            rows += history.len();
+            let tokens = split_marks(history).1.len();
+            spans.push(rows..rows + tokens);
+            rows += tokens;
         }
         let (d, inner) = (self.config.d_model, self.config.inner());
-        let states = self.encoder_states(histories, &spans)?;
+        let states = self.encoder_states(self.history_rows(histories, rows)?, &spans);
         let cross = self.decoder.iter().map(|block| {
             let mut keys = self.pool.take(inner * rows);
             let by_column = Output { data: &mut keys, row_step: 1, column_step: rows, add: false };
@@ -232,14 +294,8 @@ impl CpuT5 {
         Ok(Encoded { cross: cross.collect(), spans })
     }
 
-    /// One decoder step: row `r` continues row `parents[r]` with `tokens[r]`.
-    fn advance(
-        &self,
-        state: &CpuState,
-        parents: &[u32],
-        tokens: &[u32],
-        norm: ScoreNorm,
-    ) -> Result<(CpuState, CodeScores)> {
+    /// One decoder step: row `r` continues row `parents[r]` with `tokens[r]`. Also what the heads see: `[R, D]`.
+    fn advance(&self, state: &CpuState, parents: &[u32], tokens: &[u32]) -> Result<(CpuState, Buffer)> {
         let c = &self.config;
         let (d, inner, rows) = (c.d_model, c.inner(), tokens.len());
         let level = state.steps.len();
@@ -254,10 +310,8 @@ impl CpuT5 {
         let bias = self.causal_bias(level);
         let eps = c.layer_norm_epsilon as f32;
 
-        let mut x = self.pool.take(rows * d);
-        for (row, &token) in x.chunks_exact_mut(d).zip(tokens) {
-            row.copy_from_slice(self.embed(token)?);
-        }
+        let prefixes = longer(&state.prefixes, level, parents, tokens);
+        let mut x = self.prefix_rows(&prefixes, level + 1)?;
         let mut normed = self.pool.take(rows * d);
         let mut attended = self.pool.take(rows * inner);
         let mut queries = self.pool.take(rows * inner);
@@ -285,10 +339,9 @@ impl CpuT5 {
             self.feed_forward(&mut x, &mut normed, rows, &block.ff);
         }
         rms_norm(&mut normed, &x, &self.decoder_norm, eps);
-        let scores = self.code_scores(&normed, rows, level, norm);
         let mut steps = state.steps.clone();
         steps.push(Arc::new(StepRows { qkv: computed }));
-        Ok((CpuState { encoded: Arc::clone(&state.encoded), steps, through, request_of }, scores))
+        Ok((CpuState { encoded: Arc::clone(&state.encoded), steps, through, request_of, prefixes }, normed))
     }
 
     /// Cross-attention: all prefixes of a request look at that request's keys and values.
@@ -349,7 +402,7 @@ impl CpuT5 {
         let mut values = vec![0.0; rows * codes];
         head.product(&mut values, codes, states, rows, false);
         let mut totals: Vec<f32> = values.chunks_exact(codes).map(log_sum_exp).collect();
-        if norm == ScoreNorm::Full {
+        if norm == ScoreNorm::Full && !self.level_heads {
             let others = self.heads.iter().enumerate().filter(|(other, _)| *other != level).map(|(_, head)| head);
             for head in others.chain([&self.other_head]).filter(|head| head.output() > 0) {
                 let mut logits = self.pool.take(rows * head.output());

@@ -7,21 +7,19 @@ use candle_core::Tensor;
 use sidereal_core::{CodeVocab, Error as CoreError};
 use sidereal_nn::ops;
 
-use super::config::T5Config;
-use super::cpu::unknown_token;
-use super::forward::{Forward, Padding};
+use super::forward::Padding;
+use super::frozen::Frozen;
 use super::kernels::log_sum_exp;
-use super::weights::Weights;
 use crate::Result;
+use crate::batches::Batch;
 use crate::dropout::Dropout;
 use crate::scoring::{CodeScores, ScoreNorm};
 
 /// Weights that record no gradients.
 #[derive(Debug)]
 pub(super) struct DeviceT5 {
-    config: T5Config,
     vocab: CodeVocab,
-    weights: Weights,
+    model: Frozen,
 }
 
 /// A group of requests after some codes.
@@ -33,30 +31,36 @@ pub(super) struct DeviceState {
     cross: Vec<Tensor>,   // by decoder block: [B, T, 2 * H * dk]
     cache: Vec<Tensor>,   // by decoder block: [R, level, 2 * H * dk]
     request_of: Vec<u32>, // [R]
+    prefixes: Vec<u32>,   // tokens so far: [R, level]
 }
 
 impl DeviceT5 {
-    pub(super) fn new(config: &T5Config, vocab: &CodeVocab, weights: Weights) -> Self {
-        Self { config: config.clone(), vocab: vocab.clone(), weights }
+    pub(super) fn new(vocab: &CodeVocab, model: Frozen) -> Self {
+        Self { vocab: vocab.clone(), model }
     }
 
     pub(super) fn begin(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<(DeviceState, CodeScores)> {
+        let (state, x) = self.first(histories)?;
+        let scores = self.code_scores(&x, 0, norm)?;
+        Ok((state, scores))
+    }
+
+    /// What the heads see after the start token, `[B, D]`, row-major.
+    pub(super) fn start_states(&self, histories: &[&[u32]]) -> Result<Vec<f32>> {
+        Ok(self.first(histories)?.1.flatten_all()?.to_vec1()?)
+    }
+
+    fn first(&self, histories: &[&[u32]]) -> Result<(DeviceState, Tensor)> {
         let dropout = Dropout::none();
-        let forward = self.forward(&dropout);
-        let lengths: Vec<u32> = histories.iter().map(|history| history.len() as u32).collect();
-        // An empty history is one padding token: attention over nothing but padding gives zeros.
-        let width = lengths.iter().copied().max().unwrap_or(0).max(1) as usize;
-        let mut ids = vec![self.config.pad_token_id; histories.len() * width];
-        for (row, history) in ids.chunks_exact_mut(width).zip(histories) {
-            row[..history.len()].copy_from_slice(history);
+        let (forward, config) = (self.model.forward(&dropout), &self.model.config);
+        let mut batch = Batch::of_histories(histories);
+        if batch.width == 0 {
+            // An empty history is one padding token: attention over nothing but padding gives zeros.
+            (batch.width, batch.history) = (1, vec![config.pad_token_id; batch.rows]);
         }
-        if let Some(token) = ids.iter().find(|&&token| token as usize >= self.config.vocab_size) {
-            return Err(unknown_token(*token, self.config.vocab_size));
-        }
-        let ids = Tensor::from_vec(ids, (histories.len(), width), self.weights.embedding.device())?; // [B, T]
-        let padding = Padding::new(&lengths, width, &self.weights.embedding)?;
-        let states = forward.encode(&ids, &padding)?; // [B, T, D]
-        let cross = self.weights.decoder.iter().map(|block| ops::linear(&states, &block.cross.kv));
+        let padding = Padding::new(&batch.lengths, batch.width, &self.model.weights.embedding)?;
+        let states = forward.encode(&batch, &padding)?; // [B, T, D]
+        let cross = self.model.weights.decoder.iter().map(|block| ops::linear(&states, &block.cross.kv));
         let before = DeviceState {
             requests: histories.len(),
             level: 0,
@@ -64,10 +68,11 @@ impl DeviceT5 {
             cross: cross.collect::<Result<_>>()?,
             cache: Vec::new(),
             request_of: (0..histories.len() as u32).collect(),
+            prefixes: Vec::new(),
         };
         let parents: Vec<u32> = before.request_of.clone();
-        let tokens = vec![self.config.decoder_start_token_id; histories.len()];
-        self.advance(&before, &parents, tokens, norm)
+        let tokens = vec![config.decoder_start_token_id; histories.len()];
+        self.advance(&before, &parents, &tokens)
     }
 
     pub(super) fn step(
@@ -81,38 +86,31 @@ impl DeviceT5 {
             let problem = format!("a semantic ID of {} codes is whole already", self.vocab.levels());
             return Err(CoreError::input("beam", problem, "this is a defect: report it").into());
         }
-        let tokens = codes.iter().map(|&code| self.vocab.token(state.level - 1, code)).collect();
-        self.advance(state, parents, tokens, norm)
+        let tokens: Vec<u32> = codes.iter().map(|&code| self.vocab.token(state.level - 1, code)).collect();
+        let (next, x) = self.advance(state, parents, &tokens)?;
+        let scores = self.code_scores(&x, state.level, norm)?;
+        Ok((next, scores))
     }
 
-    fn forward<'a>(&'a self, dropout: &'a Dropout) -> Forward<'a> {
-        Forward { config: &self.config, weights: &self.weights, dropout }
-    }
-
-    fn advance(
-        &self,
-        state: &DeviceState,
-        parents: &[u32],
-        tokens: Vec<u32>,
-        norm: ScoreNorm,
-    ) -> Result<(DeviceState, CodeScores)> {
+    /// The state after the tokens, and what the heads see there: `[R, D]`.
+    fn advance(&self, state: &DeviceState, parents: &[u32], tokens: &[u32]) -> Result<(DeviceState, Tensor)> {
         let dropout = Dropout::none();
-        let forward = self.forward(&dropout);
-        let device = self.weights.embedding.device();
-        let (rows, inner, positions) = (tokens.len(), self.config.inner(), state.level + 1);
+        let (forward, config, weights) = (self.model.forward(&dropout), &self.model.config, &self.model.weights);
+        let device = weights.embedding.device();
+        let (rows, inner, positions) = (tokens.len(), config.inner(), state.level + 1);
+        let prefixes = longer(&state.prefixes, state.level, parents, tokens);
         let request_of: Vec<u32> = parents.iter().map(|&p| state.request_of[p as usize]).collect();
         let places = Places::new(&request_of, state.requests);
         let to_places = Tensor::from_vec(places.row_at, state.requests * places.width, device)?;
         let to_rows = Tensor::from_vec(places.place_of, rows, device)?;
         let parents = Tensor::from_vec(parents.to_vec(), rows, device)?;
-        let bias = forward.bias(&self.weights.decoder_bias, state.level, 1, positions, false)?; // [H, 1, P]
+        let bias = forward.bias(&weights.decoder_bias, state.level, 1, positions, false)?; // [H, 1, P]
         let args = forward.attention_args(None, false);
         let cross_args = forward.attention_args(state.padding.key_mask.as_ref(), false);
 
-        let ids = Tensor::from_vec(tokens, (rows, 1), device)?;
-        let mut x = ops::embedding(&ids, &self.weights.embedding)?; // [R, 1, D]
-        let mut cache = Vec::with_capacity(self.weights.decoder.len());
-        for (layer, block) in self.weights.decoder.iter().enumerate() {
+        let mut x = self.model.last_rows(&prefixes, rows, positions)?; // [R, 1, D]
+        let mut cache = Vec::with_capacity(weights.decoder.len());
+        for (layer, block) in weights.decoder.iter().enumerate() {
             let n = forward.norm(&x, &block.norm)?;
             let mut kv = ops::linear(&n, &block.attention.kv)?; // [R, 1, 2 * H * dk]
             if let Some(before) = state.cache.get(layer) {
@@ -130,8 +128,7 @@ impl DeviceT5 {
             x = (x + ops::linear(&attended.reshape((rows, 1, inner))?, &block.cross.o)?)?;
             x = forward.feed_forward(&x, &block.ff)?;
         }
-        let x = forward.norm(&x, &self.weights.decoder_norm)?.reshape((rows, self.config.d_model))?;
-        let scores = self.code_scores(&forward, &x, state.level, norm)?;
+        let x = forward.norm(&x, &weights.decoder_norm)?.reshape((rows, config.d_model))?;
         let next = DeviceState {
             requests: state.requests,
             level: positions,
@@ -139,16 +136,23 @@ impl DeviceT5 {
             cross: state.cross.clone(),
             cache,
             request_of,
+            prefixes,
         };
-        Ok((next, scores))
+        Ok((next, x))
     }
 
-    fn code_scores(&self, forward: &Forward<'_>, x: &Tensor, level: usize, norm: ScoreNorm) -> Result<CodeScores> {
-        let range = self.vocab.level_range(level);
-        let (start, codes) = (range.start as usize, range.len());
-        let logits = forward.logits(x)?; // [R, V]
+    fn code_scores(&self, x: &Tensor, level: usize, norm: ScoreNorm) -> Result<CodeScores> {
+        let dropout = Dropout::none();
+        let forward = self.model.forward(&dropout);
+        let (logits, range) = match forward.level_logits(x, level)? {
+            Some(logits) => (logits, 0..self.vocab.codes_per_level()[level] as usize), // [R, K]
+            None => {
+                let range = self.vocab.level_range(level);
+                (forward.logits(x)?, range.start as usize..range.end as usize) // [R, V]
+            }
+        };
         let row_scores = |row: &Vec<f32>| {
-            let slice = &row[start..start + codes];
+            let slice = &row[range.clone()];
             let total = match norm {
                 ScoreNorm::Full => log_sum_exp(row),
                 ScoreNorm::Level | ScoreNorm::Children => log_sum_exp(slice),
@@ -156,8 +160,18 @@ impl DeviceT5 {
             slice.iter().map(|logit| logit - total).collect::<Vec<f32>>()
         };
         let values = logits.to_vec2::<f32>()?.iter().flat_map(row_scores).collect();
-        Ok(CodeScores::new(values, codes))
+        Ok(CodeScores::new(values, range.len()))
     }
+}
+
+/// The prefixes of `parents`, each of `len` tokens, with one more.
+pub(super) fn longer(prefixes: &[u32], len: usize, parents: &[u32], tokens: &[u32]) -> Vec<u32> {
+    let mut longer = Vec::with_capacity(tokens.len() * (len + 1));
+    for (&parent, &token) in parents.iter().zip(tokens) {
+        longer.extend_from_slice(&prefixes[parent as usize * len..(parent as usize + 1) * len]);
+        longer.push(token);
+    }
+    longer
 }
 
 /// Prefixes laid out as `[B, W]`, W the most prefixes of a request; places without one repeat row 0.

@@ -4,9 +4,11 @@ use candle_core::Tensor;
 use sidereal_nn::ops;
 
 use super::config::T5Config;
+use super::extensions::Extensions;
 use super::position::buckets;
 use super::weights::{Attention, FeedForwardBlock, Weights};
 use crate::Result;
+use crate::batches::Batch;
 use crate::dropout::Dropout;
 
 /// Which tokens of padded histories are real.
@@ -33,6 +35,9 @@ impl Padding {
 pub(super) struct Forward<'a> {
     pub(super) config: &'a T5Config,
     pub(super) weights: &'a Weights,
+    pub(super) extensions: Option<&'a Extensions>,
+    /// Item vectors of mean square 1, and a row of zeros behind the last: `[N + 1, width]`.
+    pub(super) vectors: Option<&'a Tensor>,
     pub(super) dropout: &'a Dropout,
 }
 
@@ -40,11 +45,11 @@ impl Forward<'_> {
     /// Encoder states of padded histories.
     ///
     /// # Shapes
-    /// `ids`: u32 `[B, T]`; result: `[B, T, D]`
-    pub(super) fn encode(&self, ids: &Tensor, padding: &Padding) -> Result<Tensor> {
-        let t = ids.dim(1)?;
+    /// result: `[B, T, D]`
+    pub(super) fn encode(&self, batch: &Batch, padding: &Padding) -> Result<Tensor> {
+        let t = batch.width;
         let bias = self.bias(&self.weights.encoder_bias, 0, t, t, true)?;
-        let mut x = self.dropout.apply(&ops::embedding(ids, &self.weights.embedding)?)?; // [B, T, D]
+        let mut x = self.dropout.apply(&self.embed_histories(batch)?)?; // [B, T, D]
         for block in &self.weights.encoder {
             let n = self.norm(&x, &block.norm)?;
             let attended = self.attend(&n, &n, &block.attention, Some(&bias), padding.key_mask.as_ref(), false)?;
@@ -54,14 +59,13 @@ impl Forward<'_> {
         self.dropout.apply(&self.norm(&x, &self.weights.encoder_norm)?)
     }
 
-    /// Logits of every decoder position, all targets' tokens being given.
+    /// What the heads see at every decoder position, all targets' tokens being given.
     ///
     /// # Shapes
-    /// `ids`: u32 `[B, L]`; `states`: `[B, T, D]`; result: `[B * L, V]`
-    pub(super) fn decode(&self, ids: &Tensor, states: &Tensor, padding: &Padding) -> Result<Tensor> {
-        let (b, l) = ids.dims2()?;
+    /// `prefixes`: `[B, L]`; `states`: `[B, T, D]`; result: `[B, L, D]`
+    pub(super) fn decode(&self, prefixes: &[u32], l: usize, states: &Tensor, padding: &Padding) -> Result<Tensor> {
         let bias = self.bias(&self.weights.decoder_bias, 0, l, l, false)?;
-        let mut x = self.dropout.apply(&ops::embedding(ids, &self.weights.embedding)?)?; // [B, L, D]
+        let mut x = self.dropout.apply(&self.embed_prefixes(prefixes, states.dim(0)?, l)?)?; // [B, L, D]
         for block in &self.weights.decoder {
             let n = self.norm(&x, &block.norm)?;
             let attended = self.attend(&n, &n, &block.attention, Some(&bias), None, true)?;
@@ -71,8 +75,7 @@ impl Forward<'_> {
             x = self.dropout.add(&x, &attended)?;
             x = self.feed_forward(&x, &block.ff)?;
         }
-        let x = self.dropout.apply(&self.norm(&x, &self.weights.decoder_norm)?)?;
-        self.logits(&x.reshape((b * l, self.config.d_model))?)
+        self.dropout.apply(&self.norm(&x, &self.weights.decoder_norm)?)
     }
 
     /// The head over the whole vocabulary.
@@ -86,6 +89,15 @@ impl Forward<'_> {
             Some(head) => Ok(ops::linear(&x, head)?),
             None => Ok(ops::tied_head(&x, &self.weights.embedding)?),
         }
+    }
+
+    /// The level's own head, where there are such heads.
+    ///
+    /// # Shapes
+    /// `x`: `[R, D]`; result: `[R, K]`
+    pub(super) fn level_logits(&self, x: &Tensor, level: usize) -> Result<Option<Tensor>> {
+        let Some(head) = self.weights.added.level_heads.get(level) else { return Ok(None) };
+        Ok(Some(ops::linear(&(x * self.config.output_scale())?, head)?))
     }
 
     pub(super) fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {

@@ -14,6 +14,7 @@ use sidereal_nn::params::Params;
 use sidereal_nn::rng::Rng;
 
 use super::config::{FeedForward, T5Config};
+use super::extensions::{Extensions, LOCAL_FF};
 use crate::Result;
 
 /// One parameter of ours.
@@ -31,6 +32,7 @@ pub(super) struct Slot {
 enum Init {
     Normal(f64),
     Ones,
+    Zeros,
 }
 
 /// Where a parameter is in a Hugging Face file.
@@ -53,6 +55,35 @@ pub(super) struct Weights {
     pub(super) decoder: Vec<DecoderBlock>,
     pub(super) encoder_norm: Tensor, // [D]
     pub(super) decoder_norm: Tensor, // [D]
+    pub(super) added: Added,
+}
+
+/// The parameters of [`Extensions`].
+#[derive(Debug, Clone, Default)]
+pub(super) struct Added {
+    /// The vector of each level, and of the token that the decoder begins with: `[L + 1, D]`.
+    pub(super) positions: Option<Tensor>,
+    pub(super) item_projection: Option<Tensor>, // [width of item vectors, D]
+    /// Of the encoder and of the decoder.
+    pub(super) dual_branches: Option<[DualBranch; 2]>,
+    pub(super) level_heads: Vec<Tensor>,    // by level: [D, K]
+    pub(super) vector_head: Option<Tensor>, // [D, width of item vectors]
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct DualBranch {
+    pub(super) norm: LayerNorm,
+    pub(super) attention: Attention, // all heads together are as wide as D
+    pub(super) ff_norm: LayerNorm,
+    pub(super) up: Tensor,   // [D, F]
+    pub(super) down: Tensor, // [F, D]
+    pub(super) gate: Tensor, // a row for each branch: [2, D]
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct LayerNorm {
+    pub(super) weight: Tensor, // [D]
+    pub(super) bias: Tensor,   // [D]
 }
 
 #[derive(Debug, Clone)]
@@ -96,7 +127,11 @@ pub(super) struct Model {
 
 impl Weights {
     /// Walks over all parameters once, in file order; `fill` gives the tensor of each.
-    pub(super) fn build(config: &T5Config, fill: impl FnMut(Slot) -> Result<Tensor>) -> Result<Self> {
+    pub(super) fn build(
+        config: &T5Config,
+        extensions: Option<&Extensions>,
+        fill: impl FnMut(Slot) -> Result<Tensor>,
+    ) -> Result<Self> {
         let mut builder = Builder { config, fill };
         let embedding = builder.embedding()?;
         let (encoder_bias, encoder) = builder.encoder()?;
@@ -104,7 +139,8 @@ impl Weights {
         let (decoder_bias, decoder) = builder.decoder()?;
         let decoder_norm = builder.norm("decoder.final_layer_norm")?;
         let head = if config.tie_word_embeddings { None } else { Some(builder.head()?) };
-        Ok(Self { embedding, head, encoder_bias, decoder_bias, encoder, decoder, encoder_norm, decoder_norm })
+        let added = extensions.map(|extensions| builder.added(extensions)).transpose()?.unwrap_or_default();
+        Ok(Self { embedding, head, encoder_bias, decoder_bias, encoder, decoder, encoder_norm, decoder_norm, added })
     }
 }
 
@@ -200,6 +236,67 @@ impl<F: FnMut(Slot) -> Result<Tensor>> Builder<'_, F> {
         });
         Ok((bias, blocks.collect::<Result<_>>()?))
     }
+
+    fn added(&mut self, extensions: &Extensions) -> Result<Added> {
+        let (d, width) = (self.config.d_model, extensions.vector_width);
+        let std = (d as f64).powf(-0.5);
+        let mut added = Added::default();
+        if extensions.in_item_positions {
+            let places = extensions.vocab().levels() + 1;
+            added.positions = Some(self.same("in_item_positions", &[places, d], Init::Normal(1.0))?);
+        }
+        if extensions.item_vectors {
+            // Vectors of mean square 1 become rows of the embedding table's deviation.
+            let projection_std = (width as f64).powf(-0.5);
+            added.item_projection =
+                Some(self.linear("item_projection", &["item_projection"], width, d, projection_std)?);
+        }
+        if extensions.dual_branch {
+            added.dual_branches = Some([self.dual_branch("encoder")?, self.dual_branch("decoder")?]);
+        }
+        if extensions.level_heads {
+            let heads = extensions.vocab().codes_per_level().iter().enumerate().map(|(level, &codes)| {
+                let name = format!("level_heads.{level}");
+                self.linear(&name, &[&name], d, codes as usize, std)
+            });
+            added.level_heads = heads.collect::<Result<_>>()?;
+        }
+        if extensions.vector_head {
+            added.vector_head = Some(self.linear("vector_head", &["vector_head"], d, width, std)?);
+        }
+        Ok(added)
+    }
+
+    fn dual_branch(&mut self, stack: &str) -> Result<DualBranch> {
+        let d = self.config.d_model;
+        let std = (d as f64).powf(-0.5);
+        let name = |part: &str| format!("{stack}.dual_branch.{part}");
+        let [q, k, v, o] = ["q", "k", "v", "o"].map(|part| name(&format!("SelfAttention.{part}")));
+        let [up, down] = ["wi", "wo"].map(|part| name(&format!("DenseReluDense.{part}")));
+        Ok(DualBranch {
+            norm: self.layer_norm(&name("layer_norm"))?,
+            attention: Attention {
+                q: self.linear(&q, &[&q], d, d, std)?,
+                kv: self.linear(&name("SelfAttention.kv"), &[&k, &v], d, d, std)?,
+                o: self.linear(&o, &[&o], d, d, std)?,
+            },
+            ff_norm: self.layer_norm(&name("ff_layer_norm"))?,
+            up: self.linear(&up, &[&up], d, LOCAL_FF, std)?,
+            down: self.linear(&down, &[&down], LOCAL_FF, d, (LOCAL_FF as f64).powf(-0.5))?,
+            gate: self.same(&name("gate"), &[2, d], Init::Normal(std))?,
+        })
+    }
+
+    fn layer_norm(&mut self, name: &str) -> Result<LayerNorm> {
+        let shape = vec![self.config.d_model];
+        let bias = Slot {
+            name: format!("{name}.bias"),
+            shape,
+            init: Init::Zeros,
+            origin: Origin::Same(format!("{name}.bias")),
+        };
+        Ok(LayerNorm { weight: self.norm(name)?, bias: (self.fill)(bias)? })
+    }
 }
 
 impl Slot {
@@ -208,6 +305,7 @@ impl Slot {
         let len = self.shape.iter().product();
         match self.init {
             Init::Ones => vec![1.0; len],
+            Init::Zeros => vec![0.0; len],
             Init::Normal(std) => {
                 let mut rng = Rng::new(seed, &format!("init {}", self.name));
                 (0..len).map(|_| (rng.normal() * std) as f32).collect()
@@ -262,20 +360,22 @@ impl Slot {
 /// Tables that older files repeat under the names of their uses.
 const TIED_NAMES: [&str; 3] = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"];
 
-/// Reads `model.safetensors`: exactly the tensors that the configuration asks for, all f32.
+/// Reads `model.safetensors`: exactly the tensors that the configuration and the extensions ask for, all f32.
 ///
 /// # Errors
 /// A file that is missing or damaged; a tensor that is missing, unexpected, misshapen, not f32 or not finite, by name.
-pub(super) fn read(path: &Path, config: &T5Config, device: &Device) -> Result<Model> {
+pub(super) fn read(path: &Path, config: &T5Config, extensions: Option<&Extensions>, device: &Device) -> Result<Model> {
     let file = ArrayFile::open(path)?;
     let mut expected = BTreeSet::new();
-    let model = create(config, device, |slot| {
+    let model = create(config, extensions, device, |slot| {
         let mut columns = Vec::new();
         for (name, shape) in slot.tensors() {
             let found = file.shape(name)?;
             if found != shape {
-                let problem = format!("tensor {name:?} has the shape {found:?}, but config.json asks for {shape:?}");
-                return Err(CoreError::artifact(path, problem, "use the config.json of these weights").into());
+                let problem = format!("tensor {name:?} has the shape {found:?}, but the model asks for {shape:?}");
+                let mend =
+                    "use the config.json, the recipe and, where it looks at any, the item vectors of these weights";
+                return Err(CoreError::artifact(path, problem, mend).into());
             }
             let column = file.column::<f32>(name)?;
             if let Some(at) = column.iter().position(|v| !v.is_finite()) {
@@ -304,11 +404,12 @@ pub(super) fn read(path: &Path, config: &T5Config, device: &Device) -> Result<Mo
 /// New variables with the values that `values` gives.
 pub(super) fn create(
     config: &T5Config,
+    extensions: Option<&Extensions>,
     device: &Device,
     mut values: impl FnMut(&Slot) -> Result<Vec<f32>>,
 ) -> Result<Model> {
     let (mut slots, mut params) = (Vec::new(), Params::new(device));
-    let weights = Weights::build(config, |slot| {
+    let weights = Weights::build(config, extensions, |slot| {
         let tensor = params.insert(&slot.name, &slot.shape, values(&slot)?)?;
         slots.push(slot);
         Ok(tensor)
