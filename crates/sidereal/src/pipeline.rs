@@ -47,7 +47,7 @@ pub fn run(
     mut finished: impl FnMut(Finished),
 ) -> Result<()> {
     setting.device.open()?;
-    for stage in Stage::ALL {
+    for stage in Stage::ALL.into_iter().filter(|&stage| has_stage(recipe, stage)) {
         let began = Instant::now();
         let outcome = step(run, recipe, setting, stage)?;
         finished(Finished { stage, outcome, seconds: began.elapsed().as_secs_f64() });
@@ -58,17 +58,25 @@ pub fn run(
     Ok(())
 }
 
+/// Whether a recipe makes a stage: imported semantic IDs need no tokenizer.
+fn has_stage(recipe: &Recipe, stage: Stage) -> bool {
+    stage != Stage::Tokenizer || recipe.tokenizer.is_some()
+}
+
 fn step(run: &Run, recipe: &Recipe, setting: Setting<'_>, stage: Stage) -> Result<Outcome> {
     let Setting { data, device, progress } = setting;
     match stage {
         Stage::Data => stages::data::from_folder(run, data, &recipe.data, progress),
         Stage::Embeddings => stages::embeddings::from_folder(run, data, progress),
         Stage::Split => stages::split::make(run, recipe.split),
-        Stage::Tokenizer => {
-            let (config, collaborative, seed) = (&recipe.tokenizer, recipe.collaborative.as_ref(), recipe.seed);
-            stages::tokenizer::make(run, stages::tokenizer::Wish { config, collaborative, seed, device }, progress)
-        }
-        Stage::Catalog => stages::catalog::build(run, recipe.catalog.collisions),
+        Stage::Tokenizer => match &recipe.tokenizer {
+            Some(config) => {
+                let (collaborative, seed) = (recipe.collaborative.as_ref(), recipe.seed);
+                stages::tokenizer::make(run, stages::tokenizer::Wish { config, collaborative, seed, device }, progress)
+            }
+            None => Ok(Outcome::Kept),
+        },
+        Stage::Catalog => stages::catalog::make(run, &recipe.catalog, data),
         Stage::Generator => stages::generator::make(run, &recipe.generator, recipe.seed, device, progress),
         Stage::Report => stages::report::make(run, recipe, device, progress),
     }

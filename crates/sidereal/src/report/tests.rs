@@ -20,7 +20,9 @@ fn detail(metrics: &Metrics) -> RowDetail {
         let values = [("users", users), ("items", 500.0), ("recall@10", value), ("ndcg@10", value / 2.0)];
         (name.to_owned(), values.map(|(name, value)| (name.to_owned(), value)).into())
     };
-    RowDetail { intervals, buckets: buckets.map(bucket).into() }
+    let history = [("short", 0.8, 1_400.0), ("mid", 1.0, 700.0), ("long", 1.3, 651.0)].map(bucket).into();
+    let sets = [("in_set", 1.1, 2_654.0), ("cold", 0.02, 97.0)].map(bucket).into();
+    RowDetail { intervals, buckets: buckets.map(bucket).into(), history, sets }
 }
 
 fn modes<T>(no_filter: T, seen_removed: T) -> Modes<T> {

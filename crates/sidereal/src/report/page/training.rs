@@ -1,4 +1,4 @@
-//! The training: loss and validation by step.
+//! The training: loss, validation, learning rate and speed by step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,6 +54,19 @@ pub(super) fn view(points: &[TrainingPoint]) -> Result<Option<TrainingView>> {
         charts.push(Chart::new("Training loss,", caption, plots::curves(&name, &[line], None)?));
     }
     charts.extend(validation(points)?);
+    let others: [(&str, &str, fn(&TrainingPoint) -> Option<f64>); 2] = [
+        ("Learning rate", "by step", |point| point.learning_rate),
+        ("Samples a second", "by step, between two lines of the log", |point| point.samples_per_s),
+    ];
+    for (title, caption, get) in others {
+        let shown = values(points, |point| get(point).filter(|&value| drawable(value)));
+        if shown.len() > 1 {
+            let highest = shown.iter().map(|(_, value)| *value).fold(f64::NEG_INFINITY, f64::max);
+            let name = format!("{title} {caption}, at most {}", figure(highest, 6));
+            let line = Curve { name: title.to_owned(), points: shown };
+            charts.push(Chart::new(title, caption, plots::curves(&name, &[line], None)?));
+        }
+    }
     Ok(Some(TrainingView { about: format!("{}.", about.join(", ")), faults, charts }))
 }
 
