@@ -74,11 +74,11 @@ pub(super) fn table(
     let mut comparisons = Vec::new();
     for (at, ours) in entries.iter().enumerate() {
         for theirs in &entries[at + 1..] {
-            for mode in 0..2 {
+            for (mode, name) in MODES.into_iter().enumerate() {
                 for metric in COMPARED {
                     let (first, second) = (ours.values(mode, &[metric]), theirs.values(mode, &[metric]));
                     let test = paired_values(&first, &second, metric, &bootstrap)?;
-                    comparisons.push(comparison(&ours.name, &theirs.name, MODES[mode], &test));
+                    comparisons.push(comparison(&ours.name, &theirs.name, name, &test));
                 }
             }
         }

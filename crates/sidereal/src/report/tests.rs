@@ -57,6 +57,7 @@ fn evaluation(strength: f64) -> Evaluation {
         catalog_version: "9f31c2a4".to_owned(),
         no_filter: Some(rows[0].1.no_filter.clone()),
         seen_removed: Some(rows[0].1.seen_removed.clone()),
+        trained: BTreeMap::new(),
         baselines: rows[1..].iter().map(|(name, modes)| ((*name).to_owned(), modes.clone())).collect(),
         details: rows
             .iter()
@@ -158,6 +159,7 @@ fn full() -> ReportData {
         recipe_toml: "seed = 2026\n\n[tokenizer.rq-kmeans]\nlevels = 3\ncodes = 256\n\n[generator]\nsteps = 20000\n"
             .to_owned(),
         evaluation: Some(evaluation(1.0)),
+        accuracy: None,
         tokenizer: Some(tokenizer()),
         training: training(),
         users: vec![user("A1YJEY40YUW4SE", 5, Some(2)), user("A3NHUQ33CFH3VM", 31, None)],
@@ -271,6 +273,7 @@ fn text_of_the_data_is_never_markup() {
         facts: vec![(ATTACK.to_owned(), ATTACK.to_owned())],
         recipe_toml: ATTACK.to_owned(),
         evaluation: Some(evaluation),
+        accuracy: None,
         tokenizer: None,
         training: vec![TrainingPoint { step: 1, validation, ..TrainingPoint::default() }],
         users: vec![story],

@@ -54,12 +54,12 @@ pub(super) fn view(points: &[TrainingPoint]) -> Result<Option<TrainingView>> {
         charts.push(Chart::new("Training loss,", caption, plots::curves(&name, &[line], None)?));
     }
     charts.extend(validation(points)?);
-    let others: [(&str, &str, fn(&TrainingPoint) -> Option<f64>); 2] = [
-        ("Learning rate", "by step", |point| point.learning_rate),
-        ("Samples a second", "by step, between two lines of the log", |point| point.samples_per_s),
-    ];
-    for (title, caption, get) in others {
-        let shown = values(points, |point| get(point).filter(|&value| drawable(value)));
+    let rates = values(points, |point| point.learning_rate);
+    let speeds = values(points, |point| point.samples_per_s);
+    for (title, caption, values) in
+        [("Learning rate", "by step", rates), ("Samples a second", "by step, between two lines of the log", speeds)]
+    {
+        let shown: Vec<(f64, f64)> = values.into_iter().filter(|(_, value)| drawable(*value)).collect();
         if shown.len() > 1 {
             let highest = shown.iter().map(|(_, value)| *value).fold(f64::NEG_INFINITY, f64::max);
             let name = format!("{title} {caption}, at most {}", figure(highest, 6));
