@@ -164,7 +164,7 @@ fn trained_models_of_other_runs_stand_in_one_table() {
     }
     assert!(world.answer(&["evaluate", "run", "--with", "other", "--quiet"]).contains("long hist."));
 
-    let time = "split = { time = { validation_from = 1005, test_from = 1006 } }";
+    let time = "split = { time = { validation_from = 1004, test_from = 1006 } }";
     run(RECIPE.replace("split = \"leave-one-out\"", time), "time");
     let error = world.refusal(&["evaluate", "run", "--with", "time", "--quiet"]);
     assert!(error.contains("time has another split than run") && error.contains("`split`"), "{error}");
