@@ -66,6 +66,22 @@ pub(crate) enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Recipes trained with several seeds and judged alike, beside baselines that need no training: an accuracy table in
+    /// one command. Finished trainings are kept, stages that rows share are computed once.
+    Compare {
+        /// Suites (TOML with [[row]] tables) and recipes (a row each).
+        #[arg(required = true)]
+        rows: Vec<PathBuf>,
+        /// Folder with items.parquet, interactions.parquet and embeddings.safetensors.
+        #[arg(long)]
+        data: PathBuf,
+        /// The folder to write: accuracy.json, accuracy.html, and a run for each row and seed.
+        #[arg(long)]
+        out: PathBuf,
+        /// Trainings of each row, with seeds counted up from its own; by default the suite's number, or 1.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
+        seeds: Option<u64>,
+    },
     /// Items and interactions into a run.
     #[command(subcommand)]
     Data(Data),
@@ -87,6 +103,9 @@ pub(crate) enum Command {
     Evaluate {
         /// The run folder.
         run: PathBuf,
+        /// Another run over the same data and split, whose trained model is a further row; may be given several times.
+        #[arg(long, value_name = "RUN", conflicts_with = "baselines_only")]
+        with: Vec<PathBuf>,
         /// Which targets.
         #[arg(long, value_enum, default_value_t = SplitName::Test)]
         split: SplitName,

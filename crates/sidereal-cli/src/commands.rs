@@ -2,6 +2,7 @@
 
 mod bench;
 mod catalog;
+mod compare;
 mod data;
 mod demo;
 mod evaluate;
@@ -36,14 +37,17 @@ pub(crate) fn execute(arguments: Arguments) -> Result<ExitCode> {
         Command::Run { recipe, data, out, until, seed } => {
             run::execute(&context, &run::Job { recipe, data, out, until, seed })
         }
+        Command::Compare { rows, data, out, seeds } => {
+            compare::execute(&context, &compare::Job { rows, data, out, seeds })
+        }
         Command::Data(command) => data::prepare(&context, command),
         Command::Embed(wish) => data::embed(&context, wish),
         Command::Vectors(command) => vectors::execute(&context, command),
         Command::Tokenizer(command) => tokenizer::execute(&context, command),
         Command::Catalog(command) => catalog::execute(&context, command),
         Command::Generator(command) => generator::execute(&context, command),
-        Command::Evaluate { run, split, beam, users, baselines_only, seed } => {
-            evaluate::execute(&context, &run, evaluate::Wish { split, beam, users, baselines_only, seed })
+        Command::Evaluate { run, with, split, beam, users, baselines_only, seed } => {
+            evaluate::execute(&context, &run, &with, evaluate::Wish { split, beam, users, baselines_only, seed })
         }
         Command::Recommend(wish) => recommend::execute(&context, &wish),
         Command::Bench(command) => bench::execute(&context, command),

@@ -20,6 +20,7 @@ const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
 fn main() -> ExitCode {
     keep_freed_memory();
+    sidereal::generator::training::meter::note_idle();
     let arguments = args::Arguments::parse();
     set_up_threads(arguments.global.threads);
     match panics::caught(|| commands::execute(arguments)) {

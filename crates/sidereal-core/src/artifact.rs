@@ -1,10 +1,11 @@
 //! Artefacts on disk: every file is written under a temporary name, synced and renamed; every folder of a run carries
 //! a manifest that names what it was made from and what it holds. A killed job leaves the last good artefact.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -17,8 +18,8 @@ pub const FORMAT_VERSION: u32 = 1;
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
 
-/// What a folder holds, from what, and how it was made. It carries no time and no machine, so that the same work gives
-/// the same bytes.
+/// What a folder holds, from what, and how it was made. It carries no time and no machine but in [`Measured`], which is
+/// no part of what the folder is: the same work gives the same digest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -39,6 +40,29 @@ pub struct Manifest {
     pub facts: serde_json::Value,
     /// Its own files.
     pub files: BTreeMap<String, FileDigest>,
+    /// What depends on the machine and the moment.
+    #[serde(default, skip_serializing_if = "Measured::is_empty")]
+    pub measured: Measured,
+}
+
+/// What was measured while an artefact was made: seconds, memory, logs of them. It differs from one making to the next
+/// and is left out of [`Manifest::digest`] and [`Manifest::same_request`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// Figures by name, units in the names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub figures: BTreeMap<String, f64>,
+    /// Files of the folder that hold measurements.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, FileDigest>,
+}
+
+impl Measured {
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.figures.is_empty() && self.files.is_empty()
+    }
 }
 
 /// Size and hash of a file.
@@ -65,6 +89,7 @@ impl Manifest {
             inputs,
             facts,
             files,
+            measured: Measured::default(),
         }
     }
 
@@ -73,7 +98,7 @@ impl Manifest {
         self.kind == other.kind && self.inputs == other.inputs && self.config == other.config && self.seed == other.seed
     }
 
-    /// One hash for the whole artefact: of its files, configuration and seed.
+    /// One hash for the whole artefact: of its files, configuration and seed; not of what was measured.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         // Serialising maps with sorted keys cannot fail.
@@ -189,7 +214,7 @@ pub fn read_manifest(dir: &Path, kind: &str) -> Result<Manifest> {
 /// # Errors
 /// The first file that is missing, of another size or of another hash.
 pub fn verify_files(dir: &Path, manifest: &Manifest) -> Result<()> {
-    for (name, expected) in &manifest.files {
+    for (name, expected) in manifest.files.iter().chain(&manifest.measured.files) {
         let path = dir.join(safe_name(dir, name)?);
         let found = digest_file(&path)?;
         if found != *expected {
@@ -221,6 +246,7 @@ pub struct StageWriter {
     target: PathBuf,
     partial: PathBuf,
     finished: bool,
+    measured: Mutex<(BTreeMap<String, f64>, BTreeSet<String>)>,
 }
 
 impl StageWriter {
@@ -235,7 +261,7 @@ impl StageWriter {
             fs::remove_dir_all(&partial).map_err(|e| Error::io("remove", &partial, e))?;
         }
         fs::create_dir_all(&partial).map_err(|e| Error::io("create", &partial, e))?;
-        Ok(Self { target: target.to_path_buf(), partial, finished: false })
+        Ok(Self { target: target.to_path_buf(), partial, finished: false, measured: Mutex::default() })
     }
 
     /// Where to write a file that will be in the folder.
@@ -248,17 +274,28 @@ impl StageWriter {
         &self.partial
     }
 
+    /// Says what was measured, and which files of the folder hold measurements: see [`Measured`].
+    pub fn measured<const F: usize>(&self, figures: BTreeMap<String, f64>, files: [&str; F]) {
+        // A panic while it was held is this process's end anyway.
+        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        measured.0.extend(figures);
+        measured.1.extend(files.map(str::to_owned));
+    }
+
     /// Hashes the files, writes the manifest and puts the folder in place.
     ///
     /// # Errors
     /// Whatever the file system says; then the old folder, if any, is still there.
     pub fn finish(mut self, mut manifest: Manifest) -> Result<Manifest> {
+        let (figures, apart) = std::mem::take(&mut self.measured).into_inner().unwrap_or_else(PoisonError::into_inner);
         manifest.files.clear();
+        manifest.measured = Measured { figures, files: BTreeMap::new() };
         let mut names = Vec::new();
         list_files(&self.partial, Path::new(""), &mut names)?;
         for name in names {
             let digest = digest_file(&self.partial.join(&name))?;
-            manifest.files.insert(name, digest);
+            let files = if apart.contains(&name) { &mut manifest.measured.files } else { &mut manifest.files };
+            files.insert(name, digest);
         }
         write_json(&self.partial.join(MANIFEST), &manifest)?;
         let old = sibling(&self.target, "old");
@@ -378,6 +415,26 @@ mod tests {
         assert_eq!(fs::read_to_string(target.join("a.txt")).unwrap(), "two");
         assert_ne!(first.digest(), second.digest());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_was_measured_is_checked_but_no_part_of_the_digest() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = |name: &str, seconds: f64| {
+            let target = dir.path().join(name);
+            let writer = StageWriter::begin(&target).unwrap();
+            fs::write(writer.path("a.txt"), "same").unwrap();
+            fs::write(writer.path("log.txt"), format!("{seconds} s")).unwrap();
+            writer.measured(BTreeMap::from([("seconds".to_owned(), seconds)]), ["log.txt"]);
+            writer.finish(Manifest::new("data", None, serde_json::json!({}), BTreeMap::new())).unwrap()
+        };
+        let (slow, fast) = (made("slow", 9.5), made("fast", 1.25));
+        assert_eq!(slow.digest(), fast.digest());
+        assert!(slow.same_request(&fast) && slow != fast);
+        assert_eq!(read_manifest(&dir.path().join("slow"), "data").unwrap(), slow);
+        assert_eq!((slow.files.len(), slow.measured.files.len(), slow.measured.figures["seconds"]), (1, 1, 9.5));
+        fs::write(dir.path().join("slow/log.txt"), "0.0 s").unwrap();
+        assert!(verify_files(&dir.path().join("slow"), &slow).unwrap_err().to_string().contains("log.txt"));
     }
 
     #[test]

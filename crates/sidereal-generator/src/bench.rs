@@ -193,7 +193,7 @@ pub fn bench_train_step(
             let mask_seed = seed.wrapping_add(losses.len() as u64);
             let rate = model.config().dropout_rate;
             let of_part = |part: &Batch, noise| model.loss(part, 0.0, &Dropout::new(rate, noise));
-            let (loss, grads) = gradients(model.params(), parts, mask_seed, of_part)?;
+            let (loss, grads) = gradients(model.params(), parts, usize::MAX, mask_seed, of_part)?;
             optimizer.step(&grads, 1e-3)?;
             losses.push(loss as f32);
         }

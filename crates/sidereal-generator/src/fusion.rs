@@ -35,6 +35,7 @@ use crate::ranking::{Ranking, ScoredItem};
 use crate::scoring::ScoreNorm;
 use candidates::Candidates;
 pub use features::FEATURES;
+use features::GENERATOR;
 use fit::Lists;
 pub use knowledge::{Knowledge, KnowledgeJob};
 
@@ -50,7 +51,7 @@ pub struct FusionConfig {
     pub by_popularity: bool,
     /// Pulls all weights towards 0: half of this times their squared sum is added to the summed loss.
     pub penalty: f64,
-    /// Features to leave out, by name: for ablations.
+    /// Features to leave out, by name: for ablations. Without `generator` its candidates are left out too.
     pub without: Without,
 }
 
@@ -60,6 +61,11 @@ pub struct FusionConfig {
 pub struct Without(u32);
 
 impl Without {
+    /// With the generator left out too.
+    pub fn and_generator(self) -> Self {
+        Self(self.0 | 1 << GENERATOR)
+    }
+
     /// Whether this feature is left out.
     pub fn has(self, feature: usize) -> bool {
         self.0 >> feature & 1 == 1
@@ -187,7 +193,8 @@ impl Fusion {
             examples.truncate(job.config.users);
             examples.sort_by_key(|example| (example.user, example.position));
         }
-        let source = Candidates { knowledge: job.knowledge, catalog: job.catalog, generator: job.generator };
+        let generator = job.generator.filter(|_| !job.config.without.has(GENERATOR));
+        let source = Candidates { knowledge: job.knowledge, catalog: job.catalog, generator };
         job.progress.start("fit fusion", Some(examples.len() as u64), "users");
         let filter = LeafFilter::allow_all();
         let mut lists = Lists::new(job.config, job.knowledge);
@@ -245,6 +252,7 @@ impl FusedRanker {
             let problem = "its weights are of other features than this program knows";
             return Err(CoreError::mismatch(problem, "fit the fusion again").into());
         }
+        let generator = generator.filter(|_| !fusion.config.without.has(GENERATOR));
         Ok(Self { generator, knowledge, fusion })
     }
 

@@ -2,15 +2,19 @@
 //!
 //! # What is in the work folder?
 //! A checkpoint (weights, moments, where the run stands), the weights of the best validation so far, and
-//! `metrics.jsonl`. The order of samples, the first weights and the dropout masks are functions of the seed and of the
+//! `metrics.jsonl` with the same scalars for TensorBoard. The order of samples, the first weights and the dropout masks are functions of the seed and of the
 //! number of the epoch or step, so a run that goes on from a checkpoint does to the bit what it would have done.
 
 mod checkpoint;
 mod config;
+mod divergence;
 pub(crate) mod gradients;
+pub mod meter;
 mod metrics_log;
+mod tensorboard;
 mod validation;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -21,6 +25,7 @@ use sidereal_nn::rng::Rng;
 
 pub use config::{ScheduleKind, TrainingConfig};
 pub use metrics_log::{Event, METRICS_FILE, read_metrics};
+pub use tensorboard::EVENTS_FILE;
 pub use validation::Validation;
 
 use crate::Result;
@@ -28,8 +33,8 @@ use crate::batches::Samples;
 use crate::generator::{FORMAT_VERSION, Generator, GeneratorInfo};
 use crate::models::GeneratorConfig;
 use crate::network::{Materials, Network};
-use checkpoint::{Best, Position, Store};
-use gradients::{Part, gradients, part_rows};
+use checkpoint::{Best, Cost, Position, Store};
+use gradients::{Cut, Part, gradients};
 use metrics_log::MetricsLog;
 use validation::Validator;
 
@@ -76,15 +81,42 @@ pub struct TrainOutcome {
     pub validation: Option<Validation>,
     /// Why it ended.
     pub stopped: Stopped,
-    /// Wall time of training, earlier parts of a continued run included.
+    /// What it cost, earlier parts of a continued run included.
+    pub measured: Measured,
+}
+
+/// What a training cost on the machine that it ran on.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Measured {
+    /// Wall time, validations included.
     pub seconds: f64,
+    /// Processor time of all threads of the process meanwhile; 0 where the system does not tell.
+    pub cpu_seconds: f64,
+    /// Samples trained on in a second of the steps' wall time.
+    pub samples_per_s: f64,
+    /// The highest resident memory, less what the idle process had ([`meter::note_idle`]); 0 where the system does not
+    /// tell.
+    pub peak_memory_bytes: u64,
+}
+
+impl Measured {
+    /// The figures by name, as a manifest keeps them.
+    pub fn figures(&self) -> BTreeMap<String, f64> {
+        let figures = [
+            ("seconds", self.seconds),
+            ("cpu_seconds", self.cpu_seconds),
+            ("samples_per_s", self.samples_per_s),
+            ("peak_memory_bytes", self.peak_memory_bytes as f64),
+        ];
+        figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
 }
 
 /// Trains, or continues a training in the same work folder.
 ///
 /// # Errors
 /// A recipe, data or work folder that cannot be trained with (each names its mend), a loss that is not a number, and
-/// whatever the device or the file system says. The work folder then holds the last checkpoint.
+/// whatever the device or the file system says. The work folder then holds the last checkpoint, whose weights are finite.
 pub fn train(job: &TrainJob<'_>) -> Result<TrainOutcome> {
     job.config.check(job.materials.catalog.codes_per_level())?;
     let samples = Samples::new(job.histories, job.split, job.config.model().unit(), job.config.max_history());
@@ -110,7 +142,10 @@ struct Run<'a> {
     position: Position,
     steps_per_epoch: u64,
     total_steps: u64,
+    /// The step of the checkpoint on disk.
+    saved: Option<u64>,
     started: Instant,
+    cpu_seconds_at_start: f64,
 }
 
 impl<'a> Run<'a> {
@@ -123,8 +158,11 @@ impl<'a> Run<'a> {
         let adam = AdamWConfig { lr: config.learning_rate, weight_decay: config.weight_decay, ..Default::default() };
         let mut optimizer = AdamW::new(network.params().vars().to_vec(), adam)?;
         let store = Store::open(job, samples.len())?;
-        let position = store.resume(network.params(), &mut optimizer)?.unwrap_or_default();
+        let resumed = store.resume(network.params(), &mut optimizer)?;
+        let (saved, position) = (resumed.map(|position| position.step), resumed.unwrap_or_default());
         let log = MetricsLog::open(job.work_dir, position.step)?;
+        let cpu_seconds_at_start = meter::process_cpu_s().unwrap_or_default();
+        meter::begin_peak();
         let started = Instant::now();
         Ok(Self {
             job,
@@ -138,7 +176,9 @@ impl<'a> Run<'a> {
             position,
             steps_per_epoch,
             total_steps,
+            saved,
             started,
+            cpu_seconds_at_start,
         })
     }
 
@@ -204,22 +244,23 @@ impl<'a> Run<'a> {
 
     /// One step of the optimiser on one batch.
     fn step(&mut self, numbers: &[u32]) -> Result<()> {
-        let step = self.position.step;
-        let rows = part_rows(self.network.as_ref(), self.job.materials.device, numbers.len());
+        let (step, began) = (self.position.step, Instant::now());
+        let device = self.job.materials.device;
+        let cut = Cut::new(self.network.as_ref(), device, numbers.len(), self.config.accumulation);
         let part = |numbers: &[u32]| -> Part<'a> {
             let targets = numbers.iter().map(|&number| self.samples.targets(number)).sum();
             Part { rows: numbers.iter().map(|&number| self.samples.row(number)).collect(), targets }
         };
-        let parts: Vec<Part<'_>> = numbers.chunks(rows).map(part).collect();
+        let parts: Vec<Part<'_>> = numbers.chunks(cut.part_rows).map(part).collect();
         let noise = Rng::new(self.job.seed, &format!("dropout {step}")).next_u64();
         let of_part = |part: &Part<'_>, noise| self.network.loss(&part.rows, Some(noise));
-        let (value, mut grads) = gradients(self.network.params(), &parts, noise, of_part)?;
+        let (value, mut grads) = gradients(self.network.params(), &parts, cut.at_once, noise, of_part)?;
         if !value.is_finite() {
-            return Err(diverged(step + 1, value));
+            return Err(self.diverged(numbers, value));
         }
         let norm = self.clip(&mut grads).map_err(|error| match error {
             // It knows the parameter, but not the step.
-            crate::Error::Core(_) => diverged(step + 1, value),
+            crate::Error::Core(_) => self.diverged(numbers, value),
             crate::Error::Tensor(_) => error,
         })?;
         let rate = self.learning_rate(step);
@@ -231,6 +272,8 @@ impl<'a> Run<'a> {
         sums.loss += value;
         sums.grad_norm += norm;
         sums.learning_rate = rate;
+        self.position.cost.samples += numbers.len() as u64;
+        self.position.cost.step_seconds += began.elapsed().as_secs_f64();
         Ok(())
     }
 
@@ -278,6 +321,7 @@ impl<'a> Run<'a> {
 
     fn validate(&mut self) -> Result<()> {
         let (began, step) = (Instant::now(), self.position.step);
+        self.check_weights()?;
         let metrics = self.validator.run(self.network.ranker(&self.job.materials)?.as_ref())?;
         let best = self.position.best.is_none_or(|best| metrics.better_than(&best.metrics));
         self.position.validated_at = Some(step);
@@ -294,12 +338,32 @@ impl<'a> Run<'a> {
     }
 
     fn checkpoint(&mut self) -> Result<()> {
-        let position = Position { seconds_before: self.seconds(), ..self.position };
-        self.store.save(self.network.params(), &self.optimizer, &position)
+        self.check_weights()?;
+        let (seconds_before, measured) = (self.seconds(), self.measured());
+        let cost = Cost {
+            cpu_seconds_before: measured.cpu_seconds,
+            peak_memory_bytes_before: measured.peak_memory_bytes,
+            ..self.position.cost
+        };
+        let position = Position { seconds_before, cost, ..self.position };
+        self.store.save(self.network.params(), &self.optimizer, &position)?;
+        self.saved = Some(position.step);
+        Ok(())
+    }
+
+    fn measured(&self) -> Measured {
+        let cost = self.position.cost;
+        let cpu = meter::process_cpu_s().map_or(0.0, |seconds| seconds - self.cpu_seconds_at_start);
+        Measured {
+            seconds: self.seconds(),
+            cpu_seconds: cost.cpu_seconds_before + cpu,
+            samples_per_s: cost.samples as f64 / cost.step_seconds.max(1e-9),
+            peak_memory_bytes: meter::peak_since().unwrap_or(0).max(cost.peak_memory_bytes_before),
+        }
     }
 
     fn outcome(mut self, stopped: Stopped) -> Result<TrainOutcome> {
-        let seconds = self.seconds();
+        let measured = self.measured();
         let mut best_step = self.position.step;
         if let Some(best) = self.position.best {
             self.network.load_weights(&self.store.best_weights(best.step))?;
@@ -324,13 +388,7 @@ impl<'a> Run<'a> {
             best_step,
             validation: self.position.best.map(|best| best.metrics),
             stopped,
-            seconds,
+            measured,
         })
     }
-}
-
-fn diverged(step: u64, loss: f64) -> crate::Error {
-    let problem = format!("the loss is {loss} and the gradient no finite number: the training diverged");
-    let mend = "lower learning_rate, lengthen warmup_steps, or set clip_norm, and train again from the start";
-    CoreError::input(format!("training step {step}"), problem, mend).into()
 }

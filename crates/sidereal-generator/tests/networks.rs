@@ -100,6 +100,7 @@ fn recipes() -> Vec<(&'static str, GeneratorConfig)> {
 struct World {
     catalog: Catalog,
     vectors: Embeddings,
+    counts: Vec<u32>,
     histories: Histories,
     split: Split,
 }
@@ -126,12 +127,17 @@ fn world(items: usize) -> World {
     let names = (0..12).map(|u| format!("user {u}")).collect();
     let histories = Histories::new(names, offsets, events, None, None).unwrap();
     let split = Split::new(&histories, SplitRule::LeaveOneOut).unwrap();
-    World { catalog: catalog(items), vectors: vectors(items), histories, split }
+    let counts = split.training_popularity(&histories, items);
+    World { catalog: catalog(items), vectors: vectors(items), counts, histories, split }
 }
 
 impl World {
     fn materials(&self) -> Materials<'_> {
-        Materials { vectors: Some(&self.vectors), ..Materials::of_catalog(&self.catalog, &Device::Cpu) }
+        Materials {
+            vectors: Some(&self.vectors),
+            training_counts: Some(&self.counts),
+            ..Materials::of_catalog(&self.catalog, &Device::Cpu)
+        }
     }
 
     fn train(&self, config: &GeneratorConfig, dir: &std::path::Path) -> TrainOutcome {

@@ -54,7 +54,11 @@ pub fn of_run(run: &Run, recipe: &Recipe) -> Result<Estimate> {
     let data = run.data()?;
     let split = run.split(&data.histories)?;
     let model = recipe.generator.model();
-    let codes_per_level = recipe.tokenizer.codes();
+    let codes_per_level = match &recipe.tokenizer {
+        Some(tokenizer) => tokenizer.codes().to_vec(),
+        None => run.catalog()?.codes_per_level().to_vec(),
+    };
+    let codes_per_level = codes_per_level.as_slice();
     let cut = |events: usize| events.min(recipe.generator.max_history()) as f64;
     let (mut targets, mut items) = (0u64, 0.0);
     for &end in &split.train_end {

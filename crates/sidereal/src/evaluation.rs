@@ -21,6 +21,11 @@ impl<T> Modes<T> {
     pub fn each(&self) -> [(&'static str, &T); 2] {
         [("no_filter", &self.no_filter), ("seen_removed", &self.seen_removed)]
     }
+
+    /// Something of either mode.
+    pub fn map<U>(&self, mut make: impl FnMut(&T) -> U) -> Modes<U> {
+        Modes { no_filter: make(&self.no_filter), seen_removed: make(&self.seen_removed) }
+    }
 }
 
 /// What is known of one row of the table beside its metrics.
@@ -30,6 +35,13 @@ pub struct RowDetail {
     pub intervals: BTreeMap<String, [f64; 2]>,
     /// Metrics by the target's training popularity: `head`, `mid`, `tail`, `cold`; each also has `users`.
     pub buckets: BTreeMap<String, Metrics>,
+    /// Metrics by the length of the user's history: `short`, `mid`, `long`; each also has `users`, and `from` and `to`
+    /// in events.
+    #[serde(default)]
+    pub history: BTreeMap<String, Metrics>,
+    /// Metrics of targets that training has seen (`in_set`) and of those that it has not (`cold`).
+    #[serde(default)]
+    pub sets: BTreeMap<String, Metrics>,
 }
 
 /// A paired test of two rows over the same users.
@@ -73,6 +85,9 @@ pub struct Evaluation {
     /// The generator without the user's history.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seen_removed: Option<Metrics>,
+    /// Trained models of other runs, as `evaluate --with` asks for them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub trained: BTreeMap<String, Modes<Metrics>>,
     /// The untrained rows.
     pub baselines: BTreeMap<String, Modes<Metrics>>,
     /// Intervals and buckets by row name.
@@ -92,7 +107,7 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// All rows of the table, the generator first.
+    /// All rows of the table: the generator, other trained models, the untrained ones.
     pub fn rows(&self) -> Vec<(&str, Modes<&Metrics>)> {
         let mut rows = Vec::new();
         if let (Some(name), Some(no_filter), Some(seen_removed)) =
@@ -100,7 +115,7 @@ impl Evaluation {
         {
             rows.push((name.as_str(), Modes { no_filter, seen_removed }));
         }
-        rows.extend(self.baselines.iter().map(|(name, modes)| {
+        rows.extend(self.trained.iter().chain(&self.baselines).map(|(name, modes)| {
             (name.as_str(), Modes { no_filter: &modes.no_filter, seen_removed: &modes.seen_removed })
         }));
         rows

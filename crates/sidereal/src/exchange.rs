@@ -17,7 +17,7 @@ use sidereal_tokenizer::codes::parse_codes;
 use crate::Result;
 use crate::life::versions;
 use crate::run::{Outcome, Run, Stage};
-use crate::stages::catalog::{facts, first_few};
+use crate::stages::catalog::{facts, first_few, prior};
 
 mod codebooks;
 mod grid;
@@ -164,7 +164,7 @@ pub struct Exported {
 /// Brings what another tool made into a run: semantic IDs as its catalog, codebooks as its tokenizer.
 ///
 /// In a run with data the catalog lists the data's items in their order, and every one needs an ID; in a new run it
-/// lists the file's items. `codes` is a number of codes per level, or one for all ("256", "256,256,128"); without it
+/// lists the file's items. Items of one leaf are ordered as [`crate::stages::catalog::build`] orders them. `codes` is a number of codes per level, or one for all ("256", "256,256,128"); without it
 /// the format's own numbers are taken, or every level has as many as its largest code needs.
 ///
 /// # Errors
@@ -209,8 +209,9 @@ pub fn export(run: &Run, format: &'static Format, out: &Path) -> Result<Exported
 
 fn import_catalog(run: &Run, format: &Format, foreign: Foreign, file: &Path, codes: Option<&str>) -> Result<Outcome> {
     let mut inputs = digests(file)?;
-    if run.has(Stage::Data) {
-        inputs.insert(Stage::Data.name().to_owned(), run.digest(Stage::Data)?);
+    let with_data = run.has(Stage::Data);
+    for stage in [Stage::Data, Stage::Split].into_iter().filter(|&stage| with_data && run.has(stage)) {
+        inputs.insert(stage.name().to_owned(), run.digest(stage)?);
     }
     let codes_per_level = match (codes, foreign.codes_per_level) {
         (Some(codes), _) => parse_codes(codes, Some(foreign.sids.levels()))?,
@@ -220,7 +221,9 @@ fn import_catalog(run: &Run, format: &Format, foreign: Foreign, file: &Path, cod
     let config = json!({ "import": format.name, "codes": codes_per_level });
     let wanted = Manifest::new(Stage::Catalog.name(), None, config, inputs);
     run.stage(Stage::Catalog, wanted, |out| {
-        let items = if run.has(Stage::Data) { Some(run.data()?.items) } else { None };
+        let data = if with_data { Some(run.data()?) } else { None };
+        let prior = data.as_ref().map_or(Ok(None), |data| prior(run, data))?;
+        let items = data.map(|data| data.items);
         let ids = match (foreign.ids, &items) {
             (Some(ids), _) => ids,
             (None, Some(items)) => by_place(items, foreign.sids.len(), file)?,
@@ -231,7 +234,8 @@ fn import_catalog(run: &Run, format: &Format, foreign: Foreign, file: &Path, cod
             Some(items) => in_order_of(items, index, file)?,
             None => index,
         };
-        let catalog = Catalog::build(&ids, &sids, &codes_per_level, CollisionPolicy::Postings, None)?;
+        let policy = CollisionPolicy::Postings;
+        let catalog = Catalog::build(&ids, &sids, &codes_per_level, policy, prior.as_deref())?;
         versions::keep_changed(run)?;
         catalog.save(out.dir())?;
         Ok(facts(&catalog))

@@ -2,7 +2,7 @@
 //!
 //! [`run`] is a folder with a sub-folder per stage, [`recipe`] its configuration, [`stages`] make it one after another
 //! ([`pipeline`] runs them all and resumes), [`life`] changes its catalog afterwards, [`evaluate`] judges it beside baselines that need no training,
-//! [`recommend`] answers from it, and [`report`] shows it as a page. The crates below are re-exported under short names.
+//! [`accuracy`] trains and judges several, [`recommend`] answers from it, and [`report`] shows it as a page. The crates below are re-exported under short names.
 //!
 //! Absent on purpose: printing, argument parsing, HTTP.
 
@@ -29,6 +29,8 @@ pub mod evaluation;
 
 pub mod evaluate;
 pub mod recommend;
+
+pub mod accuracy;
 
 pub mod batch;
 pub mod encode;

@@ -48,8 +48,10 @@ pub fn run(
 ) -> Result<()> {
     setting.device.open()?;
     for stage in Stage::ALL {
-        if stage == Stage::Fusion && recipe.fusion.is_none() {
-            remove_fusion(run)?;
+        if !has_stage(recipe, stage) {
+            if stage == Stage::Fusion {
+                remove_fusion(run)?;
+            }
             continue;
         }
         let began = Instant::now();
@@ -71,17 +73,29 @@ fn remove_fusion(run: &Run) -> Result<()> {
     Ok(())
 }
 
+/// Whether a recipe makes a stage: imported semantic IDs need no tokenizer, and a fusion has to be asked for.
+fn has_stage(recipe: &Recipe, stage: Stage) -> bool {
+    match stage {
+        Stage::Tokenizer => recipe.tokenizer.is_some(),
+        Stage::Fusion => recipe.fusion.is_some(),
+        _ => true,
+    }
+}
+
 fn step(run: &Run, recipe: &Recipe, setting: Setting<'_>, stage: Stage) -> Result<Outcome> {
     let Setting { data, device, progress } = setting;
     match stage {
         Stage::Data => stages::data::from_folder(run, data, &recipe.data, progress),
         Stage::Embeddings => stages::embeddings::from_folder(run, data, progress),
         Stage::Split => stages::split::make(run, recipe.split),
-        Stage::Tokenizer => {
-            let (config, collaborative, seed) = (&recipe.tokenizer, recipe.collaborative.as_ref(), recipe.seed);
-            stages::tokenizer::make(run, stages::tokenizer::Wish { config, collaborative, seed, device }, progress)
-        }
-        Stage::Catalog => stages::catalog::build(run, recipe.catalog.collisions),
+        Stage::Tokenizer => match &recipe.tokenizer {
+            Some(config) => {
+                let (collaborative, seed) = (recipe.collaborative.as_ref(), recipe.seed);
+                stages::tokenizer::make(run, stages::tokenizer::Wish { config, collaborative, seed, device }, progress)
+            }
+            None => Ok(Outcome::Kept),
+        },
+        Stage::Catalog => stages::catalog::make(run, &recipe.catalog, data),
         Stage::Generator => stages::generator::make(run, &recipe.generator, recipe.seed, device, progress),
         Stage::Fusion => stages::fusion::make(run, &recipe.fusion.unwrap_or_default(), recipe.seed, device, progress),
         Stage::Report => stages::report::make(run, recipe, device, progress),

@@ -1,7 +1,8 @@
 //! Recipes: the whole configuration of a run in one TOML file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sidereal_core::{CollisionPolicy, Error, SplitRule};
 use sidereal_data::ColumnMap;
@@ -10,9 +11,10 @@ use sidereal_generator::fusion::FusionConfig;
 use sidereal_tokenizer::TokenizerConfig;
 
 use crate::Result;
+use crate::exchange::Format;
 use crate::stages::collaborative::{CollaborativeRecipe, resolve};
 
-/// A recipe. Everything has a default but the choice of tokenizer and generator.
+/// A recipe. Everything has a default but the choice of tokenizer (or of semantic IDs to import) and generator.
 ///
 /// ```toml
 /// seed = 42
@@ -39,8 +41,9 @@ pub struct Recipe {
     /// What is held out.
     #[serde(default = "default_split")]
     pub split: SplitRule,
-    /// How items become semantic IDs.
-    pub tokenizer: TokenizerConfig,
+    /// How items become semantic IDs; absent where `catalog.import` brings them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<TokenizerConfig>,
     /// Vectors learnt from behaviour, for tokenizers that learn from them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collaborative: Option<CollaborativeRecipe>,
@@ -69,11 +72,46 @@ pub struct DataRecipe {
 }
 
 /// How semantic IDs become a catalog.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CatalogRecipe {
     /// What happens when two items share a semantic ID.
     pub collisions: CollisionPolicy,
+    /// Semantic IDs made elsewhere, in place of a tokenizer: a file, by its path in the data folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub import: Option<PathBuf>,
+    /// The file's format, one of [`crate::exchange::FORMATS`]; by default `lc-rec`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// Codes per level K of the file, `[L]`; by default what its largest codes need.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub codes: Option<Vec<u32>>,
+}
+
+impl CatalogRecipe {
+    /// The format of the imported file.
+    ///
+    /// # Errors
+    /// No format of that name.
+    pub fn format(&self) -> Result<&'static Format> {
+        Format::of(self.format.as_deref().unwrap_or("lc-rec"))
+    }
+
+    fn check(&self) -> Result<()> {
+        let fail = |key: &str, problem: &str, mend: &str| Err(Error::config(key, problem, mend).into());
+        if self.import.is_some() {
+            self.format()?;
+            if self.collisions != CollisionPolicy::default() {
+                let mend = "remove the key: imported items that share an ID share a leaf";
+                return fail("catalog.collisions", "imported semantic IDs are taken as they are", mend);
+            }
+        } else if self.format.is_some() || self.codes.is_some() {
+            let mend = "name the file with catalog.import, or remove the key";
+            let key = if self.format.is_some() { "catalog.format" } else { "catalog.codes" };
+            return fail(key, "it says how a file is imported, but none is", mend);
+        }
+        Ok(())
+    }
 }
 
 /// How the generator is judged.
@@ -96,14 +134,28 @@ impl Default for EvaluateRecipe {
 }
 
 fn default_seed() -> u64 {
-    42
+    Recipe::DEFAULT_SEED
 }
 
 fn default_split() -> SplitRule {
     SplitRule::LeaveOneOut
 }
 
+/// TOML as a value; an error shows the line.
+pub(crate) fn parsed<T: DeserializeOwned>(text: &str, name: &str) -> Result<T> {
+    toml::from_str(text).map_err(|e| {
+        let line = e.span().map_or(String::new(), |span| {
+            format!(", line {}", text.get(..span.start).unwrap_or("").matches('\n').count() + 1)
+        });
+        let mend = "correct the key or value there (`sidereal methods` lists the methods, the README the keys)";
+        Error::input(format!("{name}{line}"), e.message().trim(), mend).into()
+    })
+}
+
 impl Recipe {
+    /// The seed of a recipe that names none.
+    pub const DEFAULT_SEED: u64 = 42;
+
     /// Reads a recipe.
     ///
     /// # Errors
@@ -120,13 +172,7 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::load`].
     pub fn parse(text: &str, name: &str) -> Result<Self> {
-        let recipe: Self = toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(String::new(), |span| {
-                format!(", line {}", text.get(..span.start).unwrap_or("").matches('\n').count() + 1)
-            });
-            let mend = "correct the key or value there (`sidereal methods` lists the methods, the README the keys)";
-            Error::input(format!("{name}{line}"), e.message().trim(), mend)
-        })?;
+        let recipe: Self = parsed(text, name)?;
         recipe.check()?;
         Ok(recipe)
     }
@@ -136,15 +182,34 @@ impl Recipe {
     /// # Errors
     /// The first such key.
     pub fn check(&self) -> Result<()> {
-        self.tokenizer.check()?;
+        self.catalog.check()?;
         self.collaborative.as_ref().map_or(Ok(()), CollaborativeRecipe::check)?;
-        self.generator.check(self.tokenizer.codes())?;
         self.fusion.map_or(Ok(()), |fusion| fusion.check())?;
+        match (&self.tokenizer, &self.catalog.import) {
+            (Some(tokenizer), None) => {
+                tokenizer.check()?;
+                self.generator.check(tokenizer.codes())?;
+            }
+            // How many codes there are is known when the file is read: the stage checks the rest.
+            (None, Some(_)) => self.generator.training().check(&self.training_place())?,
+            (Some(tokenizer), Some(file)) => {
+                let problem = format!("semantic IDs come from {}, and from {}", file.display(), tokenizer.name());
+                return Err(Error::config("catalog.import", problem, "remove it, or the [tokenizer] table").into());
+            }
+            (None, None) => {
+                let mend = "give a table such as [tokenizer.rq-kmeans], or a file of semantic IDs with catalog.import";
+                return Err(Error::config("tokenizer", "nothing says where semantic IDs come from", mend).into());
+            }
+        }
         if self.evaluate.beam == 0 {
             let mend = "use 50, or at least the largest K that you want to see";
             return Err(Error::config("evaluate.beam", "a beam width of 0 finds nothing", mend).into());
         }
         Ok(())
+    }
+
+    fn training_place(&self) -> String {
+        format!("generator.{}.training", self.generator.method())
     }
 
     /// The recipe as TOML, every default spelt out.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
-use sidereal_core::{Catalog, Error, ItemIndex, Items, LeafFilter};
-use sidereal_generator::fusion::{FusedRanker, Fusion};
+use sidereal_core::{Catalog, Error, ItemIndex, Items, LeafFilter, Progress};
+use sidereal_generator::fusion::{FusedRanker, Fusion, FusionConfig};
 use sidereal_generator::network::user_key;
 use sidereal_generator::{Generator, Question, Ranker, Ranking};
 use sidereal_nn::device::DeviceChoice;
@@ -93,6 +93,20 @@ impl Recommender {
             let fusion = stages::fusion::load(run)?;
             recommender.fused = Some(FusedRanker::new(Some(ranker), Arc::new(knowledge), fusion)?);
         }
+        Ok(recommender)
+    }
+
+    /// As [`Recommender::load`], but by the fusion fitted anew without the generator.
+    ///
+    /// # Errors
+    /// As [`Recommender::load`]; a run without fusion.
+    pub fn load_without_generator(run: &Run, device: DeviceChoice, progress: &dyn Progress) -> Result<Self> {
+        let mut recommender = Self::load_generator(run, device, false)?;
+        let fitted = stages::fusion::load(run)?;
+        let config = FusionConfig { without: fitted.config.without.and_generator(), ..fitted.config };
+        let seed = run.manifest(Stage::Fusion)?.seed.unwrap_or_default();
+        let (fusion, knowledge) = stages::fusion::fit(run, &recommender, &config, seed, progress)?;
+        recommender.fused = Some(FusedRanker::new(None, Arc::new(knowledge), fusion)?);
         Ok(recommender)
     }
 

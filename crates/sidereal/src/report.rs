@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::Result;
+use crate::accuracy::AccuracyRow;
 use crate::evaluation::Evaluation;
 use crate::quality::Subject;
 
@@ -31,12 +32,21 @@ pub struct ReportData {
     pub recipe_toml: String,
     /// The table of figures.
     pub evaluation: Option<Evaluation>,
+    /// Trained rows with several seeds, and what they cost.
+    pub accuracy: Option<AccuracyView>,
     /// The quality of the semantic IDs.
     pub tokenizer: Option<TokenizerView>,
     /// The training, by step.
     pub training: Vec<TrainingPoint>,
     /// Some users with what they are recommended.
     pub users: Vec<UserStory>,
+}
+
+/// An accuracy table.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct AccuracyView {
+    /// Two for each row, one a mode.
+    pub rows: Vec<AccuracyRow>,
 }
 
 /// How the semantic IDs use their codes.

@@ -241,6 +241,16 @@ impl Run {
     }
 }
 
+/// Refuses a name that cannot be a folder's.
+pub(crate) fn check_folder_name(key: &str, name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+');
+    if name.is_empty() || !name.chars().all(plain) || name.starts_with('.') || name.len() > 100 {
+        let mend = "use letters, digits, '-', '_', '+' and '.', not first: it names a folder";
+        return Err(sidereal_core::Error::config(key, format!("{name:?} cannot name a folder"), mend).into());
+    }
+    Ok(())
+}
+
 /// Makes a folder of the kind that `wanted` says, unless what is there was asked to be the same; see [`Run::stage`].
 pub(crate) fn keep_or_make(
     dir: &Path,

@@ -36,7 +36,7 @@ pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
     if let Some(object) = figures.as_object_mut() {
         object.insert("threads".to_owned(), json!(sidereal::bench::threads()));
         object.insert("device".to_owned(), json!(device.to_string()));
-        object.insert("peak_memory_mib".to_owned(), json!(crate::memory::peak_mib()));
+        object.insert("peak_memory_mib".to_owned(), json!(crate::memory::peak_since_mib()));
     }
     if context.global.json {
         // One line, so that a program that runs others can read the last one.
@@ -57,7 +57,7 @@ fn job(context: &Context, items: &[u64], wish: &JobWish) -> Result<serde_json::V
         crate::memory::forget_peak();
         let mut figures = sidereal::bench::job(wish, items, context.progress.as_ref())?;
         if let Some(object) = figures.as_object_mut() {
-            object.insert("peak_memory_mib".to_owned(), json!(crate::memory::peak_mib()));
+            object.insert("peak_memory_mib".to_owned(), json!(crate::memory::peak_since_mib()));
         }
         curve.push(figures);
     }

@@ -1,9 +1,9 @@
 //! `sidereal evaluate`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use sidereal::evaluate::{Question, evaluate};
+use sidereal::evaluate::{Question, evaluate_with};
 use sidereal::evaluation::{Evaluation, Metrics};
 use sidereal::{Result, Run};
 
@@ -20,8 +20,9 @@ pub(crate) struct Wish {
     pub(crate) seed: u64,
 }
 
-pub(crate) fn execute(context: &Context, run: &Path, wish: Wish) -> Result<ExitCode> {
+pub(crate) fn execute(context: &Context, run: &Path, with: &[PathBuf], wish: Wish) -> Result<ExitCode> {
     let run = Run::open(run)?;
+    let others = with.iter().map(|run| Run::open(run)).collect::<Result<Vec<_>>>()?;
     let question = Question {
         validation: wish.split == SplitName::Validation,
         beam: wish.beam,
@@ -29,7 +30,7 @@ pub(crate) fn execute(context: &Context, run: &Path, wish: Wish) -> Result<ExitC
         baselines_only: wish.baselines_only,
         seed: wish.seed,
     };
-    let evaluation = evaluate(&run, question, context.global.device, context.progress.as_ref())?;
+    let evaluation = evaluate_with(&run, &others, question, context.global.device, context.progress.as_ref())?;
     if context.global.json {
         output::json(&evaluation)?
     } else {
@@ -55,5 +56,36 @@ pub(crate) fn table(evaluation: &Evaluation) -> Result<()> {
         }
     }
     output::line("")?;
+    groups(evaluation)?;
     evaluation.verdict.iter().try_for_each(|sentence| output::line(sentence))
+}
+
+/// Recall@10 on the whole catalog by the target's popularity and the history's length.
+fn groups(evaluation: &Evaluation) -> Result<()> {
+    const GROUPS: [(&str, &str); 7] = [
+        ("buckets", "head"),
+        ("buckets", "mid"),
+        ("buckets", "tail"),
+        ("buckets", "cold"),
+        ("history", "short"),
+        ("history", "mid"),
+        ("history", "long"),
+    ];
+    let head: String = GROUPS
+        .iter()
+        .map(|(of, name)| {
+            format!("{:>11}", if *of == "history" { format!("{name} hist.") } else { (*name).to_owned() })
+        })
+        .collect();
+    output::line(&format!("{:<32}{head}", "recall@10, the whole catalog"))?;
+    for (name, _) in evaluation.rows() {
+        let Some(detail) = evaluation.details.get(name).map(|modes| &modes.no_filter) else { continue };
+        let cell = |(of, group): &(&str, &str)| {
+            let groups = if *of == "history" { &detail.history } else { &detail.buckets };
+            let value = groups.get(*group).filter(|g| g.get("users").is_some_and(|&users| users > 0.0));
+            value.and_then(|g| g.get("recall@10")).map_or(format!("{:>11}", "-"), |v| format!("{v:>11.4}"))
+        };
+        output::line(&format!("  {name:<30}{}", GROUPS.iter().map(cell).collect::<String>()))?;
+    }
+    output::line("")
 }

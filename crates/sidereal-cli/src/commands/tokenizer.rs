@@ -35,8 +35,12 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
         Tokenizer::Train { run, embeddings, sample, method, recipe, levels, codes, seed } => {
             let (config, collaborative) = match recipe {
                 Some(recipe) => {
-                    let recipe = Recipe::load(&recipe)?;
-                    (recipe.tokenizer, recipe.collaborative)
+                    let Recipe { tokenizer, collaborative, .. } = Recipe::load(&recipe)?;
+                    let none = || {
+                        let mend = "name a recipe with a [tokenizer] table, or use --method";
+                        Error::config("tokenizer", "the recipe imports its semantic IDs", mend)
+                    };
+                    (tokenizer.ok_or_else(none)?, collaborative)
                 }
                 None => {
                     let levels = levels.or((!codes.contains(',')).then_some(default_levels(&method)));

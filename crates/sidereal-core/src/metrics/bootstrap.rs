@@ -41,8 +41,11 @@ pub fn intervals(ranks: &[Option<u32>], metrics: &[Metric], bootstrap: &Bootstra
     of_means(&values, metrics.len(), bootstrap)
 }
 
-/// Intervals of the column means of `values`, [users, columns].
-pub(super) fn of_means(values: &[f64], columns: usize, bootstrap: &Bootstrap) -> Vec<Interval> {
+/// Intervals of the column means of `values`, one row a user.
+///
+/// # Shapes
+/// `values`: [users, columns]
+pub fn of_means(values: &[f64], columns: usize, bootstrap: &Bootstrap) -> Vec<Interval> {
     let users = values.len() / columns.max(1);
     if users == 0 || bootstrap.resamples == 0 {
         return vec![Interval { low: 0.0, high: 0.0 }; columns];

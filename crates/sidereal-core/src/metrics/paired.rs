@@ -52,12 +52,20 @@ pub fn paired_test(
     metric: Metric,
     bootstrap: &Bootstrap,
 ) -> Result<PairedTest> {
+    let values = |ranks: &[Option<u32>]| ranks.iter().map(|&rank| metric.of_rank(rank)).collect::<Vec<f64>>();
+    paired_values(&values(first), &values(second), metric, bootstrap)
+}
+
+/// Compares two rows by a value of the metric a user: its mean over several trainings, say.
+///
+/// # Errors
+/// Rows over other numbers of users.
+pub fn paired_values(first: &[f64], second: &[f64], metric: Metric, bootstrap: &Bootstrap) -> Result<PairedTest> {
     if first.len() != second.len() {
         let problem = format!("a row over {} users and one over {} cannot be paired", first.len(), second.len());
         return Err(Error::mismatch(problem, "rank the same users, in the same order, with both methods"));
     }
-    let differences: Vec<f64> =
-        first.iter().zip(second).map(|(&a, &b)| metric.of_rank(a) - metric.of_rank(b)).collect();
+    let differences: Vec<f64> = first.iter().zip(second).map(|(a, b)| a - b).collect();
     let users = differences.len();
     let interval = of_means(&differences, 1, bootstrap)[0];
     // A user without a difference has none with the other sign either.

@@ -19,6 +19,9 @@ pub struct Feature {
     pub(super) value: fn(&Evidence<'_>, ItemIndex) -> f32,
 }
 
+/// The place of the generator's score in [`FEATURES`].
+pub(super) const GENERATOR: usize = 0;
+
 /// All features, in the order of their weights.
 pub const FEATURES: &[Feature] = &[
     Feature {

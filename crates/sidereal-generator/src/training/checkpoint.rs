@@ -1,8 +1,10 @@
 //! Where a run stands, on disk: what a killed run goes on from.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sidereal_core::Error as CoreError;
 use sidereal_core::artifact::sha256_bytes;
 use sidereal_nn::checkpoint::{Checkpoint, load, path, save};
@@ -29,6 +31,23 @@ pub(super) struct Position {
     pub(super) since_log: Sums,
     /// Wall time of the parts of this run before this process.
     pub(super) seconds_before: f64,
+    /// What this run has cost so far.
+    #[serde(default)]
+    pub(super) cost: Cost,
+}
+
+/// What a run has cost apart from wall time.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cost {
+    /// Processor time of the parts of this run before this process.
+    pub(super) cpu_seconds_before: f64,
+    /// The highest peak of the parts of this run before this process.
+    pub(super) peak_memory_bytes_before: u64,
+    /// Samples trained on.
+    pub(super) samples: u64,
+    /// Wall time of the steps alone, without validation and saving.
+    pub(super) step_seconds: f64,
 }
 
 /// The best validation so far.
@@ -53,7 +72,7 @@ pub(super) struct Sums {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Extra {
-    run: String,
+    run: Value,
     position: Position,
 }
 
@@ -61,8 +80,8 @@ struct Extra {
 #[derive(Debug)]
 pub(super) struct Store {
     dir: PathBuf,
-    /// A digest of everything that decides what the run does.
-    run: String,
+    /// Everything that decides what the run does.
+    run: Value,
 }
 
 impl Store {
@@ -76,10 +95,11 @@ impl Store {
             "config": config,
             "seed": job.seed,
             "catalog": job.materials.catalog.version(),
+            "codes_per_level": job.materials.catalog.codes_per_level(),
             "samples": samples,
             "histories": histories_digest(job),
         });
-        Ok(Self { dir: job.work_dir.to_path_buf(), run: sha256_bytes(identity.to_string().as_bytes()) })
+        Ok(Self { dir: job.work_dir.to_path_buf(), run: identity })
     }
 
     /// Puts a saved run's weights and moments back; where it stood, or `None` in a new folder.
@@ -94,10 +114,9 @@ impl Store {
             CoreError::artifact(&file, format!("its position: {e}"), mend)
         })?;
         if extra.run != self.run {
-            let problem = format!(
-                "{} is of another training: the recipe, seed, catalog or histories have changed since",
-                file.display()
-            );
+            let mut changed = Vec::new();
+            differences("", &extra.run, &self.run, &mut changed);
+            let problem = format!("{} is of another training: {}", file.display(), changed.join(", "));
             let mend = "train into another folder, or remove this one to start again from the beginning";
             return Err(CoreError::mismatch(problem, mend).into());
         }
@@ -141,6 +160,20 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// Keys in which two identities differ, with both values.
+fn differences(path: &str, theirs: &Value, ours: &Value, found: &mut Vec<String>) {
+    if let (Value::Object(theirs), Value::Object(ours)) = (theirs, ours) {
+        let keys: BTreeSet<&String> = theirs.keys().chain(ours.keys()).collect();
+        for key in keys {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            let of = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or_default();
+            differences(&path, &of(theirs), &of(ours), found);
+        }
+    } else if theirs != ours {
+        found.push(format!("{path} was {theirs}, but is {ours}"));
     }
 }
 

@@ -27,6 +27,11 @@ pub enum ScheduleKind {
 pub struct TrainingConfig {
     /// Samples a step.
     pub batch_size: usize,
+    /// Parts in which a step's samples are taken one after the other, their gradients added: less memory, more time. On
+    /// the CPU a batch has its parts anyway, so the weights are the same to the bit; on a device they are the same but
+    /// for rounding.
+    #[serde(skip_serializing_if = "is_one")]
+    pub accumulation: usize,
     /// Times through all samples.
     pub max_epochs: u64,
     /// Steps at most, where that is fewer.
@@ -59,11 +64,17 @@ pub struct TrainingConfig {
     pub log_every: u64,
 }
 
+/// What most recipes have is left out of resolved ones, which then are those of before there was the key.
+fn is_one(parts: &usize) -> bool {
+    *parts == 1
+}
+
 impl Default for TrainingConfig {
     /// Batch, rate and decay of GRID's public recipe for the same model shape (2507.22224); the rest ours.
     fn default() -> Self {
         Self {
             batch_size: 256,
+            accumulation: 1,
             max_epochs: 100,
             max_steps: None,
             max_minutes: None,
@@ -105,6 +116,7 @@ impl TrainingConfig {
         };
         let positive = [
             ("batch_size", self.batch_size as u64),
+            ("accumulation", self.accumulation as u64),
             ("max_epochs", self.max_epochs),
             ("max_steps", self.max_steps.unwrap_or(1)),
             ("validate_beam", self.validate_beam as u64),
@@ -115,6 +127,10 @@ impl TrainingConfig {
         }
         if self.batch_size > 1 << 20 {
             return fail("batch_size", format!("{} samples a step", self.batch_size), "give at most 1048576");
+        }
+        if self.accumulation > self.batch_size {
+            let problem = format!("{} parts of {} samples", self.accumulation, self.batch_size);
+            return fail("accumulation", problem, "give at most batch_size");
         }
         if self.max_minutes.is_some_and(|minutes| minutes.is_nan() || minutes <= 0.0) {
             return fail("max_minutes", "not above 0".to_owned(), "give minutes above 0, or drop the key");

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one line an event, appended while training runs.
+//! `metrics.jsonl`: one line an event, appended while training runs, and the same scalars for TensorBoard.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::Error as CoreError;
 use sidereal_core::artifact::write_atomic;
 
+use super::tensorboard::EventFile;
 use super::validation::Validation;
 use crate::Result;
 
@@ -52,17 +53,33 @@ impl Event {
             Self::Train { step, .. } | Self::Validation { step, .. } => *step,
         }
     }
+
+    /// What TensorBoard draws of it.
+    fn scalars(&self) -> Vec<(&'static str, f64)> {
+        match self {
+            Self::Train { loss, learning_rate, grad_norm, samples_per_s, .. } => vec![
+                ("train/loss", *loss),
+                ("train/learning_rate", *learning_rate),
+                ("train/grad_norm", *grad_norm),
+                ("train/samples_per_s", *samples_per_s),
+            ],
+            Self::Validation { metrics, .. } => {
+                vec![("validation/recall@10", metrics.recall_at_10), ("validation/ndcg@10", metrics.ndcg_at_10)]
+            }
+        }
+    }
 }
 
-/// The open file.
+/// The open files.
 #[derive(Debug)]
 pub(super) struct MetricsLog {
     path: PathBuf,
     file: File,
+    board: EventFile,
 }
 
 impl MetricsLog {
-    /// Opens the file of a run that stands at `step`: what a killed run wrote after it, a torn last line included, is
+    /// Opens the files of a run that stands at `step`: what a killed run wrote after it, a torn last line included, is
     /// taken away, so that no step is told twice.
     pub(super) fn open(work_dir: &Path, step: u64) -> Result<Self> {
         let path = work_dir.join(METRICS_FILE);
@@ -78,15 +95,16 @@ impl MetricsLog {
         }
         let file = OpenOptions::new().create(true).append(true).open(&path);
         let file = file.map_err(|e| CoreError::io("write", &path, e))?;
-        Ok(Self { path, file })
+        Ok(Self { path, file, board: EventFile::open(work_dir, step)? })
     }
 
-    /// Appends a line.
+    /// Appends a line, and its scalars.
     pub(super) fn write(&mut self, event: &Event) -> Result<()> {
         let mut line = serde_json::to_string(event)
             .map_err(|e| CoreError::artifact(&self.path, e.to_string(), "this is a defect: report it"))?;
         line.push('\n');
-        Ok(self.file.write_all(line.as_bytes()).map_err(|e| CoreError::io("write", &self.path, e))?)
+        self.file.write_all(line.as_bytes()).map_err(|e| CoreError::io("write", &self.path, e))?;
+        self.board.write(event.step(), &event.scalars())
     }
 }
 

@@ -12,7 +12,7 @@ use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig};
 use super::{Judge, Subject};
 use crate::Result;
 use crate::report::{QualityPage, render_quality};
-use crate::run::{Outcome, Run, Stage};
+use crate::run::{Outcome, Run, Stage, check_folder_name};
 use crate::stages::catalog;
 use crate::stages::collaborative::{CollaborativeRecipe, resolve};
 use crate::stages::tokenizer::{self, Place};
@@ -93,11 +93,7 @@ pub fn entries(methods: &str, codes: &[u32], collisions: CollisionPolicy) -> Res
         if entry.label.is_empty() {
             entry.label = entry.tokenizer.name().to_owned();
         }
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+');
-        if !entry.label.chars().all(plain) || entry.label.starts_with('.') || entry.label.len() > 100 {
-            let mend = "use letters, digits, '-', '_', '+' and '.', not first: it names a folder";
-            return Err(Error::config("label", format!("{:?} cannot name a folder", entry.label), mend).into());
-        }
+        check_folder_name("label", &entry.label)?;
         if !labels.insert(entry.label.clone()) {
             let mend = "give each its own label in a TOML file of [[tokenizers]]";
             return Err(Error::config("label", format!("two tokenizers are called {:?}", entry.label), mend).into());

@@ -9,6 +9,7 @@ use sidereal_core::Error;
 use super::ReportData;
 use crate::Result;
 
+mod accuracy;
 mod evaluation;
 mod popularity;
 mod quality;
@@ -23,6 +24,7 @@ struct Page<'a> {
     title: &'a str,
     style: Value,
     sections: Vec<Section>,
+    accuracy: Option<accuracy::AccuracySection>,
     evaluation: Option<evaluation::EvaluationView>,
     training: Option<training::TrainingView>,
     tokenizer: Option<tokenizer::SemanticIdsView>,
@@ -65,6 +67,7 @@ pub(super) fn page(data: &ReportData) -> Result<String> {
         title: if data.title.trim().is_empty() { "Run" } else { &data.title },
         style: Value::from_safe_string(include_str!("style.css").to_owned()),
         sections: Vec::new(),
+        accuracy: data.accuracy.as_ref().map(accuracy::view).transpose()?.flatten(),
         evaluation,
         training: training::view(&data.training)?,
         tokenizer: data.tokenizer.as_ref().map(tokenizer::view).transpose()?,
@@ -73,6 +76,7 @@ pub(super) fn page(data: &ReportData) -> Result<String> {
         recipe: (!recipe.is_empty()).then_some(recipe),
     };
     let sections = [
+        ("accuracy", "Rows", page.accuracy.is_some()),
         ("figures", "Figures", page.evaluation.is_some()),
         ("popularity", "Popularity", page.evaluation.as_ref().is_some_and(|view| view.buckets.is_some())),
         ("training", "Training", page.training.is_some()),

@@ -17,7 +17,7 @@ use crate::Result;
 mod bars;
 mod lines;
 
-pub(super) use bars::{code_use, grouped_bars, histogram};
+pub(super) use bars::{IntervalBar, code_use, grouped_bars, histogram, interval_bars};
 pub(super) use lines::{Curve, Difference, curves, differences};
 
 /// Drawn pixels for a shown one.

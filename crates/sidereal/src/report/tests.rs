@@ -20,7 +20,9 @@ fn detail(metrics: &Metrics) -> RowDetail {
         let values = [("users", users), ("items", 500.0), ("recall@10", value), ("ndcg@10", value / 2.0)];
         (name.to_owned(), values.map(|(name, value)| (name.to_owned(), value)).into())
     };
-    RowDetail { intervals, buckets: buckets.map(bucket).into() }
+    let history = [("short", 0.8, 1_400.0), ("mid", 1.0, 700.0), ("long", 1.3, 651.0)].map(bucket).into();
+    let sets = [("in_set", 1.1, 2_654.0), ("cold", 0.02, 97.0)].map(bucket).into();
+    RowDetail { intervals, buckets: buckets.map(bucket).into(), history, sets }
 }
 
 fn modes<T>(no_filter: T, seen_removed: T) -> Modes<T> {
@@ -55,6 +57,7 @@ fn evaluation(strength: f64) -> Evaluation {
         catalog_version: "9f31c2a4".to_owned(),
         no_filter: Some(rows[0].1.no_filter.clone()),
         seen_removed: Some(rows[0].1.seen_removed.clone()),
+        trained: BTreeMap::new(),
         baselines: rows[1..].iter().map(|(name, modes)| ((*name).to_owned(), modes.clone())).collect(),
         details: rows
             .iter()
@@ -156,6 +159,7 @@ fn full() -> ReportData {
         recipe_toml: "seed = 2026\n\n[tokenizer.rq-kmeans]\nlevels = 3\ncodes = 256\n\n[generator]\nsteps = 20000\n"
             .to_owned(),
         evaluation: Some(evaluation(1.0)),
+        accuracy: None,
         tokenizer: Some(tokenizer()),
         training: training(),
         users: vec![user("A1YJEY40YUW4SE", 5, Some(2)), user("A3NHUQ33CFH3VM", 31, None)],
@@ -269,6 +273,7 @@ fn text_of_the_data_is_never_markup() {
         facts: vec![(ATTACK.to_owned(), ATTACK.to_owned())],
         recipe_toml: ATTACK.to_owned(),
         evaluation: Some(evaluation),
+        accuracy: None,
         tokenizer: None,
         training: vec![TrainingPoint { step: 1, validation, ..TrainingPoint::default() }],
         users: vec![story],

@@ -1,15 +1,40 @@
 //! Items and semantic IDs -> the catalog with its trie.
 
+use std::path::Path;
+
 use serde_json::json;
 use sidereal_core::artifact::Manifest;
-use sidereal_core::{Catalog, CollisionPolicy, Embeddings, ItemId};
+use sidereal_core::{Catalog, CollisionPolicy, Embeddings, Error, ItemId};
+use sidereal_data::PreparedData;
 use sidereal_tokenizer::ItemTokenizer;
 use sidereal_tokenizer::life::repair::{RepairRecord, repair};
 
-use crate::Result;
 use crate::life::versions;
+use crate::recipe::CatalogRecipe;
 use crate::run::{Outcome, Run, Stage};
-use crate::stages::{inputs, resolved};
+use crate::stages::{data, inputs, resolved};
+use crate::{Result, exchange};
+
+/// Makes the catalog as a recipe says: built from the tokenizer, or imported from a file of the data folder.
+///
+/// # Errors
+/// As [`build`] and [`exchange::import`]; a file without a data folder to find it in; a run that has a tokenizer beside
+/// an imported catalog, which would be mistaken for the one that made it.
+pub fn make(run: &Run, recipe: &CatalogRecipe, folder: Option<&Path>) -> Result<Outcome> {
+    let Some(import) = &recipe.import else { return build(run, recipe.collisions) };
+    if run.has(Stage::Tokenizer) {
+        let problem = format!("{} has a tokenizer, which did not make these semantic IDs", run.root().display());
+        return Err(Error::config("catalog.import", problem, "use another run folder").into());
+    }
+    let file = match folder {
+        Some(folder) => folder.join(import),
+        None if import.is_absolute() => import.clone(),
+        None => return data::kept(run, Stage::Catalog),
+    };
+    let codes: Option<Vec<String>> = recipe.codes.as_ref().map(|codes| codes.iter().map(u32::to_string).collect());
+    let codes = codes.map(|codes| codes.join(","));
+    Ok(exchange::import(run, recipe.format()?, &file, codes.as_deref())?.1)
+}
 
 /// Encodes the run's items and joins them with their semantic IDs.
 ///
@@ -26,10 +51,7 @@ pub fn build(run: &Run, policy: CollisionPolicy) -> Result<Outcome> {
         let tokenizer = run.tokenizer()?;
         let embeddings = run.embeddings()?;
         let ids = data.items.ids();
-        let prior = match run.has(Stage::Split) {
-            true => Some(run.split(&data.histories)?.training_popularity(&data.histories, data.items.len())),
-            false => None,
-        };
+        let prior = prior(run, &data)?;
         let (catalog, repair) = join(&tokenizer, policy, ids, &embeddings, prior.as_deref())?;
         versions::keep_changed(run)?;
         catalog.save(out.dir())?;
@@ -58,6 +80,14 @@ pub(crate) fn join(
         false => (sids, None),
     };
     Ok((Catalog::build(ids, &sids, tokenizer.codes_per_level(), policy, prior)?, record))
+}
+
+/// How often each item occurs in the training histories, where the run has a split: the order within a leaf.
+pub(crate) fn prior(run: &Run, data: &PreparedData) -> Result<Option<Vec<u32>>> {
+    if !run.has(Stage::Split) {
+        return Ok(None);
+    }
+    Ok(Some(run.split(&data.histories)?.training_popularity(&data.histories, data.items.len())))
 }
 
 /// What a catalog's manifest says of it.

@@ -32,25 +32,40 @@ pub fn make(
     stages.extend(run.has(Stage::Embeddings).then_some(Stage::Embeddings));
     let wanted = Manifest::new(Stage::Fusion.name(), Some(seed), resolved(config), inputs(run, &stages)?);
     run.stage(Stage::Fusion, wanted, |out| {
-        let data = run.data()?;
-        let split = run.split(&data.histories)?;
         let recommender = Recommender::load_generator(run, device, false)?;
-        let knowledge = knowledge(run, &data, &split, recommender.catalog())?;
-        let times = data.rough_times();
-        let fusion = Fusion::fit(&FitJob {
-            config: *config,
-            generator: Some(recommender.generator().ranker()),
-            knowledge: &knowledge,
-            catalog: recommender.catalog(),
-            histories: &data.histories,
-            times: times.as_deref(),
-            examples: &split.validation,
-            seed,
-            progress,
-        })?;
+        let (fusion, _) = fit(run, &recommender, config, seed, progress)?;
         write_json(&out.path(FUSION_FILE), &fusion)?;
         Ok(json!({ "users": fusion.users, "reached": fusion.reached, "loss": fusion.loss }))
     })
+}
+
+/// Fits weights on a run's validation targets.
+///
+/// # Errors
+/// As [`make`].
+pub(crate) fn fit(
+    run: &Run,
+    recommender: &Recommender,
+    config: &FusionConfig,
+    seed: u64,
+    progress: &dyn Progress,
+) -> Result<(Fusion, Knowledge)> {
+    let data = run.data()?;
+    let split = run.split(&data.histories)?;
+    let knowledge = knowledge(run, &data, &split, recommender.catalog())?;
+    let times = data.rough_times();
+    let fusion = Fusion::fit(&FitJob {
+        config: *config,
+        generator: Some(recommender.generator().ranker()),
+        knowledge: &knowledge,
+        catalog: recommender.catalog(),
+        histories: &data.histories,
+        times: times.as_deref(),
+        examples: &split.validation,
+        seed,
+        progress,
+    })?;
+    Ok((fusion, knowledge))
 }
 
 /// The fitted weights of a run, checked against its generator.

@@ -3,7 +3,7 @@
 use serde_json::json;
 use sidereal_core::artifact::Manifest;
 use sidereal_core::{Error, Progress};
-use sidereal_generator::training::METRICS_FILE;
+use sidereal_generator::training::{EVENTS_FILE, METRICS_FILE};
 use sidereal_generator::{GeneratorConfig, TrainJob, train};
 use sidereal_nn::device::DeviceChoice;
 
@@ -47,8 +47,12 @@ pub fn make(
             progress,
         })?;
         outcome.generator.save(out.dir())?;
-        let metrics = work_dir.join(METRICS_FILE);
-        std::fs::copy(&metrics, out.path(METRICS_FILE)).map_err(|e| Error::io("copy", &metrics, e))?;
+        for name in [METRICS_FILE, EVENTS_FILE] {
+            let log = work_dir.join(name);
+            std::fs::copy(&log, out.path(name)).map_err(|e| Error::io("copy", &log, e))?;
+        }
+        // The logs tell times too: neither they nor what the training cost are part of what the generator is.
+        out.measured(outcome.measured.figures(), [METRICS_FILE, EVENTS_FILE]);
         Ok(json!({
             "steps": outcome.steps,
             "best_step": outcome.best_step,

@@ -32,7 +32,8 @@ const STORY_ITEMS: usize = 10;
 /// # Errors
 /// A stage before it has not run; whatever the device says.
 pub fn make(run: &Run, recipe: &Recipe, device: DeviceChoice, progress: &dyn Progress) -> Result<Outcome> {
-    let stages = [Stage::Data, Stage::Embeddings, Stage::Split, Stage::Tokenizer, Stage::Catalog, Stage::Generator];
+    let mut stages = vec![Stage::Data, Stage::Embeddings, Stage::Split, Stage::Catalog, Stage::Generator];
+    stages.extend(run.has(Stage::Tokenizer).then_some(Stage::Tokenizer));
     let config = json!({ "evaluate": resolved(&recipe.evaluate), "description": recipe.description });
     let wanted = Manifest::new(Stage::Report.name(), Some(recipe.seed), config, inputs(run, &stages)?);
     run.stage(Stage::Report, wanted, |out| {
@@ -123,6 +124,7 @@ fn page_data(
         facts: facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         recipe_toml: recipe.to_toml(),
         evaluation: Some(evaluation),
+        accuracy: None,
         tokenizer: Some(tokenizer_view(quality, catalog)),
         training: training_points(&run.dir(Stage::Generator))?,
         users: users.collect(),

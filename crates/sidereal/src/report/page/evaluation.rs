@@ -140,7 +140,7 @@ pub(super) fn view(evaluation: &Evaluation) -> Result<Option<EvaluationView>> {
     let modes = (0..MODES.len()).map(|mode| mode_view(&rows, mode, judged.as_ref()));
     let (differences, tests) = (differences(judged.as_ref())?, tests(evaluation, &rows));
     Ok(Some(EvaluationView {
-        verdict: verdict_view(&rows, judged.as_ref()),
+        verdict: verdict_view(evaluation, &rows, judged.as_ref()),
         about: about(evaluation),
         faults: faults(evaluation),
         modes: modes.filter(|mode| !mode.columns.is_empty()).collect(),
@@ -232,8 +232,11 @@ fn sign(outcome: Outcome) -> &'static str {
     }
 }
 
-fn verdict_view(rows: &[Row<'_>], judged: Option<&Verdict>) -> Option<VerdictView> {
+fn verdict_view(evaluation: &Evaluation, rows: &[Row<'_>], judged: Option<&Verdict>) -> Option<VerdictView> {
     let Some(judged) = judged else {
+        if !evaluation.trained.is_empty() {
+            return None;
+        }
         let best = rows.first().filter(|row| !row.ours)?;
         return Some(VerdictView {
             outcome: Outcome::Unknown,
@@ -332,7 +335,8 @@ fn tests(evaluation: &Evaluation, rows: &[Row<'_>]) -> Vec<TestsView> {
         tables.push(tests_view("Paired tests of the generator", true, &ours, generator));
     }
     if !others.is_empty() {
-        tables.push(tests_view("Paired tests between baselines", false, &others, None));
+        let title = if evaluation.trained.is_empty() { "Paired tests between baselines" } else { "Paired tests" };
+        tables.push(tests_view(title, false, &others, None));
     }
     tables
 }

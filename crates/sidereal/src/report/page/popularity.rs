@@ -1,17 +1,31 @@
-//! Figures by the popularity of the target: whether a row lives on head items.
+//! Figures by the popularity of the target and the length of the history: whether a row lives on head items and on users
+//! who are well known.
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::Chart;
 use super::evaluation::Row;
 use crate::Result;
-use crate::evaluation::Metrics;
+use crate::evaluation::{Metrics, RowDetail};
 use crate::report::numbers::{figure, metric, plural};
 use crate::report::plots;
 use crate::report::verdict::MODES;
 
-/// Buckets from the most popular targets to those without training interactions.
-const BUCKETS: [&str; 4] = ["head", "mid", "tail", "cold"];
+/// One way of sorting users into groups.
+struct Grouping {
+    groups: &'static [&'static str],
+    of: fn(&RowDetail) -> &BTreeMap<String, Metrics>,
+    /// Behind "by" in captions.
+    by: &'static str,
+}
+
+const GROUPINGS: [Grouping; 3] = [
+    Grouping { groups: &["head", "mid", "tail", "cold"], of: |detail| &detail.buckets, by: "popularity of the target" },
+    Grouping { groups: &["short", "mid", "long"], of: |detail| &detail.history, by: "length of the history" },
+    Grouping { groups: &["in_set", "cold"], of: |detail| &detail.sets, by: "whether training saw the target" },
+];
 /// What is charted: the first that a bucket has.
 const CHARTED: [&str; 4] = ["recall@10", "ndcg@10", "recall@5", "ndcg@5"];
 
@@ -50,7 +64,8 @@ pub(super) fn view(rows: &[Row<'_>]) -> Result<Option<BucketsView>> {
     let mut view = BucketsView {
         about: format!(
             "{charted} by the target\u{2019}s training interactions: head holds the most popular items, cold those that \
-             training never saw. Numbers under the bars are those of the rows."
+             training never saw (in_set is all others). By history: short, mid and long are a third of the users each, \
+             as far as users of one length allow. Numbers under the bars are those of the rows."
         ),
         legend: rows
             .iter()
@@ -60,10 +75,12 @@ pub(super) fn view(rows: &[Row<'_>]) -> Result<Option<BucketsView>> {
         charts: Vec::new(),
         tables: Vec::new(),
     };
-    for (mode, (_, title, _)) in MODES.into_iter().enumerate() {
-        let of = |row: &Row<'_>, bucket: &str| row.details[mode].and_then(|detail| detail.buckets.get(bucket)).cloned();
-        let names: Vec<&str> =
-            BUCKETS.into_iter().filter(|bucket| rows.iter().any(|row| of(row, bucket).is_some())).collect();
+    for (grouping, (mode, (_, title, _))) in
+        GROUPINGS.iter().flat_map(|grouping| MODES.into_iter().enumerate().map(move |mode| (grouping, mode)))
+    {
+        let of = |row: &Row<'_>, group: &str| row.details[mode].and_then(|d| (grouping.of)(d).get(group)).cloned();
+        let named = grouping.groups.iter().copied();
+        let names: Vec<&str> = named.filter(|group| rows.iter().any(|row| of(row, group).is_some())).collect();
         if names.is_empty() {
             continue;
         }
@@ -77,13 +94,13 @@ pub(super) fn view(rows: &[Row<'_>]) -> Result<Option<BucketsView>> {
             .iter()
             .map(|name| {
                 let below = users(name).filter(|users| users.is_finite());
-                ((*name).to_owned(), below.map_or_else(String::new, |users| plural(users as u64, "user")))
+                (name.replace('_', " "), below.map_or_else(String::new, |users| plural(users as u64, "user")))
             })
             .collect();
         let values: Vec<Vec<Option<f64>>> =
             rows.iter().map(|row| names.iter().map(|name| value(row, name)).collect()).collect();
         let table = Table {
-            title: format!("{title}: {charted}"),
+            title: format!("{title}: {charted} by {}", grouping.by),
             columns: groups.iter().map(|(name, users)| format!("{name} ({users})")).collect(),
             rows: rows
                 .iter()
@@ -106,8 +123,9 @@ pub(super) fn view(rows: &[Row<'_>]) -> Result<Option<BucketsView>> {
                 format!("{}: {}", row.name, cells.join(", "))
             })
             .collect();
-        let name = format!("{title}, {charted} by popularity of the target. {}", told.join("; "));
-        view.charts.push(Chart::new(format!("{title}:"), charted, plots::grouped_bars(&name, &groups, &values)?));
+        let caption = format!("{charted} by {}", grouping.by);
+        let name = format!("{title}, {caption}. {}", told.join("; "));
+        view.charts.push(Chart::new(format!("{title}:"), caption, plots::grouped_bars(&name, &groups, &values)?));
         view.tables.push(table);
     }
     Ok((!view.charts.is_empty()).then_some(view))

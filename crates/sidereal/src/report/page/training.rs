@@ -1,4 +1,4 @@
-//! The training: loss and validation by step.
+//! The training: loss, validation, learning rate and speed by step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,6 +54,19 @@ pub(super) fn view(points: &[TrainingPoint]) -> Result<Option<TrainingView>> {
         charts.push(Chart::new("Training loss,", caption, plots::curves(&name, &[line], None)?));
     }
     charts.extend(validation(points)?);
+    let rates = values(points, |point| point.learning_rate);
+    let speeds = values(points, |point| point.samples_per_s);
+    for (title, caption, values) in
+        [("Learning rate", "by step", rates), ("Samples a second", "by step, between two lines of the log", speeds)]
+    {
+        let shown: Vec<(f64, f64)> = values.into_iter().filter(|(_, value)| drawable(*value)).collect();
+        if shown.len() > 1 {
+            let highest = shown.iter().map(|(_, value)| *value).fold(f64::NEG_INFINITY, f64::max);
+            let name = format!("{title} {caption}, at most {}", figure(highest, 6));
+            let line = Curve { name: title.to_owned(), points: shown };
+            charts.push(Chart::new(title, caption, plots::curves(&name, &[line], None)?));
+        }
+    }
     Ok(Some(TrainingView { about: format!("{}.", about.join(", ")), faults, charts }))
 }
 

@@ -59,6 +59,68 @@ pub(in crate::report) fn grouped_bars(
     })
 }
 
+/// A bar with how far its value can be trusted.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::report) struct IntervalBar {
+    pub(in crate::report) name: String,
+    pub(in crate::report) value: f64,
+    pub(in crate::report) interval: Option<[f64; 2]>,
+    /// Which of two colours it has.
+    pub(in crate::report) ours: bool,
+}
+
+/// Bars one below the other, each with its name, its number and a whisker for its interval.
+pub(in crate::report) fn interval_bars(name: &str, bars: &[IntervalBar]) -> Result<String> {
+    const ROW: i32 = 26;
+    const LEFT: i32 = 128;
+    const WIDTH: i32 = 520;
+    let bars: Vec<&IntervalBar> = bars.iter().filter(|bar| drawable(bar.value) && bar.value >= 0.0).collect();
+    let end = |bar: &&IntervalBar| bar.interval.map(|i| i[1]).filter(|&v| drawable(v)).unwrap_or(0.0).max(bar.value);
+    let highest = bars.iter().map(end).fold(0.0, f64::max);
+    let top = if highest > 0.0 { highest * 1.18 } else { 1.0 };
+    let rows = bars.len().max(1) as f64;
+    draw(name, (WIDTH, bars.len() as i32 * ROW + 46), |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(8 * SCALE)
+            .margin_left(LEFT * SCALE)
+            .set_label_area_size(LabelAreaPosition::Bottom, 22 * SCALE)
+            .build_cartesian_2d(0.0..top, 0.0..rows)?;
+        chart
+            .configure_mesh()
+            .disable_y_mesh()
+            .disable_y_axis()
+            .y_labels(0)
+            .x_labels(5)
+            .x_label_formatter(&|&v| mark(v, top))
+            .bold_line_style(GRID.stroke_width(2))
+            .light_line_style(TRANSPARENT)
+            .axis_style(GRID.stroke_width(2))
+            .label_style(text(11.0, MUTED))
+            .draw()?;
+        for (at, bar) in bars.iter().enumerate() {
+            let y = rows - at as f64 - 0.5;
+            let fill = colour(if bar.ours { 0 } else { 6 }).filled();
+            chart.plotting_area().draw(&Rectangle::new([(0.0, y - 0.3), (bar.value, y + 0.3)], fill))?;
+            let (mut right, middle) = chart.backend_coord(&(bar.value, y));
+            if let Some([low, high]) = bar.interval.filter(|ends| ends.iter().all(|&end| drawable(end))) {
+                let (from, _) = chart.backend_coord(&(low.max(0.0), y));
+                let (to, _) = chart.backend_coord(&(high, y));
+                area.draw(&PathElement::new(vec![(from, middle), (to, middle)], INK.stroke_width(3)))?;
+                for x in [from, to] {
+                    let whisker = vec![(x, middle - 4 * SCALE), (x, middle + 4 * SCALE)];
+                    area.draw(&PathElement::new(whisker, INK.stroke_width(3)))?;
+                }
+                right = right.max(to);
+            }
+            let left = text(12.0, INK).pos(Pos::new(HPos::Right, VPos::Center));
+            area.draw(&Text::new(short(&bar.name, 18), ((LEFT - 6) * SCALE, middle), left))?;
+            let beside = text(11.0, INK).pos(Pos::new(HPos::Left, VPos::Center));
+            area.draw(&Text::new(numbers::figure(bar.value, 4), (right + 5 * SCALE, middle), beside))?;
+        }
+        Ok(())
+    })
+}
+
 /// Items of each code, most used first, with a dashed line where all codes would be if they were used alike.
 pub(in crate::report) fn code_use(name: &str, counts: &[u32]) -> Result<String> {
     const SIZE: (i32, i32) = (300, 190);

@@ -1,0 +1,196 @@
+//! Accuracy tables: `compare`, and `evaluate --with`.
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::Value;
+use world::{RECIPE, USERS, World};
+
+const UNTRAINED: [&str; 5] = ["popularity", "last_item", "text", "neighbours", "fused"];
+
+const SUITE: &str = r#"
+description = "Three ways"
+seeds = 2
+
+[[row]]
+name = "plain"
+recipe = "recipe.toml"
+
+[[row]]
+name = "wide"
+recipe = "recipe.toml"
+[row.generator.tiger]
+d_model = 32
+d_ff = 96
+heads = 2
+d_kv = 16
+layers = 1
+max_history = 4
+[row.generator.tiger.training]
+batch_size = 32
+max_epochs = 1
+validate_users = 20
+
+[[row]]
+name = "published"
+recipe = "recipe.toml"
+[row.catalog]
+import = "ids.json"
+"#;
+
+/// A world with semantic IDs beside its data, and a suite.
+fn world() -> World {
+    let world = World::new();
+    world.run_until("catalog");
+    world.answer(&["catalog", "export", "run", "--format", "lc-rec", "--out", "data/ids.json"]);
+    fs::write(world.path("suite.toml"), SUITE).unwrap();
+    world
+}
+
+fn row<'a>(found: &'a Value, name: &str, mode: &str) -> &'a Value {
+    found["rows"].as_array().unwrap().iter().find(|row| row["name"] == name && row["mode"] == mode).unwrap()
+}
+
+#[test]
+fn one_command_makes_the_table_and_asked_again_keeps_all_of_it() {
+    let world = world();
+    let ask = ["compare", "suite.toml", "--data", "data", "--out", "table", "--json", "--quiet"];
+    let found = world.json(&ask);
+    assert_eq!(found["failed"], serde_json::json!([]));
+    assert_eq!(found["rows"].as_array().unwrap().len(), 2 * (3 + UNTRAINED.len()));
+    assert_eq!(found["comparisons"].as_array().unwrap().len(), 8 * 7 / 2 * 2 * 2);
+    assert_eq!(found["data"]["judged_users"], USERS as u64);
+    assert_eq!(serde_json::from_slice::<Value>(&fs::read(world.path("table/accuracy.json")).unwrap()).unwrap(), found);
+    for mode in ["no_filter", "seen_removed"] {
+        for name in ["plain", "wide", "published"] {
+            let row = row(&found, name, mode);
+            assert_eq!((row["trained"].as_bool(), row["seeds"].as_u64()), (Some(true), Some(2)), "{name}");
+            for metric in ["recall@5", "recall@10", "ndcg@10", "mrr"] {
+                let of = |seed: &str| row["by_seed"][seed][metric].as_f64().unwrap();
+                let (a, b) = (of("7"), of("8"));
+                assert!((row["metrics"][metric].as_f64().unwrap() - (a + b) / 2.0).abs() < 1e-12, "{name} {metric}");
+                let deviation = (a - b).abs() / 2f64.sqrt();
+                assert!((row["deviation"][metric].as_f64().unwrap() - deviation).abs() < 1e-12, "{name} {metric}");
+                let interval = row["intervals"][metric].as_array().unwrap();
+                assert!(interval[0].as_f64().unwrap() <= row["metrics"][metric].as_f64().unwrap());
+            }
+            for key in ["seconds", "cpu_seconds", "samples_per_s", "peak_memory_bytes", "parameters"] {
+                assert!(row[key].as_f64().unwrap() > 0.0, "{name} {key}: {row}");
+            }
+            let users: f64 =
+                ["short", "mid", "long"].iter().map(|g| row["history"][g]["users"].as_f64().unwrap()).sum();
+            assert_eq!(users as usize, USERS);
+        }
+        for name in UNTRAINED {
+            let row = row(&found, name, mode);
+            assert_eq!((row["trained"].as_bool(), &row["deviation"]), (Some(false), &serde_json::json!({})));
+        }
+    }
+    // The untrained rows are those of any run over the same data.
+    let alone = world.json(&["evaluate", "table/rows/plain/seed-7", "--json", "--quiet"]);
+    assert_eq!(
+        alone["baselines"]["fused"]["seen_removed"]["ndcg@10"],
+        row(&found, "fused", "seen_removed")["metrics"]["ndcg@10"]
+    );
+    assert_eq!(alone["no_filter"]["ndcg@10"], row(&found, "plain", "no_filter")["by_seed"]["7"]["ndcg@10"]);
+
+    // Published IDs come without a tokenizer, and are those of the file.
+    assert!(!world.path("table/rows/published/seed-7/tokenizer").exists());
+    world.answer(&["catalog", "export", "table/rows/published/seed-8", "--out", "again.json"]);
+    let ids = |file: &str| serde_json::from_slice::<Value>(&fs::read(world.path(file)).unwrap()).unwrap();
+    assert_eq!(ids("again.json"), ids("data/ids.json"));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let inode = |file: &str| fs::metadata(world.path(&format!("table/{file}"))).unwrap().ino();
+        let of = |row: &str, file: &str| inode(&format!("rows/{row}/seed-8/{file}"));
+        assert_eq!(of("plain", "tokenizer/codebooks.safetensors"), of("wide", "tokenizer/codebooks.safetensors"));
+        assert_eq!(of("plain", "catalog/catalog.safetensors"), of("wide", "catalog/catalog.safetensors"));
+        assert_eq!(of("published", "data/items.parquet"), inode("shared/data/items.parquet"));
+    }
+    let page = fs::read_to_string(world.path("table/accuracy.html")).unwrap();
+    for part in ["Three ways", "published", "Processor time", "by length of the history", "not trained", "\u{b1}"] {
+        assert!(page.contains(part), "{part} is not on the page");
+    }
+    let manifest: Value = serde_json::from_slice(&fs::read(world.path("table/manifest.json")).unwrap()).unwrap();
+    let inputs: BTreeSet<&str> = manifest["inputs"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert!(inputs.contains("data") && inputs.contains("wide, seed 8"), "{inputs:?}");
+
+    let before = world::files(&world.path("table"));
+    assert_eq!(world.json(&ask), found);
+    assert!(world::files(&world.path("table")) == before, "a comparison that is asked again makes nothing anew");
+    // A run of it is a run like any other.
+    assert!(world.answer(&["compare", "suite.toml", "--data", "data", "--out", "table", "--quiet"]).contains("\u{b1}"));
+}
+
+#[test]
+fn a_row_that_cannot_be_trained_is_named_and_the_others_stand() {
+    let world = world();
+    fs::write(world.path("data/ids.json"), r#"{"S0V0": ["<a_1>", "<b_2>"]}"#).unwrap();
+    let output =
+        world.sidereal(&["compare", "suite.toml", "--data", "data", "--out", "table", "--seeds", "1", "--json", "-q"]);
+    assert_eq!(output.status.code(), Some(1), "{}", world::stderr(&output));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["failed"][0]["name"], "published");
+    assert!(found["failed"][0]["error"].as_str().unwrap().contains("39 of 40 items"));
+    assert_eq!(row(&found, "wide", "no_filter")["deviation"], serde_json::json!({}));
+    let error = world.refusal(&["compare", "nothing.toml", "--data", "data", "--out", "table", "--quiet"]);
+    assert!(error.contains("nothing.toml"), "{error}");
+}
+
+#[test]
+fn trained_models_of_other_runs_stand_in_one_table() {
+    let world = World::new();
+    world.run_until("generator");
+    let run = |recipe: String, out: &str| {
+        fs::write(world.path("other.toml"), recipe).unwrap();
+        let until = if out == "time" { "split" } else { "generator" };
+        world.answer(&["run", "other.toml", "--data", "data", "--out", out, "--until", until, "--quiet"]);
+    };
+    run(RECIPE.replace("codes = [8, 8]", "codes = [4, 4, 4]"), "other");
+    let both = world.json(&["evaluate", "run", "--with", "other", "--with", "run", "--json", "--quiet"]);
+    let alone = world.json(&["evaluate", "other", "--json", "--quiet"]);
+    assert_eq!(both["generator"], "tiger");
+    assert_eq!(both["trained"]["tiger, other"]["no_filter"], alone["no_filter"]);
+    assert_eq!(both["trained"]["tiger, run"]["seen_removed"], both["seen_removed"], "a model beside itself is itself");
+    assert_eq!(both["baselines"], alone["baselines"]);
+    let tests = both["comparisons"].as_array().unwrap();
+    assert!(tests.iter().any(|test| test["row"] == "tiger" && test["with"] == "tiger, other"));
+    for set in ["in_set", "cold"] {
+        assert!(both["details"]["tiger"]["no_filter"]["sets"][set]["users"].is_f64(), "{set}");
+    }
+    assert!(world.answer(&["evaluate", "run", "--with", "other", "--quiet"]).contains("long hist."));
+
+    let time = "split = { time = { validation_from = 1004, test_from = 1006 } }";
+    run(RECIPE.replace("split = \"leave-one-out\"", time), "time");
+    let error = world.refusal(&["evaluate", "run", "--with", "time", "--quiet"]);
+    assert!(error.contains("time has another split than run") && error.contains("`split`"), "{error}");
+    let text = fs::read_to_string(world.path("data/interactions.csv")).unwrap();
+    fs::write(world.path("data/interactions.csv"), text + "u0,S7V4,5000\n").unwrap();
+    run(RECIPE.to_owned(), "more");
+    let error = world.refusal(&["evaluate", "run", "--with", "more", "--quiet"]);
+    assert!(error.contains("more has other items or interactions than run"), "{error}");
+}
+
+#[test]
+fn what_was_measured_is_in_the_manifest_and_no_part_of_what_a_generator_is() {
+    let world = World::new();
+    for (threads, out) in [("1", "one"), ("2", "two")] {
+        world.answer(&["run", "recipe.toml", "--data", "data", "--out", out, "--threads", threads, "--quiet"]);
+    }
+    let manifest = |path: &str| -> Value {
+        serde_json::from_slice(&fs::read(world.path(path).join("manifest.json")).unwrap()).unwrap()
+    };
+    let (one, two) = (manifest("one/generator"), manifest("two/generator"));
+    for figure in ["seconds", "cpu_seconds", "samples_per_s", "peak_memory_bytes"] {
+        assert!(one["measured"]["figures"][figure].as_f64().unwrap() > 0.0, "{figure}: {one}");
+    }
+    let logs = one["measured"]["files"].as_object().unwrap();
+    assert!(logs.contains_key("metrics.jsonl") && logs.contains_key("events.out.tfevents.0.sidereal"), "{logs:?}");
+    assert_eq!(one["files"], two["files"]);
+    let digest = |run: &str| manifest(&format!("{run}/report"))["inputs"]["generator"].clone();
+    assert_eq!(digest("one"), digest("two"));
+}
