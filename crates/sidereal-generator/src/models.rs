@@ -144,6 +144,24 @@ pub trait ModelConfig {
     }
 }
 
+/// The keys `training` and `max_history` of a method's table, as [`ModelConfig`] asks for them.
+macro_rules! shared_keys {
+    () => {
+        fn training(&self) -> &crate::training::TrainingConfig {
+            &self.training
+        }
+
+        fn training_mut(&mut self) -> &mut crate::training::TrainingConfig {
+            &mut self.training
+        }
+
+        fn max_history(&self) -> usize {
+            self.max_history
+        }
+    };
+}
+pub(crate) use shared_keys;
+
 /// Makes the list of methods and the configuration's enum from one line a method.
 macro_rules! models {
     ($($(#[$doc:meta])* $variant:ident($config:ty) = $name:literal,)*) => {

@@ -207,17 +207,7 @@ impl ModelKind for RpgConfig {
 }
 
 impl ModelConfig for RpgConfig {
-    fn training(&self) -> &TrainingConfig {
-        &self.training
-    }
-
-    fn training_mut(&mut self) -> &mut TrainingConfig {
-        &mut self.training
-    }
-
-    fn max_history(&self) -> usize {
-        self.max_history
-    }
+    super::shared_keys!();
 
     fn unit(&self) -> SampleUnit {
         SampleUnit::WholeHistory

@@ -158,17 +158,7 @@ impl SasrecConfig {
 const ITEM_TABLE: &str = "items";
 
 impl ModelConfig for SasrecConfig {
-    fn training(&self) -> &TrainingConfig {
-        &self.training
-    }
-
-    fn training_mut(&mut self) -> &mut TrainingConfig {
-        &mut self.training
-    }
-
-    fn max_history(&self) -> usize {
-        self.max_history
-    }
+    super::shared_keys!();
 
     fn unit(&self) -> SampleUnit {
         SampleUnit::WholeHistory
@@ -358,7 +348,7 @@ impl Sasrec {
         let x = (ops::embedding(&ids, &inputs)? * scale)?; // [B, T, D]
         let states = self.body.forward(&x, dropout)?.reshape((rows.len() * width, d))?;
         let count = places.len();
-        Ok(ops::embedding(&Tensor::from_vec(places, count, device)?, &states)?)
+        ops::embedding(&Tensor::from_vec(places, count, device)?, &states)
     }
 
     /// The target's logit, then those of drawn items, which stand for all others: each counts for as many as it was

@@ -254,17 +254,7 @@ impl ModelKind for TigerConfig {
 }
 
 impl ModelConfig for TigerConfig {
-    fn training(&self) -> &TrainingConfig {
-        &self.training
-    }
-
-    fn training_mut(&mut self) -> &mut TrainingConfig {
-        &mut self.training
-    }
-
-    fn max_history(&self) -> usize {
-        self.max_history
-    }
+    super::shared_keys!();
 
     fn score_norm(&self) -> ScoreNorm {
         self.score_norm
