@@ -190,7 +190,7 @@ fn losses_follow_finite_differences() {
             let length = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
             let before = var.as_tensor().copy().unwrap();
             // Along the gradient itself the loss rises fastest, so rounding matters least.
-            let step = 1e-2 / f64::from(length).max(1e-3);
+            let step = 2e-3 / f64::from(length).max(1e-3);
             let at = |factor: f64| {
                 var.set(&(&before + (&gradient * (factor * step)).unwrap()).unwrap()).unwrap();
                 loss()
