@@ -14,6 +14,9 @@ use crate::Result;
 use crate::exchange::Format;
 use crate::stages::collaborative::{CollaborativeRecipe, resolve};
 
+/// Recipes that come with the program, by name.
+pub const BUILT_IN: &[(&str, &str)] = &[("best", include_str!("../recipes/best.toml"))];
+
 /// A recipe. Everything has a default but the choice of tokenizer (or of semantic IDs to import) and generator.
 ///
 /// ```toml
@@ -156,11 +159,25 @@ impl Recipe {
     /// The seed of a recipe that names none.
     pub const DEFAULT_SEED: u64 = 42;
 
-    /// Reads a recipe.
+    /// A recipe that comes with the program, by name.
+    ///
+    /// # Errors
+    /// Never: a test reads them all.
+    pub fn built_in(name: &str) -> Result<Option<Self>> {
+        let found = BUILT_IN.iter().find(|(known, _)| *known == name);
+        found.map(|(name, text)| Self::parse(text, name)).transpose()
+    }
+
+    /// Reads a recipe: a file's, or where there is none of that name, a built-in one's.
     ///
     /// # Errors
     /// A file that cannot be read; TOML that is malformed, or has a key that does not exist (the line is shown).
     pub fn load(path: &Path) -> Result<Self> {
+        if let Some(name) = path.to_str().filter(|_| !path.exists())
+            && let Some(recipe) = Self::built_in(name)?
+        {
+            return Ok(recipe);
+        }
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
         let mut recipe = Self::parse(&text, &path.display().to_string())?;
         resolve(&mut recipe.collaborative, path.parent().unwrap_or(Path::new("")));
@@ -216,5 +233,20 @@ impl Recipe {
     pub fn to_toml(&self) -> String {
         // Every field is a table, a number, a string or a list of them: TOML can say that.
         toml::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn recipes_that_come_with_the_program_are_found_by_name_and_come_back_from_toml() {
+        for (name, _) in BUILT_IN {
+            let recipe = Recipe::load(Path::new(name)).unwrap();
+            assert_eq!(Recipe::parse(&recipe.to_toml(), name).unwrap(), recipe);
+        }
+        assert!(Recipe::load(Path::new("no-such-recipe")).unwrap_err().to_string().contains("no-such-recipe"));
     }
 }

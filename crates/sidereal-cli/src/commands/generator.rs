@@ -26,7 +26,9 @@ fn fuse(context: &Context, run: &Path, recipe: Option<&Path>, seed: u64) -> Resu
 
 fn train(context: &Context, run: &Path, recipe: &str, seed: u64) -> Result<ExitCode> {
     let run = Run::open(run)?;
-    let config = if recipe.ends_with(".toml") {
+    let config = if let Some(built_in) = Recipe::built_in(recipe)? {
+        built_in.generator
+    } else if recipe.ends_with(".toml") {
         Recipe::load(Path::new(recipe))?.generator
     } else {
         GeneratorConfig::named(recipe)?

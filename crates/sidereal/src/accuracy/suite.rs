@@ -132,7 +132,10 @@ impl RowTable {
     /// Its recipe: the file's or the suite's tables, and its own in their place.
     fn recipe(&self, suite: &SuiteFile, folder: &Path) -> Result<Recipe> {
         let mut recipe = match &self.recipe {
-            Some(path) => Recipe::load(&folder.join(path))?,
+            Some(path) => match path.to_str().map(Recipe::built_in).transpose()?.flatten() {
+                Some(recipe) => recipe,
+                None => Recipe::load(&folder.join(path))?,
+            },
             None => {
                 let Some(generator) = self.generator.clone() else {
                     let mend = "name a recipe file with `recipe`, or give a table such as [row.generator.tiger]";
