@@ -1,13 +1,13 @@
 //! Fusion: what a generator says and what plain counts say, in one score.
 //!
 //! The candidates of a question are the union of the generator's, the neighbours' and the similar items' best; each
-//! has a handful of [`features`]; the score is linear in them, and every feature's weight may depend on how popular the
+//! has a handful of features ([`FEATURES`]); the score is linear in them, and every feature's weight may depend on how popular the
 //! item is:
 //!
 //! s(u, i) = sum over j of f_j(u, i) * (w_j + v_j * p(i)),   p(i) = ln(1 + popularity) - 2
 //!
 //! The weights maximise the likelihood of the validation targets among their candidates (a listwise softmax, ListNet's
-//! top-one loss: Cao et al., ICML 2007, section 4.2), which is convex: [`fit`]. Counts come from training parts alone,
+//! top-one loss: Cao et al., ICML 2007, section 4.2), which is convex: [`Fusion::fit`]. Counts come from training parts alone,
 //! so the validation targets are as new to them as the test targets will be.
 //!
 //! # Shapes

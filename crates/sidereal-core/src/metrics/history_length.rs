@@ -44,7 +44,7 @@ impl HistoryGroups {
     /// Groups users by the number of events before their target.
     ///
     /// # Shapes
-    /// `lengths`: [users], in any order
+    /// `lengths`: `[users]`, in any order
     pub fn new(lengths: &[usize]) -> Self {
         let mut sorted = lengths.to_vec();
         sorted.sort_unstable();
