@@ -25,6 +25,12 @@ impl Example {
         histories.items_of(self.user as usize)[self.position as usize]
     }
 
+    /// The time of the event before it, of the times of all events in the histories' order; none without such an event.
+    pub fn time_before(self, histories: &Histories, times: &[i64]) -> Option<i64> {
+        let target = histories.offsets()[self.user as usize] as usize + self.position as usize;
+        (self.position > 0).then(|| times[target - 1])
+    }
+
     /// The items before it, oldest first, `[H]`.
     pub fn history(self, histories: &Histories) -> &[ItemIndex] {
         &histories.items_of(self.user as usize)[..self.position as usize]

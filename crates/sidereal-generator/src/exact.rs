@@ -47,6 +47,17 @@ impl<'a, M: NextCodeModel> ExactScorer<'a, M> {
         Ok(scores)
     }
 
+    /// Scores of all items, denied and removed ones minus infinity: `[N]`.
+    ///
+    /// # Errors
+    /// As [`ExactScorer::leaf_scores`].
+    pub fn item_scores(&self, history: &[u32], filter: &LeafFilter) -> Result<Vec<f32>> {
+        let leaves = self.leaf_scores(history, filter)?;
+        let leaf = |item: ItemIndex| filter.item_alive(item).then(|| self.catalog.leaf_of(item)).flatten();
+        let score = |item: ItemIndex| leaf(item).map_or(f32::NEG_INFINITY, |leaf| leaves[leaf as usize]);
+        Ok((0..self.catalog.len() as ItemIndex).map(score).collect())
+    }
+
     /// The exact ranking of all alive items.
     ///
     /// # Errors
@@ -126,10 +137,7 @@ impl<M: NextCodeModel> ItemScorer for ExactScorer<'_, M> {
         assert_eq!(scores.len(), histories.len() * items, "scores must be [B, N]");
         for (history, scores) in histories.iter().zip(scores.chunks_exact_mut(items.max(1))) {
             let tokens = crate::batches::history_tokens(self.catalog, self.model.vocab(), history, self.max_history);
-            let leaves = self.leaf_scores(&tokens, &LeafFilter::allow_all())?;
-            for (item, score) in (0..).zip(scores) {
-                *score = self.catalog.leaf_of(item).map_or(f32::NEG_INFINITY, |leaf| leaves[leaf as usize]);
-            }
+            scores.copy_from_slice(&self.item_scores(&tokens, &LeafFilter::allow_all())?);
         }
         Ok(())
     }

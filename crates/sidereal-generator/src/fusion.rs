@@ -29,6 +29,7 @@ use sidereal_core::{Catalog, Error as CoreError, Example, Histories, LeafFilter,
 use sidereal_nn::rng::Rng;
 
 use crate::Result;
+use crate::beam::log_sum_exp;
 use crate::network::user_key;
 use crate::ranker::{Question, Ranker};
 use crate::ranking::{Ranking, ScoredItem};
@@ -172,14 +173,6 @@ pub struct FitJob<'a> {
     pub progress: &'a dyn Progress,
 }
 
-impl FitJob<'_> {
-    /// The moment of a question: that of the event before its target.
-    fn time_before(&self, example: &Example) -> Option<i64> {
-        let target = self.histories.offsets()[example.user as usize] as usize + example.position as usize;
-        self.times.filter(|_| example.position > 0).map(|times| times[target - 1])
-    }
-}
-
 impl Fusion {
     /// Fits the weights.
     ///
@@ -205,7 +198,7 @@ impl Fusion {
                     history: example.history(job.histories),
                     filter: &filter,
                     user: Some(user_key(job.histories.user(example.user as usize))),
-                    time: job.time_before(example),
+                    time: job.times.and_then(|times| example.time_before(job.histories, times)),
                 })
                 .collect();
             let found = source.of_all(&questions, job.config.candidates)?;
@@ -277,8 +270,7 @@ impl FusedRanker {
                 .collect();
             // Items are ascending, so equal scores stay in the catalog's order.
             items.sort_by(|a, b| b.score.total_cmp(&a.score));
-            let most = items.first().map_or(0.0, |best| best.score);
-            let total = most + items.iter().map(|scored| (scored.score - most).exp()).sum::<f32>().ln();
+            let total = log_sum_exp(items.iter().map(|scored| scored.score));
             items.iter_mut().for_each(|scored| scored.score -= total);
             let count = items.len() as u64;
             Ranking::of_items(catalog, items, count)

@@ -11,6 +11,7 @@ pub mod t5;
 pub mod tiger;
 
 mod cost;
+mod unit_length;
 
 use serde::{Deserialize, Serialize};
 use sidereal_core::Error as CoreError;

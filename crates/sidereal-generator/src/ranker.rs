@@ -106,10 +106,7 @@ impl<M: NextCodeModel + Debug + Send> Ranker for CodeRanker<M> {
 
     fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>> {
         let scorer = ExactScorer::new(&self.model, catalog, self.norm, self.layout.max_history)?;
-        let leaves = scorer.leaf_scores(&self.tokens(catalog, question), question.filter)?;
-        let alive = |item: ItemIndex| question.filter.item_alive(item).then(|| catalog.leaf_of(item)).flatten();
-        let score = |item: ItemIndex| alive(item).map_or(f32::NEG_INFINITY, |leaf| leaves[leaf as usize]);
-        Ok((0..catalog.len() as ItemIndex).map(score).collect())
+        scorer.item_scores(&self.tokens(catalog, question), question.filter)
     }
 
     fn scores_all_cheaply(&self) -> bool {

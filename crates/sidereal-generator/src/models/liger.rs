@@ -32,6 +32,7 @@ use super::tiger::{Tiger, TigerConfig};
 use super::{Cost, ModelConfig, ModelKind, Needs, Role, Shape, Status};
 use crate::Result;
 use crate::exact::ExactScorer;
+use crate::models::unit_length::unit_values;
 use crate::network::{Materials, Network, Row};
 use crate::ranker::{CodeRanker, Question, Ranker};
 use crate::ranking::{Ranking, ScoredItem};
@@ -160,11 +161,8 @@ impl Network for Liger {
     fn ranker(&self, materials: &Materials<'_>) -> Result<Box<dyn Ranker>> {
         let vectors = materials.need_vectors(PLACE)?;
         let met = |item: &ItemIndex| self.counts.get(*item as usize).is_some_and(|&count| count > 0);
-        let mut unit = Vec::with_capacity(vectors.values().len());
-        for row in (0..vectors.rows()).map(|item| vectors.row(item)) {
-            let length = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
-            unit.extend(row.iter().map(|v| (f64::from(*v) / length) as f32));
-        }
+        let mut unit = vectors.values().to_vec();
+        unit_values(&mut unit, vectors.width());
         Ok(Box::new(LigerRanker {
             candidates: self.candidates,
             codes: self.tiger.code_ranker(materials)?,

@@ -16,15 +16,16 @@ mod scorer;
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use sidereal_core::array_file::ArrayFile;
-use sidereal_core::{Embeddings, Error as CoreError, ItemIndex};
+use sidereal_core::{Error as CoreError, ItemIndex};
 use sidereal_nn::ops;
 use sidereal_nn::params::{Init, Params};
 use sidereal_nn::rng::Rng;
 
 use super::causal::{CausalSizes, CausalStart, CausalTransformer, Positions};
+use super::unit_length::{unit_rows, unit_values};
 use super::{Cost, ModelConfig, ModelKind, Needs, Role, Shape, Status};
 use crate::Result;
 use crate::dropout::Dropout;
@@ -146,7 +147,10 @@ impl SasrecConfig {
                 let vectors = materials.need_vectors("generator.sasrec.item_vectors")?;
                 // Vectors of length one: the projection's rows then have the deviation of learnt vectors.
                 let projection = params.var("projection", &[vectors.width(), self.d_model], std, &mut rng)?;
-                Some(Frozen { vectors: unit_rows(vectors, materials.device)?, projection })
+                let mut values = vectors.values().to_vec();
+                unit_values(&mut values, vectors.width());
+                let vectors = Tensor::from_vec(values, (vectors.rows(), vectors.width()), materials.device)?;
+                Some(Frozen { vectors, projection })
             }
             false => None,
         };
@@ -260,15 +264,6 @@ struct Sasrec {
     body: CausalTransformer,
 }
 
-fn unit_rows(vectors: &Embeddings, device: &Device) -> Result<Tensor> {
-    let mut values = vectors.values().to_vec();
-    for row in values.chunks_exact_mut(vectors.width()) {
-        let length = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
-        row.iter_mut().for_each(|v| *v = if length > 0.0 { (f64::from(*v) / length) as f32 } else { 0.0 });
-    }
-    Ok(Tensor::from_vec(values, (vectors.rows(), vectors.width()), device)?)
-}
-
 impl Sasrec {
     /// The same weights without a record of gradients.
     fn detached(&self) -> Self {
@@ -313,7 +308,7 @@ impl Sasrec {
         if !self.config.cosine {
             return Ok(table);
         }
-        unit(&table)
+        unit_rows(&table)
     }
 
     /// The learnt vectors with whole rows left out.
@@ -373,21 +368,15 @@ impl Sasrec {
         let others = ops::embedding(&Tensor::from_vec(drawn, negatives, device)?, table)?;
         let others = (self.logits(states, &others)? + correction)?;
         let own = ops::embedding(&Tensor::from_vec(targets, rows, device)?, table)?; // [R, D]
-        let states = if self.config.cosine { unit(states)? } else { states.clone() };
+        let states = if self.config.cosine { unit_rows(states)? } else { states.clone() };
         let own = ((states * own)?.sum_keepdim(1)? / f64::from(self.config.temperature))?; // [R, 1]
         Ok(Tensor::cat(&[&own, &others], 1)?)
     }
 
     fn logits(&self, states: &Tensor, table: &Tensor) -> Result<Tensor> {
-        let states = if self.config.cosine { unit(states)? } else { states.clone() };
+        let states = if self.config.cosine { unit_rows(states)? } else { states.clone() };
         Ok((ops::tied_head(&states, table)? / f64::from(self.config.temperature))?)
     }
-}
-
-/// Rows divided by their length.
-fn unit(x: &Tensor) -> Result<Tensor> {
-    let length = (x.sqr()?.sum_keepdim(1)? + 1e-12)?.sqrt()?;
-    Ok(x.broadcast_div(&length)?)
 }
 
 impl Network for Sasrec {

@@ -42,6 +42,7 @@ pub use objective::Objective;
 use crate::Result;
 use crate::batches::Batch;
 use crate::dropout::Dropout;
+use crate::models::unit_length::unit_values;
 use crate::network::WEIGHTS_FILE;
 use crate::scoring::{CodeScores, NextCodeModel, ScoreNorm};
 use forward::{Forward, Padding};
@@ -350,10 +351,7 @@ impl T5Inference {
         let width = head.output();
         let mut vectors = vec![0.0; histories.len() * width];
         head.product(&mut vectors, width, &states, histories.len(), false);
-        for vector in vectors.chunks_exact_mut(width) {
-            let length = vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
-            vector.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
-        }
+        unit_values(&mut vectors, width);
         Ok(Some(vectors))
     }
 }

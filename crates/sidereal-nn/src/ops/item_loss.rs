@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 
 use super::embedding::id_slice;
+use super::loss::kept_gradient;
 use super::{check, composed, cpu, vector};
 use crate::error::Result;
 
@@ -190,10 +191,6 @@ impl CustomOp2 for Fused {
         _loss: &Tensor,
         g: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let Some(gradient) = self.gradient.get() else {
-            candle_core::bail!("item_cross_entropy was asked for a gradient that its forward did not expect")
-        };
-        let g = g.to_scalar::<f32>()?;
-        Ok((Some(cpu::tensor(gradient.iter().map(|v| v * g).collect(), logits.shape())?), None))
+        Ok((Some(kept_gradient(self.name(), &self.gradient, logits, g)?), None))
     }
 }

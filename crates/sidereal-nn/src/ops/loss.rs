@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::embedding::id_slice;
 use super::{check, composed, cpu, vector};
 use crate::error::Result;
 
@@ -121,10 +122,7 @@ impl CustomOp2 for Fused {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (rows, vocab) = logits_layout.shape().dims2()?;
         let x = cpu::slice(logits, logits_layout)?;
-        let Some((start, end)) = targets_layout.contiguous_offsets() else {
-            candle_core::bail!("cross_entropy was given targets that are not contiguous")
-        };
-        let targets = &targets.as_slice::<u32>()?[start..end];
+        let targets = id_slice(targets, targets_layout)?;
         let factors = Row {
             inverse_temperature: 1.0 / self.args.temperature,
             smoothing: self.args.label_smoothing,
@@ -167,16 +165,26 @@ impl CustomOp2 for Fused {
         _loss: &Tensor,
         g: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let Some(gradient) = self.gradient.get() else {
-            candle_core::bail!("cross_entropy was asked for a gradient that its forward did not expect")
-        };
-        let g = g.to_scalar::<f32>()?;
-        let mut scaled = cpu::unfilled(gradient.len());
-        cpu::fill_chunks(&mut scaled, cpu::CHUNK, |offset, scaled| {
-            for (s, v) in scaled.iter_mut().zip(&gradient[offset..]) {
-                *s = v * g;
-            }
-        });
-        Ok((Some(cpu::tensor(scaled, logits.shape())?), None))
+        Ok((Some(kept_gradient(self.name(), &self.gradient, logits, g)?), None))
     }
+}
+
+/// The gradient by its logits that a loss kept in its forward, times the gradient of the loss.
+pub(super) fn kept_gradient(
+    op: &str,
+    gradient: &OnceLock<Vec<f32>>,
+    logits: &Tensor,
+    g: &Tensor,
+) -> candle_core::Result<Tensor> {
+    let Some(gradient) = gradient.get() else {
+        candle_core::bail!("{op} was asked for a gradient that its forward did not expect")
+    };
+    let g = g.to_scalar::<f32>()?;
+    let mut scaled = cpu::unfilled(gradient.len());
+    cpu::fill_chunks(&mut scaled, cpu::CHUNK, |offset, scaled| {
+        for (s, v) in scaled.iter_mut().zip(&gradient[offset..]) {
+            *s = v * g;
+        }
+    });
+    cpu::tensor(scaled, logits.shape())
 }

@@ -49,12 +49,6 @@ impl<'a> Exam<'a> {
         })
     }
 
-    /// The moment of a question: that of the event before its target.
-    fn time_before(&self, example: &Example) -> Option<i64> {
-        let target = self.histories.offsets()[example.user as usize] as usize + example.position as usize;
-        self.times.as_ref().filter(|_| example.position > 0).map(|times| times[target - 1])
-    }
-
     /// The users' targets.
     pub(crate) fn targets(&self) -> Vec<ItemIndex> {
         self.examples.iter().map(|example| example.target(self.histories)).collect()
@@ -72,8 +66,9 @@ impl<'a> Exam<'a> {
                     .map(|example| {
                         let history = example.history(self.histories);
                         let user = Some(self.histories.user(example.user as usize));
+                        let time = self.times.as_ref().and_then(|times| example.time_before(self.histories, times));
                         let deny: &[ItemIndex] = if remove_seen { history } else { &[] };
-                        Query { history, deny, user, time: self.time_before(example) }
+                        Query { history, deny, user, time }
                     })
                     .collect();
                 let rankings = recommender.rank(&queries, beam)?;

@@ -14,6 +14,7 @@ use sidereal_nn::rng::Rng;
 
 use super::ranker::{BLOCK, Oracle};
 use crate::Result;
+use crate::models::unit_length::unit_rows;
 use crate::ranker::{Question, Ranker};
 use crate::ranking::{Ranking, ScoredItem};
 use crate::scoring::ScoreNorm;
@@ -213,9 +214,7 @@ struct Similarities {
 
 impl Similarities {
     fn new(oracle: &Oracle) -> Result<Self> {
-        let table = oracle.table();
-        let lengths = (table.sqr()?.sum_keepdim(1)? + 1e-12)?.sqrt()?;
-        let table = table.broadcast_div(&lengths)?;
+        let table = unit_rows(oracle.table())?;
         let level = |(&first, &codes): (&u32, &usize)| -> Result<Vec<f32>> {
             let rows = table.narrow(0, first as usize, codes)?;
             Ok(rows.matmul(&rows.t()?.contiguous()?)?.flatten_all()?.to_vec1::<f32>()?)

@@ -5,6 +5,7 @@ use sidereal_nn::ops::ItemCodes;
 
 use super::RpgConfig;
 use crate::Result;
+use crate::models::unit_length::unit_values;
 use crate::network::Materials;
 
 /// The items of a catalog.
@@ -38,7 +39,7 @@ impl Items {
             true => {
                 let vectors = materials.need_vectors("generator.rpg.item_vectors")?;
                 let mut values = vectors.values().to_vec();
-                values.chunks_exact_mut(vectors.width().max(1)).for_each(to_unit);
+                unit_values(&mut values, vectors.width());
                 Some((values, vectors.width()))
             }
         };
@@ -90,12 +91,4 @@ fn firsts(catalog: &Catalog) -> Vec<u32> {
             end - codes
         })
         .collect()
-}
-
-/// Divides a vector by its length; zeros stay.
-fn to_unit(vector: &mut [f32]) {
-    let length = vector.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
-    if length > 0.0 && length.is_finite() {
-        vector.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
-    }
 }

@@ -196,10 +196,7 @@ impl Ranker for TrieRanker {
     fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>> {
         let log_probs = self.oracle.log_probs(&[question.history])?;
         let model = self.model(&log_probs);
-        let leaves = ExactScorer::new(&model, catalog, ScoreNorm::Level, 1)?.leaf_scores(&[0], question.filter)?;
-        let alive = |item: ItemIndex| question.filter.item_alive(item).then(|| catalog.leaf_of(item)).flatten();
-        let score = |item: ItemIndex| alive(item).map_or(f32::NEG_INFINITY, |leaf| leaves[leaf as usize]);
-        Ok((0..catalog.len() as ItemIndex).map(score).collect())
+        ExactScorer::new(&model, catalog, ScoreNorm::Level, 1)?.item_scores(&[0], question.filter)
     }
 
     fn scores_all_cheaply(&self) -> bool {

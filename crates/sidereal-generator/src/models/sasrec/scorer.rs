@@ -5,6 +5,7 @@ use sidereal_core::{Error as CoreError, ItemIndex};
 
 use super::Sasrec;
 use crate::Result;
+use crate::beam::log_sum_exp;
 use crate::dropout::Dropout;
 use crate::scoring::ItemScorer;
 
@@ -69,8 +70,7 @@ impl ItemScorer for Scorer {
         let logits = self.network.logits(&self.last_states(histories)?, &self.table)?; // [B, N]
         scores.copy_from_slice(&logits.flatten_all()?.to_vec1::<f32>()?);
         for row in scores.chunks_exact_mut(items) {
-            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let total = max + row.iter().map(|&logit| (logit - max).exp()).sum::<f32>().ln();
+            let total = log_sum_exp(row.iter().copied());
             row.iter_mut().for_each(|logit| *logit -= total);
         }
         Ok(())

@@ -6,7 +6,7 @@
 //! *Differs from the papers*: the contrast is with the whole catalog, or with drawn items where it is large, not with
 //! the batch: a batch is cut into parts, and what a part sees must not decide how hard the contrast is.
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use sidereal_core::Error as CoreError;
 use sidereal_nn::ops;
 use sidereal_nn::rng::Rng;
@@ -15,6 +15,7 @@ use super::T5;
 use crate::Result;
 use crate::batches::Batch;
 use crate::dropout::Dropout;
+use crate::models::unit_length::unit_rows;
 
 /// The contrast's temperature (LIGER's repository).
 pub(in crate::models) const CONTRAST_TEMPERATURE: f32 = 0.07;
@@ -108,10 +109,8 @@ impl T5 {
             (vectors.index_select(&Tensor::from_vec(drawn, ((),), &self.device)?, 0)?, targets) // [C, width]
         };
         let said = ops::linear(x, head)?; // [B, width]
-        let length = (said.sqr()?.sum_keepdim(D::Minus1)? + 1e-12)?.sqrt()?; // [B, 1]
-        let unit = said.broadcast_div(&length)?;
         // The candidates have mean square 1, so this is their length.
-        let logits = (ops::tied_head(&unit, &candidates)? * (vectors.dim(1)? as f64).powf(-0.5))?; // [B, C]
+        let logits = (ops::tied_head(&unit_rows(&said)?, &candidates)? * (vectors.dim(1)? as f64).powf(-0.5))?; // [B, C]
         let args = ops::CrossEntropy { temperature: CONTRAST_TEMPERATURE, ..ops::CrossEntropy::default() };
         ops::cross_entropy(&logits, &Tensor::from_vec(targets, batch.rows, &self.device)?, &args)
     }
