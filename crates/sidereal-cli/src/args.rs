@@ -141,13 +141,13 @@ pub(crate) enum Command {
     },
 }
 
-/// Files come first, then models; several stand side by side.
+/// Files come first, then what generators learnt, then models; several stand side by side.
 #[derive(Debug, Args)]
 pub(crate) struct Embed {
     /// The run folder.
     pub(crate) run: PathBuf,
     /// Vectors, one row an item of the items file, in its order (.npy, .safetensors, .parquet).
-    #[arg(long, required_unless_present = "model")]
+    #[arg(long, required_unless_present_any = ["model", "learnt_by"])]
     pub(crate) from: Vec<PathBuf>,
     /// Name of the tensor or column, where a file holds several.
     #[arg(long, requires = "from")]
@@ -155,6 +155,9 @@ pub(crate) struct Embed {
     /// A model: a folder, or a repository of the hub as org/name[@revision]; BERT, T5, Qwen3-Embedding, SigLIP.
     #[arg(long)]
     pub(crate) model: Vec<String>,
+    /// A run whose generator has learnt vectors of the same items (sasrec).
+    #[arg(long, value_name = "RUN")]
+    pub(crate) learnt_by: Vec<PathBuf>,
     /// An item's text: `default`, `tiger`, `lc-rec`, or columns in braces, as "{title}. Price: {price}. {description?}".
     #[arg(long, requires = "model", default_value = "default")]
     pub(crate) template: Template,

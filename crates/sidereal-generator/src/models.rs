@@ -10,7 +10,9 @@ pub mod sasrec;
 pub mod t5;
 pub mod tiger;
 
+mod codewords;
 mod cost;
+mod repeats;
 mod unit_length;
 
 use serde::{Deserialize, Serialize};

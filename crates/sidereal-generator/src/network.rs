@@ -126,6 +126,15 @@ pub trait Network: Debug + Send + Sync {
     /// Materials that do not fit the weights.
     fn ranker(&self, materials: &Materials<'_>) -> Result<Box<dyn Ranker>>;
 
+    /// A vector for every item in catalog order, `[N, D]`, where the model has learnt such: for tokenizers that make
+    /// semantic IDs of behaviour.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    fn item_vectors(&self) -> Result<Option<Embeddings>> {
+        Ok(None)
+    }
+
     /// Writes the weights to any file.
     ///
     /// # Errors

@@ -72,7 +72,10 @@ fn recipes() -> Vec<(&'static str, GeneratorConfig)> {
             GeneratorConfig::Rpg(RpgConfig { item_vectors: true, item_negatives: 0, ..rpg.clone() }),
         ),
         ("rpg along the trie", GeneratorConfig::Rpg(RpgConfig { decoding: Decoding::Trie, ..rpg.clone() })),
-        ("rpg along the graph", GeneratorConfig::Rpg(RpgConfig { decoding: Decoding::Graph, ..rpg })),
+        (
+            "rpg along the graph, with repeats",
+            GeneratorConfig::Rpg(RpgConfig { decoding: Decoding::Graph, repeats: true, ..rpg }),
+        ),
         ("sasrec", GeneratorConfig::Sasrec(sasrec.clone())),
         (
             "sasrec over both kinds of vectors, cosines, distances",
@@ -82,6 +85,7 @@ fn recipes() -> Vec<(&'static str, GeneratorConfig)> {
                 cosine: true,
                 temperature: 0.1,
                 positions: Positions::Distance,
+                repeats: true,
                 ..sasrec.clone()
             }),
         ),

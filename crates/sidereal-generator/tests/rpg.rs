@@ -73,7 +73,7 @@ fn every_parameter_gets_a_gradient_that_is_not_zero() {
         Row { user: 2, items: &items[5..9] },
         Row { user: 3, items: &items[8..40] },
     ];
-    let whole = RpgConfig { item_vectors: true, item_embedding: true, item_loss: 0.5, ..config() };
+    let whole = RpgConfig { item_vectors: true, item_embedding: true, item_loss: 0.5, repeats: true, ..config() };
     let configs = [
         whole.clone(),
         RpgConfig { cosine: false, temperature: 1.0, pooling: Pooling::Sum, item_negatives: 7, ..whole },
@@ -99,7 +99,7 @@ fn gradients_are_the_slopes_of_the_loss() {
     let materials = Materials { vectors: Some(&vectors), ..Materials::of_catalog(&catalog, &Device::Cpu) };
     let items: Vec<ItemIndex> = (0..12).collect();
     let rows = [Row { user: 1, items: &items[..6] }, Row { user: 2, items: &items[5..9] }];
-    let config = RpgConfig { item_vectors: true, item_embedding: true, item_loss: 0.5, ..config() };
+    let config = RpgConfig { item_vectors: true, item_embedding: true, item_loss: 0.5, repeats: true, ..config() };
     let network = network(&config, &materials);
     let loss = || f64::from(network.loss(&rows, None).unwrap().to_scalar::<f32>().unwrap());
     let grads = network.loss(&rows, None).unwrap().backward().unwrap();
@@ -383,6 +383,8 @@ fn values_that_no_model_can_have_are_refused_by_key() {
         ("dropout", RpgConfig { dropout: 1.0, ..good.clone() }),
         ("temperature", RpgConfig { temperature: 0.0, ..good.clone() }),
         ("item_loss", RpgConfig { item_loss: f64::NAN, ..good.clone() }),
+        ("repeats", RpgConfig { repeats: true, item_loss: 0.0, ..good.clone() }),
+        ("repeats", RpgConfig { repeats: true, decoding: Decoding::Trie, ..good.clone() }),
         ("graph_beams", RpgConfig { graph_beams: 0, ..good.clone() }),
         ("graph_edges", RpgConfig { graph_edges: 1 << 20, ..good.clone() }),
         ("max_history", RpgConfig { max_history: 0, ..good.clone() }),

@@ -16,6 +16,7 @@ pub mod feed_forward;
 pub mod item_loss;
 pub mod linear;
 pub mod loss;
+pub mod marked;
 pub mod norm;
 pub mod perceptron;
 
@@ -34,8 +35,9 @@ pub use dropout::{add_dropout, dropout};
 pub use embedding::embedding;
 pub use embedding_bag::embedding_bag;
 pub use feed_forward::feed_forward_relu;
-pub use item_loss::{ItemCodes, item_cross_entropy};
+pub use item_loss::{ItemCodes, ItemScores, item_cross_entropy};
 pub use linear::{linear, linear_bias, tied_head};
 pub use loss::{CrossEntropy, cross_entropy};
+pub use marked::{Marked, add_marked};
 pub use norm::{layer_norm, rms_norm};
 pub use perceptron::{LearntLayers, perceptron, perceptron_squared_error};

@@ -4,7 +4,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use sidereal_nn::Result;
-use sidereal_nn::ops::{self, Attention, CodeHeads, CrossEntropy, ItemCodes, composed};
+use sidereal_nn::ops::{self, Attention, CodeHeads, CrossEntropy, ItemCodes, ItemScores, Marked, composed};
 use sidereal_nn::rng::Rng;
 use sidereal_nn::tolerance::{FINITE_DIFFERENCES, FUSED_AGAINST_COMPOSED, Tolerance};
 
@@ -256,12 +256,34 @@ fn a_cross_entropy_over_items_has_the_gradient_of_its_sums() {
     let codes: Vec<u32> = (0..35u32).map(|i| i % 5 * 3 + (i * i / 5 + i) % 3).collect();
     let items = ItemCodes::new(&codes, 5).unwrap();
     let targets = Tensor::from_vec(vec![0u32, 6, 3, 3], 4, &Device::Cpu).unwrap();
-    let logits = [normal(&[4, 15], 1)];
-    check("item_cross_entropy", &logits, &|i| ops::item_cross_entropy(&i[0], &targets, &items, 0.7), &|i| {
-        composed::item_cross_entropy(&i[0], &targets, &items, 0.7)
+    let marked = Marked::new([&[0u32, 6, 6][..], &[], &[2], &[3, 1]]);
+    assert_eq!((marked.rows(), marked.row(0), marked.row(3)), (4, &[0, 6][..], &[1, 3][..]));
+    let inputs = [normal(&[4, 15], 1), normal(&[1], 2)];
+    let plain = ItemScores { items: &items, scale: 0.7, bonus: None };
+    check("item_cross_entropy", &inputs[..1], &|i| ops::item_cross_entropy(&i[0], &targets, &plain), &|i| {
+        composed::item_cross_entropy(&i[0], &targets, &plain)
     });
+    check(
+        "item_cross_entropy with a bonus",
+        &inputs,
+        &|i| ops::item_cross_entropy(&i[0], &targets, &ItemScores { bonus: Some((&i[1], &marked)), ..plain }),
+        &|i| composed::item_cross_entropy(&i[0], &targets, &ItemScores { bonus: Some((&i[1], &marked)), ..plain }),
+    );
     let other = Tensor::from_vec(vec![0u32, 6, 3, 7], 4, &Device::Cpu).unwrap();
-    assert!(ops::item_cross_entropy(&logits[0], &other, &items, 1.0).unwrap_err().to_string().contains("target 7"));
-    assert!(ops::item_cross_entropy(&normal(&[4, 14], 1), &targets, &items, 1.0).is_err());
+    assert!(ops::item_cross_entropy(&inputs[0], &other, &plain).unwrap_err().to_string().contains("target 7"));
+    assert!(ops::item_cross_entropy(&normal(&[4, 14], 1), &targets, &plain).is_err());
     assert!(ItemCodes::new(&codes, 4).is_err());
+}
+
+#[test]
+fn a_number_added_at_some_places_collects_their_gradients() {
+    let marked = Marked::new([&[4u32, 0][..], &[], &[2, 2]]);
+    let inputs = [normal(&[3, 5], 1), normal(&[1], 2)];
+    check("add_marked", &inputs, &|i| ops::add_marked(&i[0], &i[1], &marked), &|i| {
+        composed::add_marked(&i[0], &i[1], &marked)
+    });
+    let wrong = |rows: &[&[u32]]| ops::add_marked(&inputs[0], &inputs[1], &Marked::new(rows.iter().copied()));
+    assert!(wrong(&[&[0], &[1]]).unwrap_err().to_string().contains("2 rows are marked"));
+    assert!(wrong(&[&[0], &[5], &[]]).unwrap_err().to_string().contains("column 5"));
+    assert!(ops::add_marked(&inputs[0], &inputs[0], &marked).is_err());
 }

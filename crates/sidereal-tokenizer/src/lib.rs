@@ -45,7 +45,7 @@ pub mod bench;
 
 pub use encode::LARGEST;
 pub use item_table::ItemTable;
-pub use quantizers::{Method, Model, TOKENIZERS, TokenizerConfig, Training};
+pub use quantizers::{LevelsSee, Method, Model, TOKENIZERS, TokenizerConfig, Training};
 pub use sidereal_nn::{Error, Result};
 pub use tokenizer::{ARRAYS_FILE, DESCRIPTION_FILE, Description, ITEMS_FILE, ItemTokenizer};
 pub use training_items::{TrainingHistories, TrainingItems};

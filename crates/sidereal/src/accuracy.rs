@@ -21,6 +21,7 @@ use crate::evaluate::exam::Exam;
 use crate::evaluate::groups::Groups;
 use crate::evaluation::{Comparison, Evaluation, Modes};
 use crate::pipeline::{self, Finished, Setting};
+use crate::recipe::{EmbeddingsRecipe, Recipe};
 use crate::recommend::Recommender;
 use crate::report::{AccuracyView, ReportData, render};
 use crate::run::{Run, Stage};
@@ -168,15 +169,22 @@ struct Made {
 
 impl Maker<'_> {
     fn trained(&mut self, row: &SuiteRow, question: Question, told: impl FnMut(Finished)) -> Result<Made> {
-        let SuiteRow { name, recipe } = row;
-        let run = Run::create(&self.wish.out.join("rows").join(name).join(format!("seed-{}", recipe.seed)))?;
+        let SuiteRow { name, learnt_by, recipe } = row;
+        let folder = |row: &str| self.wish.out.join("rows").join(row).join(format!("seed-{}", recipe.seed));
+        let run = Run::create(&folder(name))?;
+        let learnt_by = learnt_by.as_deref().map(|row| EmbeddingsRecipe { learnt_by: folder(row) });
+        let recipe = &Recipe { embeddings: learnt_by.or_else(|| recipe.embeddings.clone()), ..recipe.clone() };
         let toml = recipe.to_toml();
         write_atomic(&run.root().join("recipe.toml"), |out| out.write_all(toml.as_bytes()))?;
-        for stage in [Stage::Data, Stage::Embeddings, Stage::Split] {
+        let mut lent = vec![Stage::Data, Stage::Split];
+        lent.extend(recipe.embeddings.is_none().then_some(Stage::Embeddings));
+        for stage in lent {
             lend(self.shared, &run, stage)?;
         }
         // A tokenizer is its recipe and seed; a catalog a tokenizer and its own recipe; a generator all that and its own.
-        let tokenizer = recipe.tokenizer.as_ref().map(|tokenizer| (tokenizer, &recipe.collaborative, recipe.seed));
+        let tokenizer = recipe.tokenizer.as_ref().map(|tokenizer| {
+            (tokenizer, &recipe.embeddings, &recipe.collaborative, recipe.seed)
+        });
         let tokenizer = resolved(&tokenizer).to_string();
         let catalog = format!("{tokenizer} {}", resolved(&recipe.catalog));
         let keys = [

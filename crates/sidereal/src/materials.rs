@@ -5,7 +5,7 @@ use sidereal_core::{Catalog, Embeddings};
 use sidereal_generator::Materials;
 use sidereal_generator::models::Needs;
 use sidereal_nn::device::DeviceChoice;
-use sidereal_tokenizer::ItemTokenizer;
+use sidereal_tokenizer::{ItemTokenizer, LevelsSee};
 
 use crate::Result;
 use crate::run::{Run, Stage};
@@ -55,14 +55,26 @@ impl RunMaterials {
     }
 }
 
-/// Codebooks of a tokenizer that has any, a level each, `[K, d]`.
+/// Codebooks of a tokenizer that has any, a level each, `[K, d]`: all of one width where their codewords add up to an
+/// item's latent, so those of sub-vectors with zeros around them.
 fn codebooks(tokenizer: &ItemTokenizer) -> Result<Option<Vec<Embeddings>>> {
     let Ok(quantizer) = tokenizer.quantizer() else { return Ok(None) };
     let codes = quantizer.codes_per_level();
-    let book = |(level, &codes): (usize, &u32)| {
-        let values = quantizer.codebook(level);
-        let width = values.len() / codes.max(1) as usize;
-        Embeddings::new(codes as usize, width, values.to_vec())
+    let width_of = |level: usize| quantizer.codebook(level).len() / codes[level].max(1) as usize;
+    let sub_vectors = quantizer.levels_see() == LevelsSee::SubVectors;
+    let whole: usize = (0..codes.len()).map(width_of).sum();
+    let mut before = 0;
+    let mut book = |(level, &codes): (usize, &u32)| {
+        let (values, width) = (quantizer.codebook(level), width_of(level));
+        if !sub_vectors {
+            return Embeddings::new(codes as usize, width, values.to_vec());
+        }
+        let mut padded = vec![0.0; codes as usize * whole];
+        for (row, codeword) in padded.chunks_exact_mut(whole.max(1)).zip(values.chunks_exact(width.max(1))) {
+            row[before..before + width].copy_from_slice(codeword);
+        }
+        before += width;
+        Embeddings::new(codes as usize, whole, padded)
     };
-    Ok(Some(codes.iter().enumerate().map(book).collect::<Result<_, _>>()?))
+    Ok(Some(codes.iter().enumerate().map(&mut book).collect::<Result<_, _>>()?))
 }

@@ -86,7 +86,7 @@ fn step(run: &Run, recipe: &Recipe, setting: Setting<'_>, stage: Stage) -> Resul
     let Setting { data, device, progress } = setting;
     match stage {
         Stage::Data => stages::data::from_folder(run, data, &recipe.data, progress),
-        Stage::Embeddings => stages::embeddings::from_folder(run, data, progress),
+        Stage::Embeddings => stages::embeddings::make(run, recipe.embeddings.as_ref(), data, progress),
         Stage::Split => stages::split::make(run, recipe.split),
         Stage::Tokenizer => match &recipe.tokenizer {
             Some(config) => {

@@ -41,6 +41,9 @@ pub struct Recipe {
     /// How the data is read.
     #[serde(default)]
     pub data: DataRecipe,
+    /// Where the items' vectors come from; absent: from the data folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embeddings: Option<EmbeddingsRecipe>,
     /// What is held out.
     #[serde(default = "default_split")]
     pub split: SplitRule,
@@ -72,6 +75,14 @@ pub struct DataRecipe {
     pub k_core: Option<u32>,
     /// Names of the columns.
     pub columns: ColumnMap,
+}
+
+/// Where the items' vectors come from, if not from the data folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddingsRecipe {
+    /// A run whose generator has learnt vectors of the same items (`sasrec`): its folder, from where the recipe is.
+    pub learnt_by: PathBuf,
 }
 
 /// How semantic IDs become a catalog.
@@ -180,7 +191,11 @@ impl Recipe {
         }
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
         let mut recipe = Self::parse(&text, &path.display().to_string())?;
-        resolve(&mut recipe.collaborative, path.parent().unwrap_or(Path::new("")));
+        let folder = path.parent().unwrap_or(Path::new(""));
+        resolve(&mut recipe.collaborative, folder);
+        if let Some(embeddings) = recipe.embeddings.as_mut().filter(|embeddings| embeddings.learnt_by.is_relative()) {
+            embeddings.learnt_by = folder.join(&embeddings.learnt_by);
+        }
         Ok(recipe)
     }
 

@@ -35,7 +35,8 @@ pub(crate) fn embed(context: &Context, wish: Embed) -> Result<ExitCode> {
             device: context.global.device,
         })
     });
-    let parts: Vec<Part> = files.chain(models).collect();
+    let learnt = wish.learnt_by.iter().map(|run| Part::Learnt { run: run.clone() });
+    let parts: Vec<Part> = files.chain(learnt).chain(models).collect();
     let (outcome, work) = stages::embeddings::from_parts(&run, &parts, &Hub::from_env(), context.progress.as_ref())?;
     for Work { model, items, dropped } in work {
         if dropped > 0 {

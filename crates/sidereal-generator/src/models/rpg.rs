@@ -80,6 +80,8 @@ pub struct RpgConfig {
     pub dropout: f32,
     /// How the embeddings of an item's codes become one vector.
     pub pooling: Pooling,
+    /// Whether code embeddings begin as the tokenizer's codewords.
+    pub codebook_embeddings: bool,
     /// Whether the model sees the items' vectors too, through a learnt projection.
     pub item_vectors: bool,
     /// Whether every item has a learnt vector of its own too. Items that come to the catalog later have none.
@@ -92,6 +94,9 @@ pub struct RpgConfig {
     pub item_loss: f64,
     /// Items that the second loss tells targets from, besides the other targets at hand; 0: all.
     pub item_negatives: usize,
+    /// Whether a learnt number is added to the scores of items that the history has. Only with a loss over items, which
+    /// teaches it, and not with the trie, which knows no items before its leaves.
+    pub repeats: bool,
     /// Most recent items that the model sees.
     pub max_history: usize,
     /// How items are found.
@@ -117,12 +122,14 @@ impl Default for RpgConfig {
             layers: 2,
             dropout: 0.3,
             pooling: Pooling::Mean,
+            codebook_embeddings: false,
             item_vectors: false,
             item_embedding: false,
             cosine: true,
             temperature: 0.07,
             item_loss: 1.0,
             item_negatives: 512,
+            repeats: false,
             max_history: 50,
             decoding: Decoding::Exact,
             graph_beams: 20,
@@ -169,6 +176,11 @@ impl RpgConfig {
         if !(self.item_loss >= 0.0 && self.item_loss.is_finite()) {
             return fail("item_loss", format!("{} is not a number from 0 up", self.item_loss), "use 0 for none, or 1");
         }
+        if self.repeats && (self.item_loss == 0.0 || self.decoding == Decoding::Trie) {
+            let problem = "only a loss over items teaches it, and the trie does not know items before its leaves";
+            let mend = "give item_loss = 1 and another decoding, or leave it out";
+            return fail("repeats", problem.to_owned(), mend);
+        }
         let codes: f64 = codes_per_level.iter().copied().map(f64::from).sum();
         let heads = codes_per_level.len() as f64 * (self.d_model as f64 + 1.0);
         let numbers = (codes + heads) * self.d_model as f64;
@@ -189,11 +201,6 @@ impl RpgConfig {
             places: self.max_history,
             positions: Positions::Absolute,
         }
-    }
-
-    fn network(&self, materials: &Materials<'_>, items: usize, seed: u64) -> Result<Box<dyn Network>> {
-        self.check_values(materials.catalog.codes_per_level())?;
-        Ok(Box::new(Rpg::new(self.clone(), materials, items, seed)?))
     }
 }
 
@@ -221,7 +228,7 @@ impl ModelConfig for RpgConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { vectors: self.item_vectors, codebooks: false }
+        Needs { vectors: self.item_vectors, codebooks: self.codebook_embeddings }
     }
 
     fn check(&self, codes_per_level: &[u32]) -> Result<()> {
@@ -251,7 +258,12 @@ impl ModelConfig for RpgConfig {
     }
 
     fn build(&self, materials: &Materials<'_>, seed: u64) -> Result<Box<dyn Network>> {
-        self.network(materials, materials.catalog.len(), seed)
+        self.check_values(materials.catalog.codes_per_level())?;
+        let rpg = Rpg::new(self.clone(), materials, materials.catalog.len(), seed)?;
+        if self.codebook_embeddings {
+            rpg.begin_with_codebooks(materials.need_codebooks("generator.rpg.codebook_embeddings")?, seed)?;
+        }
+        Ok(Box::new(rpg))
     }
 
     fn load(&self, dir: &Path, materials: &Materials<'_>) -> Result<Box<dyn Network>> {
@@ -262,8 +274,9 @@ impl ModelConfig for RpgConfig {
             let file = ArrayFile::open(&path)?;
             items = file.shape(ITEMS)?.first().copied().unwrap_or(0).min(items);
         }
-        let mut network = self.network(materials, items, 0)?;
+        self.check_values(materials.catalog.codes_per_level())?;
+        let mut network = Rpg::new(self.clone(), materials, items, 0)?;
         network.load_weights(&path)?;
-        Ok(network)
+        Ok(Box::new(network))
     }
 }

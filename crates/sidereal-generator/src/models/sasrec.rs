@@ -5,7 +5,8 @@
 //!
 //! *Paper*: Kang and McAuley, "Self-Attentive Sequential Recommendation", arXiv 1808.09781, section III; the softmax
 //! losses: Klenitskiy and Vasilev, "Turning Dross Into Gold Loss", arXiv 2309.07602.
-//! *Differs from the paper*: softmax instead of one negative's binary cross-entropy, which is what makes it strong; a
+//! *Differs from the paper*: what users do with an item they know is one learnt number, if wanted ([`super::repeats`]);
+//! softmax instead of one negative's binary cross-entropy, which is what makes it strong; a
 //! learnt start vector stands before every history, so the first item is a target too and an empty history has an
 //! answer; pre-norm blocks with GELU ([`super::causal`]).
 //!
@@ -19,12 +20,13 @@ use std::path::Path;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use sidereal_core::array_file::ArrayFile;
-use sidereal_core::{Error as CoreError, ItemIndex};
-use sidereal_nn::ops;
+use sidereal_core::{Embeddings, Error as CoreError, ItemIndex};
+use sidereal_nn::ops::{self, Marked};
 use sidereal_nn::params::{Init, Params};
 use sidereal_nn::rng::Rng;
 
 use super::causal::{CausalSizes, CausalStart, CausalTransformer, Positions};
+use super::repeats::Repeats;
 use super::unit_length::{unit_rows, unit_values};
 use super::{Cost, ModelConfig, ModelKind, Needs, Role, Shape, Status};
 use crate::Result;
@@ -76,6 +78,8 @@ pub struct SasrecConfig {
     pub temperature: f32,
     /// Whether logits are cosines (divided by the temperature) instead of products.
     pub cosine: bool,
+    /// Whether a learnt number is added to the scores of items that the history has. Only with the full softmax.
+    pub repeats: bool,
     /// What the loss runs over.
     pub softmax: Softmax,
     /// How it is trained.
@@ -97,6 +101,7 @@ impl Default for SasrecConfig {
             embedding_dropout: 0.0,
             temperature: 1.0,
             cosine: false,
+            repeats: false,
             softmax: Softmax::Full,
             training: TrainingConfig {
                 max_epochs: 60,
@@ -155,7 +160,8 @@ impl SasrecConfig {
             false => None,
         };
         let body = CausalTransformer::new(self.sizes(), CausalStart::default(), &mut params, &mut rng)?;
-        Ok(Sasrec { config: self.clone(), items, learnt, params, start, table, frozen, body })
+        let repeats = if self.repeats { Some(Repeats::new(&mut params, &mut rng)?) } else { None };
+        Ok(Sasrec { config: self.clone(), items, learnt, params, start, table, frozen, body, repeats })
     }
 }
 
@@ -194,6 +200,11 @@ impl ModelConfig for SasrecConfig {
             return fail("embedding_dropout", problem, "switch item_embeddings and item_vectors on, or use 0");
         }
         match self.softmax {
+            Softmax::Sampled { .. } if self.repeats => fail(
+                "repeats",
+                "drawn negatives say little of the few items of a history".to_owned(),
+                "use softmax = \"full\", or leave it out",
+            ),
             Softmax::Sampled { negatives: 0 } => fail(
                 "softmax.sampled.negatives",
                 "0 negatives teach nothing".to_owned(),
@@ -262,6 +273,7 @@ struct Sasrec {
     table: Option<Tensor>, // [learnt, D]
     frozen: Option<Frozen>,
     body: CausalTransformer,
+    repeats: Option<Repeats>,
 }
 
 impl Sasrec {
@@ -279,6 +291,7 @@ impl Sasrec {
                 .as_ref()
                 .map(|frozen| Frozen { vectors: frozen.vectors.clone(), projection: frozen.projection.detach() }),
             body: self.body.detached(),
+            repeats: self.repeats.as_ref().map(Repeats::detached),
         }
     }
 
@@ -394,7 +407,11 @@ impl Network for Sasrec {
         let args = ops::CrossEntropy { label_smoothing: self.config.training.label_smoothing, ..Default::default() };
         match self.config.softmax {
             Softmax::Full => {
-                let logits = self.logits(&states, &table)?; // [R, N]
+                let mut logits = self.logits(&states, &table)?; // [R, N]
+                if let Some(repeats) = &self.repeats {
+                    let histories = rows.iter().flat_map(|row| (0..row.len()).map(|place| &row[..place]));
+                    logits = repeats.add(&logits, &Marked::new(histories))?;
+                }
                 ops::cross_entropy(&logits, &Tensor::from_vec(targets, count, device)?, &args)
             }
             Softmax::Sampled { negatives } => {
@@ -407,6 +424,11 @@ impl Network for Sasrec {
     /// The table of all items is made once a part: many rows share it.
     fn part_rows(&self) -> usize {
         128
+    }
+
+    fn item_vectors(&self) -> Result<Option<Embeddings>> {
+        let table = self.item_table(None)?.flatten_all()?.to_vec1::<f32>()?;
+        Ok(Some(Embeddings::new(self.items, self.config.d_model, table)?))
     }
 
     fn ranker(&self, materials: &Materials<'_>) -> Result<Box<dyn Ranker>> {

@@ -7,8 +7,9 @@ use crate::error::Result;
 use crate::ops::attention::Attention;
 use crate::ops::code_heads::{CodeHeads, UNIT_EPS};
 use crate::ops::dropout::keep_mask;
-use crate::ops::item_loss::ItemCodes;
+use crate::ops::item_loss::ItemScores;
 use crate::ops::loss::CrossEntropy;
+use crate::ops::marked::Marked;
 
 /// See [`crate::ops::linear()`].
 ///
@@ -222,14 +223,32 @@ pub fn code_heads(h: &Tensor, heads: &Tensor, table: &Tensor, args: &CodeHeads) 
     Ok(Tensor::cat(&logits, 1)?) // [R, V]
 }
 
+/// See [`crate::ops::add_marked()`].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn add_marked(x: &Tensor, bonus: &Tensor, marked: &Marked) -> Result<Tensor> {
+    let (rows, columns) = x.dims2()?;
+    let mut mask = vec![0f32; rows * columns];
+    for row in 0..rows {
+        marked.row(row).iter().for_each(|&column| mask[row * columns + column as usize] = 1.0);
+    }
+    let mask = Tensor::from_vec(mask, (rows, columns), x.device())?.to_dtype(x.dtype())?;
+    Ok((x + mask.broadcast_mul(bonus)?)?)
+}
+
 /// See [`crate::ops::item_cross_entropy()`].
 ///
 /// # Errors
 /// Shapes that do not fit; a target that is no item.
-pub fn item_cross_entropy(logits: &Tensor, targets: &Tensor, items: &ItemCodes, scale: f32) -> Result<Tensor> {
-    let rows = logits.dim(0)?;
+pub fn item_cross_entropy(logits: &Tensor, targets: &Tensor, args: &ItemScores<'_>) -> Result<Tensor> {
+    let (rows, items) = (logits.dim(0)?, args.items);
     let places = Tensor::from_slice(items.places(), items.places().len(), logits.device())?;
     let looked_up = logits.contiguous()?.index_select(&places, 1)?; // [R, L * C]
     let sums = looked_up.reshape((rows, items.levels(), items.len()))?.sum(1)?; // [R, C]
-    cross_entropy(&(sums * f64::from(scale))?, targets, &CrossEntropy::default())
+    let mut scores = (sums * f64::from(args.scale))?;
+    if let Some((bonus, marked)) = args.bonus {
+        scores = add_marked(&scores, bonus, marked)?;
+    }
+    cross_entropy(&scores, targets, &CrossEntropy::default())
 }

@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use super::embedding::id_slice;
 use super::loss::kept_gradient;
+use super::marked::Marked;
 use super::{check, composed, cpu, vector};
 use crate::error::Result;
 
@@ -97,16 +98,27 @@ impl ItemCodes {
     }
 }
 
-/// Mean negative log-likelihood of the targets in a softmax over items, where an item scores `scale` times the sum over
-/// its codes.
+/// How items score.
+#[derive(Debug, Clone, Copy)]
+pub struct ItemScores<'a> {
+    /// The items.
+    pub items: &'a ItemCodes,
+    /// Times the sum over an item's codes.
+    pub scale: f32,
+    /// A learnt number `[1]` that is added at some items of every row.
+    pub bonus: Option<(&'a Tensor, &'a Marked)>,
+}
+
+/// Mean negative log-likelihood of the targets in a softmax over items.
 ///
 /// # Shapes
 /// logits `[R, V]`, targets `[R]` (u32, places in `items`), items `[L, C]` -> `[]`
 ///
 /// # Errors
 /// Shapes that do not fit; a code outside the logits; a target that is no item.
-pub fn item_cross_entropy(logits: &Tensor, targets: &Tensor, items: &ItemCodes, scale: f32) -> Result<Tensor> {
+pub fn item_cross_entropy(logits: &Tensor, targets: &Tensor, args: &ItemScores<'_>) -> Result<Tensor> {
     const OP: &str = "item_cross_entropy";
+    let items = args.items;
     let (rows, vocab) = check::matrix(OP, "logits", logits)?;
     check::shape(OP, "targets", targets, &[rows])?;
     check::ids(OP, "targets", targets)?;
@@ -114,24 +126,44 @@ pub fn item_cross_entropy(logits: &Tensor, targets: &Tensor, items: &ItemCodes, 
         let problem = format!("a code's place is {place}, but there are {vocab} logits a row");
         return check::refuse(OP, problem, "give the items of these logits");
     }
-    if !cpu::is_fused(&[logits]) || !targets.device().is_cpu() {
-        return composed::item_cross_entropy(logits, targets, items, scale);
+    if !(args.scale.is_finite() && args.scale != 0.0) {
+        return check::refuse(OP, format!("the scale is {}", args.scale), "choose a number other than 0");
+    }
+    if let Some((bonus, marked)) = args.bonus {
+        marked.check(OP, rows, items.len(), bonus)?;
+    }
+    let bonus_fused = args.bonus.is_none_or(|(bonus, _)| cpu::is_fused(&[bonus]));
+    if !cpu::is_fused(&[logits]) || !bonus_fused || !targets.device().is_cpu() {
+        return composed::item_cross_entropy(logits, targets, args);
     }
     let targets = targets.contiguous()?;
     if let Some(target) = targets.to_vec1::<u32>()?.iter().find(|target| **target as usize >= items.len()) {
         let problem = format!("target {target} is none of {} items", items.len());
         return check::refuse(OP, problem, "give places in the items");
     }
-    let op = Fused { items: items.clone(), scale, track: logits.track_op(), gradient: OnceLock::new() };
-    Ok(logits.contiguous()?.apply_op2(&targets, op)?)
+    let (bonus, marked) = match args.bonus {
+        Some((bonus, marked)) => (bonus.contiguous()?, Some(marked.clone())),
+        None => (Tensor::zeros(1, logits.dtype(), logits.device())?, None),
+    };
+    let op = Fused {
+        items: items.clone(),
+        scale: args.scale,
+        marked,
+        track: logits.track_op() || bonus.track_op(),
+        by_logits: OnceLock::new(),
+        by_bonus: OnceLock::new(),
+    };
+    Ok(logits.contiguous()?.apply_op3(&targets, &bonus, op)?)
 }
 
 struct Fused {
     items: ItemCodes,
     scale: f32,
+    marked: Option<Marked>,
     track: bool,
-    /// The loss's gradient by the logits, from the forward.
-    gradient: OnceLock<Vec<f32>>,
+    /// The loss's gradients, from the forward.
+    by_logits: OnceLock<Vec<f32>>,
+    by_bonus: OnceLock<f32>,
 }
 
 cpu::vectorised! {
@@ -152,7 +184,7 @@ cpu::vectorised! {
     }
 }
 
-impl CustomOp2 for Fused {
+impl CustomOp3 for Fused {
     fn name(&self) -> &'static str {
         "item_cross_entropy"
     }
@@ -163,23 +195,32 @@ impl CustomOp2 for Fused {
         logits_layout: &Layout,
         targets: &CpuStorage,
         targets_layout: &Layout,
+        bonus: &CpuStorage,
+        bonus_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (rows, vocab) = logits_layout.shape().dims2()?;
         let x = cpu::slice(logits, logits_layout)?;
         let targets = id_slice(targets, targets_layout)?;
+        // Sums are scaled later, and the bonus with them.
+        let bonus = cpu::slice(bonus, bonus_layout)?[0] / self.scale;
         let share = 1.0 / rows.max(1) as f32;
-        let mut gradient = vec![0.0; if self.track { x.len() } else { 0 }];
+        let mut by_logits = vec![0.0; if self.track { x.len() } else { 0 }];
+        let mut by_bonus = 0f64;
         let mut sums = vec![0.0; self.items.len()];
         let mut loss = 0.0;
         for (row, &target) in targets.iter().enumerate() {
+            let marked = self.marked.as_ref().map_or(&[][..], |marked| marked.row(row));
             self.items.sums(&x[row * vocab..][..vocab], &mut sums);
+            marked.iter().for_each(|&item| sums[item as usize] += bonus);
             loss += row_loss(&mut sums, target as usize, self.scale, share);
             if self.track {
-                self.items.spread(&sums, &mut gradient[row * vocab..][..vocab]);
+                by_bonus += marked.iter().map(|&item| f64::from(sums[item as usize])).sum::<f64>();
+                self.items.spread(&sums, &mut by_logits[row * vocab..][..vocab]);
             }
         }
         if self.track {
-            self.gradient.get_or_init(|| gradient);
+            self.by_logits.get_or_init(|| by_logits);
+            self.by_bonus.get_or_init(|| (by_bonus / f64::from(self.scale)) as f32);
         }
         Ok((CpuStorage::F32(vec![(loss / rows.max(1) as f64) as f32]), Shape::from(())))
     }
@@ -188,9 +229,12 @@ impl CustomOp2 for Fused {
         &self,
         logits: &Tensor,
         _targets: &Tensor,
+        bonus: &Tensor,
         _loss: &Tensor,
         g: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(kept_gradient(self.name(), &self.gradient, logits, g)?), None))
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let by_logits = kept_gradient(self.name(), &self.by_logits, logits, g)?;
+        let by_bonus = self.by_bonus.get().copied().unwrap_or_default() * g.to_scalar::<f32>()?;
+        Ok((Some(by_logits), None, Some(Tensor::from_vec(vec![by_bonus], bonus.shape(), bonus.device())?)))
     }
 }

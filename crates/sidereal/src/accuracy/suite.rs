@@ -29,6 +29,8 @@ pub struct Suite {
 pub struct SuiteRow {
     /// Its name in tables and its folder.
     pub name: String,
+    /// A row before it, whose generator's vectors of the items are this row's embeddings.
+    pub learnt_by: Option<String>,
     /// Everything about it.
     pub recipe: Recipe,
 }
@@ -55,6 +57,8 @@ struct SuiteFile {
 #[serde(deny_unknown_fields)]
 struct RowTable {
     name: String,
+    /// Another row.
+    learnt_by: Option<String>,
     recipe: Option<PathBuf>,
     tokenizer: Option<TokenizerConfig>,
     collaborative: Option<CollaborativeRecipe>,
@@ -79,7 +83,7 @@ impl Suite {
                 suite.add(parsed(&text, &shown)?, path.parent().unwrap_or(Path::new("")))?;
             } else {
                 let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-                suite.rows.push(SuiteRow { name, recipe: Recipe::load(path)? });
+                suite.rows.push(SuiteRow { name, learnt_by: None, recipe: Recipe::load(path)? });
             }
         }
         suite.check()?;
@@ -93,7 +97,7 @@ impl Suite {
         self.seeds = file.seeds.unwrap_or(self.seeds);
         for row in &file.row {
             let recipe = row.recipe(&file, folder)?;
-            self.rows.push(SuiteRow { name: row.name.clone(), recipe });
+            self.rows.push(SuiteRow { name: row.name.clone(), learnt_by: row.learnt_by.clone(), recipe });
         }
         Ok(())
     }
@@ -108,6 +112,10 @@ impl Suite {
             if self.rows[..at].iter().any(|other| other.name == row.name) {
                 let mend = "give each [[row]] its own name";
                 return Err(Error::config("row.name", format!("two rows are called {:?}", row.name), mend).into());
+            }
+            if let Some(other) = row.learnt_by.as_ref().filter(|name| !self.rows[..at].iter().any(|r| r.name == **name)) {
+                let mend = "name a [[row]] that stands before this one";
+                return Err(Error::config(format!("{key}, learnt_by"), format!("no row {other:?}"), mend).into());
             }
             row.recipe.check()?;
             let same = [
@@ -148,6 +156,7 @@ impl RowTable {
                     description: String::new(),
                     seed: Recipe::DEFAULT_SEED,
                     data: DataRecipe::default(),
+                    embeddings: None,
                     split: SplitRule::LeaveOneOut,
                     tokenizer: suite.tokenizer.clone(),
                     collaborative,
@@ -226,6 +235,7 @@ mod tests {
             ("[[row]]\nname = \"a\"".to_owned(), &["row \"a\"", "[row.generator.tiger]"]),
             (format!("[[row]]\nname = \"a\"\n{tiger}"), &["tokenizer", "catalog.import"]),
             (format!("[[row]]\nname = \"a\"\nlable = 1\n{tiger}"), &["suite.toml, line 3", "lable"]),
+            (format!("[[row]]\nname = \"a\"\nlearnt_by = \"b\"\nrecipe = \"plain.toml\""), &["learnt_by", "\"b\""]),
             (
                 "[evaluate]\nusers = 5\n[[row]]\nname = \"a\"\nrecipe = \"plain.toml\"".to_owned(),
                 &["row \"plain\"", "evaluate.users", "\"a\""],

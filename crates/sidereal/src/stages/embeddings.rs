@@ -1,11 +1,11 @@
 //! Files of ready vectors and items through models -> the run's item embeddings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use sidereal_core::artifact::{Manifest, sha256_file};
-use sidereal_core::{Error, Items, Progress};
+use sidereal_core::{Embeddings, Error, Items, Progress};
 use sidereal_data::{DataFolder, PreparedData};
 use sidereal_embed::encoders::{self, Family};
 use sidereal_embed::pictures::{picture_paths, pictures_digest};
@@ -13,9 +13,12 @@ use sidereal_embed::{
     BATCH_TOKENS, ComputeType, Contents, EncodeWork, EncoderOptions, Hub, Modality, ModelFolder, Template, VectorCache,
     Vectors, cache_name, encode_items, parts, side_by_side,
 };
+use sidereal_generator::Generator;
 use sidereal_nn::device::DeviceChoice;
 
 use crate::Result;
+use crate::materials::RunMaterials;
+use crate::recipe::EmbeddingsRecipe;
 use crate::run::{Outcome, Run, Stage};
 
 /// A source of vectors; several stand side by side in the embeddings.
@@ -30,6 +33,11 @@ pub enum Part {
     },
     /// Items through a model.
     Model(ModelPart),
+    /// What the generator of another run has learnt of the items, found by their ids.
+    Learnt {
+        /// The run.
+        run: PathBuf,
+    },
 }
 
 /// How items go through a model.
@@ -83,6 +91,25 @@ pub struct Work {
     pub dropped: u64,
 }
 
+/// What a recipe says of the vectors: those that another run's generator has learnt, or those of the data folder.
+///
+/// # Errors
+/// As [`from_parts`] and [`from_folder`].
+pub fn make(
+    run: &Run,
+    recipe: Option<&EmbeddingsRecipe>,
+    folder: Option<&Path>,
+    progress: &dyn Progress,
+) -> Result<Outcome> {
+    match recipe {
+        Some(EmbeddingsRecipe { learnt_by }) => {
+            let part = Part::Learnt { run: learnt_by.clone() };
+            Ok(from_parts(run, &[part], &Hub::default(), progress)?.0)
+        }
+        None => from_folder(run, folder, progress),
+    }
+}
+
 /// Takes the vectors of a data folder; without a folder, what the run has is kept.
 ///
 /// # Errors
@@ -122,6 +149,10 @@ pub fn from_parts(run: &Run, parts: &[Part], hub: &Hub, progress: &dyn Progress)
                 inputs.insert(numbered("vectors"), sha256_file(path)?);
                 models.push(None);
             }
+            Part::Learnt { run } => {
+                inputs.insert(numbered("generator"), Run::open(run)?.digest(Stage::Generator)?);
+                models.push(None);
+            }
             Part::Model(part) => {
                 let Some(data) = &loaded else { return Err(no_model(part)) };
                 let opened = Opened::find(part, hub, &data.items)?;
@@ -152,6 +183,7 @@ pub fn from_parts(run: &Run, parts: &[Part], hub: &Hub, progress: &dyn Progress)
                 (Part::Model(_), Some(model)) => model.encode(run, &data, &mut done, progress)?,
                 (Part::Model(part), None) => return Err(no_model(part)),
                 (Part::File { path, name }, _) => read(path, name.as_deref(), &data, progress)?,
+                (Part::Learnt { run }, _) => learnt(run, &data.items)?,
             };
             about.push(facts);
             vectors.push(made);
@@ -175,6 +207,7 @@ fn no_model(part: &ModelPart) -> crate::Error {
 fn config(part: &Part, model: Option<&Opened<'_>>) -> Value {
     match (part, model) {
         (Part::File { name, .. }, _) => json!({ "name": name }),
+        (Part::Learnt { .. }, _) => json!({ "learnt": true }),
         (Part::Model(part), model) => json!({
             "model": model.map(|model| model.folder.id()),
             "revision": model.and_then(|model| model.folder.revision()),
@@ -197,6 +230,32 @@ fn read(path: &Path, name: Option<&str>, data: &PreparedData, progress: &dyn Pro
     let about =
         json!({ "kind": "file", "name": file, "width": vectors.embeddings.width(), "facts": vectors.facts.to_json() });
     Ok((vectors, about))
+}
+
+/// The vectors that a run's generator has learnt, in the order of `items`.
+fn learnt(run: &Path, items: &Items) -> Result<(Vectors, Value)> {
+    let run = Run::open(run)?;
+    let place = run.dir(Stage::Generator);
+    let info = Generator::read_info(&place)?;
+    let materials = RunMaterials::load(&run, info.recipe.model().needs(), DeviceChoice::Cpu)?;
+    let generator = Generator::load(&place, &materials.as_materials(), false)?;
+    let Some(vectors) = generator.network().item_vectors()? else {
+        let problem = format!("{} learns no vectors of items", info.method);
+        let mend = "name a run whose generator does, such as sasrec";
+        return Err(Error::artifact(&place, problem, mend).into());
+    };
+    let catalog = materials.catalog();
+    let row_of: HashMap<&str, usize> = (0..catalog.len()).map(|row| (catalog.item_id(row as u32), row)).collect();
+    let mut values = Vec::with_capacity(items.len() * vectors.width());
+    for id in items.ids() {
+        let Some(&row) = row_of.get(id.as_str()) else {
+            let problem = format!("its generator knows no item {}", id.as_str());
+            return Err(Error::mismatch(problem, "name a run over the same items").into());
+        };
+        values.extend_from_slice(vectors.row(row));
+    }
+    let about = json!({ "kind": "learnt", "name": info.method, "width": vectors.width() });
+    Ok((parts::made(Embeddings::new(items.len(), vectors.width(), values)?), about))
 }
 
 /// A model's folder and what the items give it; its weights are not read before they are needed.

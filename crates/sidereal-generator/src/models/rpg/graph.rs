@@ -74,7 +74,11 @@ impl GraphRanker {
         question: &Question<'_>,
         wanted: usize,
     ) -> (Vec<ScoredItem>, u64) {
-        let mut search = Search { oracle: &self.oracle, log_probs, seen: HashSet::new(), found: Vec::new() };
+        let history: HashSet<ItemIndex> = match self.oracle.repeats {
+            0.0 => HashSet::new(),
+            _ => question.history.iter().copied().collect(),
+        };
+        let mut search = Search { oracle: &self.oracle, log_probs, history, seen: HashSet::new(), found: Vec::new() };
         search.visit(graph.starts.iter().copied());
         for _ in 0..self.steps {
             search.expand(graph, self.beams);
@@ -107,6 +111,8 @@ fn order(a: &ScoredItem, b: &ScoredItem) -> std::cmp::Ordering {
 struct Search<'a> {
     oracle: &'a Oracle,
     log_probs: &'a [f32],
+    /// Items whose score says that they were had before.
+    history: HashSet<ItemIndex>,
     seen: HashSet<ItemIndex>,
     /// All that was scored.
     found: Vec<ScoredItem>,
@@ -116,7 +122,8 @@ impl Search<'_> {
     fn visit(&mut self, items: impl Iterator<Item = ItemIndex>) {
         for item in items {
             if self.seen.insert(item) {
-                self.found.push(ScoredItem { item, score: self.oracle.score(self.log_probs, item) });
+                let repeats = if self.history.contains(&item) { self.oracle.repeats } else { 0.0 };
+                self.found.push(ScoredItem { item, score: self.oracle.score(self.log_probs, item) + repeats });
             }
         }
     }

@@ -1,8 +1,8 @@
 //! RPG as the trainer knows it.
 
 use candle_core::Tensor;
-use sidereal_core::ItemIndex;
-use sidereal_nn::ops::{self, CrossEntropy, ItemCodes};
+use sidereal_core::{Embeddings, ItemIndex};
+use sidereal_nn::ops::{self, CrossEntropy, ItemCodes, ItemScores, Marked};
 use sidereal_nn::params::Params;
 use sidereal_nn::rng::Rng;
 
@@ -10,10 +10,11 @@ use super::forward::Forward;
 use super::graph::GraphRanker;
 use super::items::Items;
 use super::ranker::{ItemSums, Oracle, TrieRanker};
-use super::weights::{Sizes, Weights};
+use super::weights::{CODES, Sizes, Weights};
 use super::{Decoding, RpgConfig};
 use crate::Result;
 use crate::dropout::Dropout;
+use crate::models::repeats::Repeats;
 use crate::network::{Materials, Network, Row};
 use crate::ranker::{ItemRanker, Ranker};
 
@@ -39,6 +40,17 @@ impl Rpg {
         let mut params = Params::new(materials.device);
         let weights = Weights::make(&sizes, &mut params, seed)?;
         Ok(Self { params, forward: Forward { config, sizes, weights }, items })
+    }
+
+    /// Puts the codebooks, one a level from level 0 on, in the place of the codes' first embeddings.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    pub(super) fn begin_with_codebooks(&self, codebooks: &[Embeddings], seed: u64) -> Result<()> {
+        let Some(table) = self.params.get(CODES) else { return Ok(()) };
+        let values = table.flatten_all()?.to_vec1::<f32>()?;
+        let values = self.forward.sizes.codewords(codebooks, values, seed);
+        Ok(table.set(&Tensor::from_vec(values, table.dims(), table.device())?)?)
     }
 
     /// The weights as they are now, over the items of these materials.
@@ -78,16 +90,27 @@ impl Rpg {
         Ok((sum / levels as f64)?)
     }
 
-    /// The loss of the target among items, each scored as the ranking scores it: by the sum over its codes.
-    fn item_loss(&self, scores: &Tensor, targets: &[ItemIndex], noise: Option<u64>) -> Result<Tensor> {
+    /// The loss of the target among items, each scored as the ranking scores it: by the sum over its codes, and more or
+    /// less if it is in `seen`, the history before the target.
+    fn item_loss(
+        &self,
+        scores: &Tensor,
+        targets: &[ItemIndex],
+        seen: &[&[ItemIndex]],
+        noise: Option<u64>,
+    ) -> Result<Tensor> {
         let (config, levels) = (&self.forward.config, self.items.levels());
         let scale = 1.0 / config.temperature;
         let count = targets.len();
         let place = |places: Vec<u32>| Tensor::from_vec(places, count, scores.device());
         let wanted = config.item_negatives;
+        let bonus = self.forward.weights.repeats.as_ref().map(Repeats::bonus).transpose()?;
+        let loss = |targets: Vec<u32>, items: &ItemCodes, marked: Marked| {
+            let bonus = bonus.as_ref().map(|bonus| (bonus, &marked));
+            ops::item_cross_entropy(scores, &place(targets)?, &ItemScores { items, scale, bonus })
+        };
         let Some(noise) = noise.filter(|_| wanted > 0 && wanted < self.items.len()) else {
-            let targets = place(targets.to_vec())?;
-            return ops::item_cross_entropy(scores, &targets, &self.items.by_level, scale);
+            return Ok(loss(targets.to_vec(), &self.items.by_level, Marked::new(seen.iter().copied()))?);
         };
         let mut rng = Rng::new(noise, "negatives");
         let mut told_apart: Vec<ItemIndex> = targets.to_vec();
@@ -96,8 +119,10 @@ impl Rpg {
         told_apart.dedup();
         let places: Vec<u32> = told_apart.iter().flat_map(|&item| self.items.places(item)).copied().collect();
         let items = ItemCodes::new(&places, levels)?;
-        let at = |target: &ItemIndex| told_apart.partition_point(|item| item < target) as u32;
-        ops::item_cross_entropy(scores, &place(targets.iter().map(at).collect())?, &items, scale)
+        let at = |item: &ItemIndex| told_apart.binary_search(item).ok().map(|at| at as u32);
+        let marked: Vec<Vec<u32>> = seen.iter().map(|seen| seen.iter().filter_map(at).collect()).collect();
+        let marked = Marked::new(marked.iter().map(Vec::as_slice));
+        Ok(loss(targets.iter().filter_map(at).collect(), &items, marked)?)
     }
 }
 
@@ -123,7 +148,8 @@ impl Network for Rpg {
         if config.item_loss == 0.0 {
             return Ok(loss);
         }
-        Ok((loss + (self.item_loss(&scores, &targets, noise)? * config.item_loss)?)?)
+        let seen: Vec<&[ItemIndex]> = rows.iter().flat_map(|row| (1..row.len()).map(|place| &row[..place])).collect();
+        Ok((loss + (self.item_loss(&scores, &targets, &seen, noise)? * config.item_loss)?)?)
     }
 
     fn part_rows(&self) -> usize {

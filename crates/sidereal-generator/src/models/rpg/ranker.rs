@@ -10,6 +10,7 @@ use crate::Result;
 use crate::beam::{BeamOptions, Request, beam_search, not_finite};
 use crate::dropout::Dropout;
 use crate::exact::ExactScorer;
+use crate::models::repeats::{Repeats, add_to_scores};
 use crate::ranker::{Question, Ranker};
 use crate::ranking::Ranking;
 use crate::scoring::{CodeScores, ItemScorer, NextCodeModel, ScoreNorm};
@@ -25,6 +26,8 @@ pub(super) struct Oracle {
     forward: Forward,
     /// The codes as heads compare with them: `[V, D]`.
     table: Tensor,
+    /// Added to items of the history.
+    pub(super) repeats: f32,
     pub(super) items: Items,
 }
 
@@ -35,7 +38,8 @@ impl Oracle {
     /// Whatever the device says.
     pub(super) fn new(forward: Forward, items: Items) -> Result<Self> {
         let table = forward.code_table()?;
-        Ok(Self { forward, table, items })
+        let repeats = forward.weights.repeats.as_ref().map_or(Ok(0.0), Repeats::value)?;
+        Ok(Self { forward, table, repeats, items })
     }
 
     /// V.
@@ -145,8 +149,9 @@ impl ItemScorer for ItemSums {
         assert_eq!(scores.len(), histories.len() * self.items(), "scores must be [B, N]");
         let log_probs = self.oracle.log_probs(histories)?;
         let rows = scores.chunks_exact_mut(self.items().max(1)).zip(log_probs.chunks_exact(self.oracle.vocab()));
-        for (scores, log_probs) in rows {
+        for ((scores, log_probs), history) in rows.zip(histories) {
             self.oracle.items.by_level.sums(log_probs, scores);
+            add_to_scores(self.oracle.repeats, history, scores);
             let alive = || scores.iter().zip(&self.removed).filter(|(_, removed)| !**removed).map(|(score, _)| *score);
             let top = alive().fold(f32::NEG_INFINITY, f32::max);
             let sum: f64 = alive().map(|score| f64::from((score - top).exp())).sum();

@@ -1,15 +1,20 @@
 //! RPG's parameters: what there is and how it begins.
 
 use candle_core::Tensor;
+use sidereal_core::Embeddings;
 use sidereal_nn::params::{Init, Params};
 use sidereal_nn::rng::Rng;
 
 use super::{Pooling, RpgConfig};
 use crate::Result;
 use crate::models::causal::{CausalSizes, CausalStart, CausalTransformer};
+use crate::models::codewords::{centred_rows, mean_square};
+use crate::models::repeats::Repeats;
 
 /// The name of the learnt items, whose number a file says.
 pub(super) const ITEMS: &str = "items";
+/// The name of the codes' embeddings.
+pub(super) const CODES: &str = "codes";
 
 /// Deviation of an item's vector at the beginning.
 const ITEM_DEVIATION: f64 = 0.06;
@@ -30,6 +35,8 @@ pub(super) struct Sizes {
     vectors: Option<usize>,
     /// Learnt items, where there are.
     items: Option<usize>,
+    /// Whether repeats have a number.
+    repeats: bool,
 }
 
 impl Sizes {
@@ -44,6 +51,7 @@ impl Sizes {
             },
             vectors: config.item_vectors.then_some(vector_width),
             items: config.item_embedding.then_some(items),
+            repeats: config.repeats,
         }
     }
 
@@ -55,6 +63,23 @@ impl Sizes {
     /// V.
     pub(super) fn vocab(&self) -> usize {
         self.codes.iter().sum()
+    }
+
+    /// The tokenizer's codewords as code embeddings, `[V, D]`: all of one scale, the one at which an item's vector has its
+    /// usual deviation. Levels without a codebook keep what `random` has for them.
+    pub(super) fn codewords(&self, codebooks: &[Embeddings], mut random: Vec<f32>, seed: u64) -> Vec<f32> {
+        let rows: Vec<Vec<f64>> = codebooks.iter().map(|book| centred_rows(book, self.width(), seed)).collect();
+        // Codes of different levels are added, so the squares of their deviations are.
+        let square = rows.iter().map(|rows| mean_square(rows)).sum::<f64>() / rows.len().max(1) as f64;
+        let scale = if square > 0.0 { self.code_deviation / square.sqrt() } else { 0.0 };
+        let mut start = 0;
+        for rows in &rows {
+            for (value, row) in random[start..].iter_mut().zip(rows) {
+                *value = (row * scale) as f32;
+            }
+            start += rows.len();
+        }
+        random
     }
 
     /// How many numbers are learnt.
@@ -73,6 +98,7 @@ pub(super) struct Weights {
     pub(super) items: Option<Tensor>,   // [N, D]
     pub(super) body: CausalTransformer,
     pub(super) heads: Tensor, // [L, D + 1, D]
+    pub(super) repeats: Option<Repeats>,
 }
 
 impl Weights {
@@ -82,7 +108,7 @@ impl Weights {
         let (width, rng) = (sizes.width(), &mut rng);
         // Item vectors have length one, so that what is projected of them has an item's deviation.
         let like_items = Init::Normal(ITEM_DEVIATION);
-        let codes = params.var("codes", &[sizes.vocab(), width], Init::Normal(sizes.code_deviation), rng)?;
+        let codes = params.var(CODES, &[sizes.vocab(), width], Init::Normal(sizes.code_deviation), rng)?;
         let vectors = match sizes.vectors {
             Some(from) => Some(params.var("vectors", &[from, width], like_items, rng)?),
             None => None,
@@ -94,7 +120,8 @@ impl Weights {
         let body = CausalTransformer::new(sizes.body, START, params, rng)?;
         // A head begins as the identity: its block adds silu(0) = 0.
         let heads = params.var("heads", &[sizes.codes.len(), width + 1, width], Init::Zeros, rng)?;
-        Ok(Self { codes, vectors, items, body, heads })
+        let repeats = if sizes.repeats { Some(Repeats::new(params, rng)?) } else { None };
+        Ok(Self { codes, vectors, items, body, heads, repeats })
     }
 
     /// The same weights without a record of gradients, for answering. Memory is shared with the variables.
@@ -105,6 +132,7 @@ impl Weights {
             items: self.items.as_ref().map(Tensor::detach),
             body: self.body.detached(),
             heads: self.heads.detach(),
+            repeats: self.repeats.as_ref().map(Repeats::detached),
         }
     }
 }

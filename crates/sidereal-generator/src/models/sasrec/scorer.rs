@@ -7,6 +7,7 @@ use super::Sasrec;
 use crate::Result;
 use crate::beam::log_sum_exp;
 use crate::dropout::Dropout;
+use crate::models::repeats::{Repeats, add_to_scores};
 use crate::scoring::ItemScorer;
 
 /// Weights without a record of gradients, and the vectors of all items made once.
@@ -14,13 +15,16 @@ use crate::scoring::ItemScorer;
 pub(super) struct Scorer {
     network: Sasrec,
     table: Tensor, // [N, D]
+    /// Added to items of the history.
+    repeats: f32,
 }
 
 impl Scorer {
     pub(super) fn new(network: &Sasrec) -> Result<Self> {
         let network = network.detached();
         let table = network.item_table(None)?;
-        Ok(Self { network, table })
+        let repeats = network.repeats.as_ref().map_or(Ok(0.0), Repeats::value)?;
+        Ok(Self { network, table, repeats })
     }
 
     /// The state after each whole history, `[B, D]`.
@@ -69,7 +73,8 @@ impl ItemScorer for Scorer {
         }
         let logits = self.network.logits(&self.last_states(histories)?, &self.table)?; // [B, N]
         scores.copy_from_slice(&logits.flatten_all()?.to_vec1::<f32>()?);
-        for row in scores.chunks_exact_mut(items) {
+        for (row, history) in scores.chunks_exact_mut(items).zip(histories) {
+            add_to_scores(self.repeats, history, row);
             let total = log_sum_exp(row.iter().copied());
             row.iter_mut().for_each(|logit| *logit -= total);
         }
