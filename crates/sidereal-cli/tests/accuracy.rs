@@ -194,3 +194,42 @@ fn what_was_measured_is_in_the_manifest_and_no_part_of_what_a_generator_is() {
     let digest = |run: &str| manifest(&format!("{run}/report"))["inputs"]["generator"].clone();
     assert_eq!(digest("one"), digest("two"));
 }
+
+#[test]
+fn a_row_makes_semantic_ids_of_what_another_rows_generator_learnt() {
+    let world = world();
+    let training = "batch_size = 32\nmax_epochs = 1\nvalidate_users = 20\n";
+    let suite = format!(
+        "seed = 7\n[[row]]\nname = \"items\"\nrecipe = \"recipe.toml\"\n[row.generator.sasrec]\nd_model = 16\nheads = 2\n\
+         [row.generator.sasrec.training]\n{training}\
+         [[row]]\nname = \"codes\"\nlearnt_by = \"items\"\nrecipe = \"recipe.toml\"\n"
+    );
+    fs::write(world.path("suite.toml"), suite).unwrap();
+    let ask = ["compare", "suite.toml", "--data", "data", "--out", "table", "--json", "--quiet"];
+    let found = world.json(&ask);
+    assert_eq!(found["failed"], serde_json::json!([]));
+    let manifest = |file: &str| serde_json::from_slice::<Value>(&fs::read(world.path(file)).unwrap()).unwrap();
+    let embeddings = manifest("table/rows/codes/seed-7/embeddings/manifest.json");
+    assert_eq!(embeddings["facts"]["width"], 16);
+    assert!(embeddings["inputs"]["generator"].is_string());
+    let tokenizers =
+        ["items", "codes"].map(|row| manifest(&format!("table/rows/{row}/seed-7/tokenizer/manifest.json")));
+    assert_ne!(tokenizers[0]["inputs"]["embeddings"], tokenizers[1]["inputs"]["embeddings"]);
+    // Asked again nothing is made, and the row is a run that the pipeline knows.
+    let before = world::files(&world.path("table"));
+    assert_eq!(world.json(&ask), found);
+    assert!(world::files(&world.path("table")) == before);
+    let run = "table/rows/codes/seed-7";
+    let told =
+        world.sidereal(&["run", &format!("{run}/recipe.toml"), "--data", "data", "--out", run, "--until", "catalog"]);
+    assert!(world::stderr(&told).contains("embeddings kept"), "{}", world::stderr(&told));
+
+    // One command does the same for a run, beside other vectors; a generator without item vectors is refused.
+    world.run_until("split");
+    let learnt = "table/rows/items/seed-7";
+    let file = "data/embeddings.safetensors";
+    let made = world.json(&["embed", "run", "--from", file, "--learnt-by", learnt, "--json"]);
+    assert_eq!(made["facts"]["parts"][1]["width"], 16);
+    let error = world.refusal(&["embed", "run", "--learnt-by", run]);
+    assert!(error.contains("tiger learns no vectors of items") && error.contains("sasrec"), "{error}");
+}

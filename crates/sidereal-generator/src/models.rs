@@ -5,6 +5,7 @@
 
 pub mod causal;
 pub mod liger;
+pub mod recgpt;
 pub mod rpg;
 pub mod sasrec;
 pub mod t5;
@@ -12,6 +13,7 @@ pub mod tiger;
 
 mod codewords;
 mod cost;
+pub(crate) mod parallel;
 mod repeats;
 mod unit_length;
 
@@ -212,6 +214,8 @@ models! {
     Sasrec(sasrec::SasrecConfig) = "sasrec",
     /// See [`rpg`].
     Rpg(rpg::RpgConfig) = "rpg",
+    /// See [`recgpt`].
+    Recgpt(recgpt::RecgptConfig) = "recgpt",
     /// See [`liger`].
     Liger(liger::LigerConfig) = "liger",
 }

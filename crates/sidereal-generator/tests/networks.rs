@@ -10,6 +10,7 @@ use sidereal_core::{
 use sidereal_generator::batches::Samples;
 use sidereal_generator::models::causal::Positions;
 use sidereal_generator::models::liger::LigerConfig;
+use sidereal_generator::models::recgpt::RecgptConfig;
 use sidereal_generator::models::rpg::{Decoding, RpgConfig};
 use sidereal_generator::models::sasrec::{SasrecConfig, Softmax};
 use sidereal_generator::models::tiger::TigerConfig;
@@ -47,6 +48,15 @@ fn recipes() -> Vec<(&'static str, GeneratorConfig)> {
         training: training(),
         ..Default::default()
     };
+    let recgpt = RecgptConfig {
+        d_model: 16,
+        d_ff: 24,
+        heads: 2,
+        layers: 1,
+        max_history: 4,
+        training: training(),
+        ..Default::default()
+    };
     let tiger = TigerConfig {
         d_model: 32,
         d_ff: 64,
@@ -75,6 +85,21 @@ fn recipes() -> Vec<(&'static str, GeneratorConfig)> {
         (
             "rpg along the graph, with repeats",
             GeneratorConfig::Rpg(RpgConfig { decoding: Decoding::Graph, repeats: true, ..rpg }),
+        ),
+        ("recgpt", GeneratorConfig::Recgpt(recgpt.clone())),
+        (
+            "recgpt without vectors, along the trie",
+            GeneratorConfig::Recgpt(RecgptConfig { item_vectors: false, decoding: Decoding::Trie, ..recgpt.clone() }),
+        ),
+        (
+            "recgpt along the graph, with a loss over items and repeats",
+            GeneratorConfig::Recgpt(RecgptConfig {
+                decoding: Decoding::Graph,
+                item_loss: 1.0,
+                item_negatives: 9,
+                repeats: true,
+                ..recgpt
+            }),
         ),
         ("sasrec", GeneratorConfig::Sasrec(sasrec.clone())),
         (

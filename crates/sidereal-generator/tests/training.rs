@@ -13,6 +13,7 @@ use sidereal_core::{
 use sidereal_generator::batches::{Batch, Samples};
 use sidereal_generator::dropout::Dropout;
 use sidereal_generator::models::liger::LigerConfig;
+use sidereal_generator::models::recgpt::RecgptConfig;
 use sidereal_generator::models::rpg::RpgConfig;
 use sidereal_generator::models::sasrec::SasrecConfig;
 use sidereal_generator::models::t5::{FeedForward, T5};
@@ -349,6 +350,14 @@ fn shrunk(config: GeneratorConfig) -> GeneratorConfig {
             max_history: 4,
             training: TrainingConfig { max_steps: Some(3), ..short() },
             ..rpg
+        }),
+        GeneratorConfig::Recgpt(recgpt) => GeneratorConfig::Recgpt(RecgptConfig {
+            d_model: 16,
+            d_ff: 24,
+            layers: 1,
+            max_history: 4,
+            training: TrainingConfig { max_steps: Some(3), ..short() },
+            ..recgpt
         }),
         GeneratorConfig::Liger(liger) => {
             let network = small_tiger(TrainingConfig { max_steps: Some(3), ..short() });

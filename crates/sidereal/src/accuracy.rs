@@ -182,9 +182,10 @@ impl Maker<'_> {
             lend(self.shared, &run, stage)?;
         }
         // A tokenizer is its recipe and seed; a catalog a tokenizer and its own recipe; a generator all that and its own.
-        let tokenizer = recipe.tokenizer.as_ref().map(|tokenizer| {
-            (tokenizer, &recipe.embeddings, &recipe.collaborative, recipe.seed)
-        });
+        let tokenizer = recipe
+            .tokenizer
+            .as_ref()
+            .map(|tokenizer| (tokenizer, &recipe.embeddings, &recipe.collaborative, recipe.seed));
         let tokenizer = resolved(&tokenizer).to_string();
         let catalog = format!("{tokenizer} {}", resolved(&recipe.catalog));
         let keys = [

@@ -5,7 +5,8 @@
 //! [`Positions`].
 //!
 //! # Shapes
-//! `[B, T, D]` -> `[B, T, D]`; position t sees positions 0..=t, so padding at the right changes nothing before it.
+//! `[B, T, D]` -> `[B, T, D]`; position t sees positions 0..=t, and those that belong to the same item where an item is
+//! several positions, so padding at the right changes nothing before it.
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,8 @@ pub struct CausalSizes {
     pub layers: usize,
     /// T at most.
     pub places: usize,
+    /// Positions in a row that see each other: the tokens of an item. 1 for a plain causal transformer.
+    pub block: usize,
     /// How positions are told.
     pub positions: Positions,
 }
@@ -115,24 +118,25 @@ struct Block {
     down: Linear,
 }
 
+/// A layer norm.
 #[derive(Debug)]
-struct Norm {
+pub(super) struct Norm {
     weight: Tensor,
     bias: Tensor,
 }
 
 impl Norm {
-    fn new(params: &mut Params, name: &str, width: usize, rng: &mut Rng) -> Result<Self> {
+    pub(super) fn new(params: &mut Params, name: &str, width: usize, rng: &mut Rng) -> Result<Self> {
         let weight = params.var(&format!("{name}.weight"), &[width], Init::Ones, rng)?;
         let bias = params.var(&format!("{name}.bias"), &[width], Init::Zeros, rng)?;
         Ok(Self { weight, bias })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(x, &self.weight, &self.bias, EPSILON)
     }
 
-    fn detached(&self) -> Self {
+    pub(super) fn detached(&self) -> Self {
         Self { weight: self.weight.detach(), bias: self.bias.detach() }
     }
 }
@@ -222,10 +226,17 @@ impl CausalTransformer {
             let problem = format!("a sequence of {t}, but the model has {} places", self.sizes.places);
             return Err(CoreError::input("generator", problem, "this is a defect: report it").into());
         }
-        let (mut x, bias) = match self.sizes.positions {
+        let (mut x, mut bias) = match self.sizes.positions {
             Positions::Absolute => (x.broadcast_add(&self.positions.narrow(0, 0, t)?)?, None),
             Positions::Distance => (x.clone(), Some(self.distance_bias(t, x.device())?)),
         };
+        if self.sizes.block > 1 {
+            let mask = self.block_mask(t, x.device())?;
+            bias = Some(match bias {
+                Some(bias) => (bias + mask)?,
+                None => mask,
+            });
+        }
         x = dropout.apply(&x)?;
         let scale = ((self.sizes.d_model / self.sizes.heads) as f32).sqrt().recip();
         for block in &self.blocks {
@@ -235,7 +246,7 @@ impl CausalTransformer {
                 scale,
                 key_mask: None,
                 dropout: dropout.of_op(),
-                causal: true,
+                causal: self.sizes.block <= 1,
             };
             let attended = ops::attention(&block.q.forward(&n)?, &block.kv.forward(&n)?, bias.as_ref(), &args)?;
             x = dropout.add(&x, &block.o.forward(&attended)?)?;
@@ -244,6 +255,15 @@ impl CausalTransformer {
             x = dropout.add(&x, &block.down.forward(&inside)?)?;
         }
         self.norm.forward(&x)
+    }
+
+    /// 0 where a position sees another, else minus infinity: causal between blocks, everything inside one. `[H, T, T]`
+    fn block_mask(&self, t: usize, device: &Device) -> Result<Tensor> {
+        let block = self.sizes.block;
+        let row = |q: usize| (0..t).map(move |k| if k / block <= q / block { 0.0 } else { f32::NEG_INFINITY });
+        let mask: Vec<f32> = (0..t).flat_map(row).collect();
+        let heads = std::iter::repeat_n(mask, self.sizes.heads).flatten().collect::<Vec<f32>>();
+        Ok(Tensor::from_vec(heads, (self.sizes.heads, t, t), device)?)
     }
 
     /// `[H, T, T]`

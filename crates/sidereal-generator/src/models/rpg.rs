@@ -19,26 +19,28 @@
 //! history `[B, H, L]` -> `[B, H, D]` -> code scores `[R, V]`, R the positions that are asked, V the codes of all levels
 
 mod forward;
-mod graph;
-mod items;
-mod network;
-mod ranker;
 mod weights;
 
 use std::path::Path;
 
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use sidereal_core::Error as CoreError;
 use sidereal_core::array_file::ArrayFile;
+use sidereal_core::{Embeddings, Error as CoreError};
+use sidereal_nn::params::Params;
 
 use super::causal::{CausalSizes, Positions};
+pub use super::parallel::Decoding;
+use super::parallel::Settings;
+use super::parallel::items::Items;
+use super::parallel::network::Parallel;
 use super::{Cost, GeneratorConfig, ModelConfig, ModelKind, Needs, Preset, Role, Shape, Status};
 use crate::Result;
 use crate::network::{Materials, Network, SampleUnit, WEIGHTS_FILE};
 use crate::scoring::ScoreNorm;
 use crate::training::TrainingConfig;
-use network::Rpg;
-use weights::{ITEMS, Sizes};
+use forward::Forward;
+use weights::{CODES, ITEMS, Sizes, Weights};
 
 /// How the embeddings of an item's codes become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -49,19 +51,6 @@ pub enum Pooling {
     Mean,
     /// Their sum.
     Sum,
-}
-
-/// How items are found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Decoding {
-    /// Every item of the catalog is scored.
-    #[default]
-    Exact,
-    /// Items are walked along lists of neighbours, as in the paper: for catalogs too large to be scored whole.
-    Graph,
-    /// Constrained beam search along the trie, over scores that do not depend on the prefix.
-    Trie,
 }
 
 /// The `[generator.rpg]` table of a recipe.
@@ -159,28 +148,7 @@ impl RpgConfig {
             Err(CoreError::config(format!("generator.rpg.{key}"), problem, mend).into())
         };
         self.body().check("generator.rpg")?;
-        let sizes = [
-            ("graph_beams", self.graph_beams, 1 << 20),
-            ("graph_edges", self.graph_edges, 1 << 16),
-            ("graph_steps", self.graph_steps, 1 << 16),
-        ];
-        if let Some((key, size, most)) = sizes.iter().find(|(_, size, most)| *size == 0 || size > most) {
-            return fail(key, format!("{size} is not between 1 and {most}"), "leave it out for the default");
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return fail("dropout", format!("{} is not in [0, 1)", self.dropout), "use 0.5, or 0 for none");
-        }
-        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return fail("temperature", format!("{} is not above 0", self.temperature), "use 0.03");
-        }
-        if !(self.item_loss >= 0.0 && self.item_loss.is_finite()) {
-            return fail("item_loss", format!("{} is not a number from 0 up", self.item_loss), "use 0 for none, or 1");
-        }
-        if self.repeats && (self.item_loss == 0.0 || self.decoding == Decoding::Trie) {
-            let problem = "only a loss over items teaches it, and the trie does not know items before its leaves";
-            let mend = "give item_loss = 1 and another decoding, or leave it out";
-            return fail("repeats", problem.to_owned(), mend);
-        }
+        self.settings().check()?;
         let codes: f64 = codes_per_level.iter().copied().map(f64::from).sum();
         let heads = codes_per_level.len() as f64 * (self.d_model as f64 + 1.0);
         let numbers = (codes + heads) * self.d_model as f64;
@@ -192,6 +160,41 @@ impl RpgConfig {
         Ok(())
     }
 
+    fn settings(&self) -> Settings {
+        Settings {
+            method: "rpg",
+            dropout: self.dropout,
+            temperature: self.temperature,
+            label_smoothing: self.training.label_smoothing,
+            item_loss: self.item_loss,
+            item_negatives: self.item_negatives,
+            repeats: self.repeats,
+            max_history: self.max_history,
+            decoding: self.decoding,
+            graph: [self.graph_beams, self.graph_edges, self.graph_steps],
+        }
+    }
+
+    /// With first weights; `learnt` items have vectors of their own, where items have.
+    pub(super) fn network(&self, materials: &Materials<'_>, learnt: usize, seed: u64) -> Result<Parallel> {
+        self.check_values(materials.catalog.codes_per_level())?;
+        let vectors_for = self.item_vectors.then_some("generator.rpg.item_vectors");
+        let items = Items::new(materials, vectors_for)?;
+        let sizes = Sizes::new(self, materials.catalog.codes_per_level(), items.vector_width(), learnt);
+        let mut params = Params::new(materials.device);
+        let weights = Weights::make(&sizes, &mut params, seed)?;
+        let forward = Forward { config: self.clone(), sizes, weights };
+        Ok(Parallel::new(params, Box::new(forward), items, vectors_for))
+    }
+
+    /// Puts the codebooks, one a level from level 0 on, in the place of the codes' first embeddings.
+    fn begin_with(&self, codebooks: &[Embeddings], network: &Parallel, codes: &[u32], seed: u64) -> Result<()> {
+        let Some(table) = network.params().get(CODES) else { return Ok(()) };
+        let values = table.flatten_all()?.to_vec1::<f32>()?;
+        let values = Sizes::new(self, codes, 0, 0).codewords(codebooks, values, seed);
+        Ok(table.set(&Tensor::from_vec(values, table.dims(), table.device())?)?)
+    }
+
     fn body(&self) -> CausalSizes {
         CausalSizes {
             d_model: self.d_model,
@@ -199,6 +202,7 @@ impl RpgConfig {
             heads: self.heads,
             layers: self.layers,
             places: self.max_history,
+            block: 1,
             positions: Positions::Absolute,
         }
     }
@@ -221,10 +225,7 @@ impl ModelConfig for RpgConfig {
     }
 
     fn score_norm(&self) -> ScoreNorm {
-        match self.decoding {
-            Decoding::Exact => ScoreNorm::Children,
-            Decoding::Graph | Decoding::Trie => ScoreNorm::Level,
-        }
+        self.decoding.score_norm()
     }
 
     fn needs(&self) -> Needs {
@@ -258,12 +259,13 @@ impl ModelConfig for RpgConfig {
     }
 
     fn build(&self, materials: &Materials<'_>, seed: u64) -> Result<Box<dyn Network>> {
-        self.check_values(materials.catalog.codes_per_level())?;
-        let rpg = Rpg::new(self.clone(), materials, materials.catalog.len(), seed)?;
+        let catalog = materials.catalog;
+        let network = self.network(materials, catalog.len(), seed)?;
         if self.codebook_embeddings {
-            rpg.begin_with_codebooks(materials.need_codebooks("generator.rpg.codebook_embeddings")?, seed)?;
+            let codebooks = materials.need_codebooks("generator.rpg.codebook_embeddings")?;
+            self.begin_with(codebooks, &network, catalog.codes_per_level(), seed)?;
         }
-        Ok(Box::new(rpg))
+        Ok(Box::new(network))
     }
 
     fn load(&self, dir: &Path, materials: &Materials<'_>) -> Result<Box<dyn Network>> {
@@ -274,9 +276,6 @@ impl ModelConfig for RpgConfig {
             let file = ArrayFile::open(&path)?;
             items = file.shape(ITEMS)?.first().copied().unwrap_or(0).min(items);
         }
-        self.check_values(materials.catalog.codes_per_level())?;
-        let mut network = Rpg::new(self.clone(), materials, items, 0)?;
-        network.load_weights(&path)?;
-        Ok(Box::new(network))
+        self.network(materials, items, 0)?.loaded(&path)
     }
 }

@@ -131,6 +131,7 @@ impl SasrecConfig {
             heads: self.heads,
             layers: self.layers,
             places: self.max_history + 1,
+            block: 1,
             positions: self.positions,
         }
     }

@@ -113,7 +113,8 @@ impl Suite {
                 let mend = "give each [[row]] its own name";
                 return Err(Error::config("row.name", format!("two rows are called {:?}", row.name), mend).into());
             }
-            if let Some(other) = row.learnt_by.as_ref().filter(|name| !self.rows[..at].iter().any(|r| r.name == **name)) {
+            if let Some(other) = row.learnt_by.as_ref().filter(|name| !self.rows[..at].iter().any(|r| r.name == **name))
+            {
                 let mend = "name a [[row]] that stands before this one";
                 return Err(Error::config(format!("{key}, learnt_by"), format!("no row {other:?}"), mend).into());
             }

@@ -4,11 +4,13 @@ use candle_core::{DType, Device, Tensor};
 use sidereal_core::ItemIndex;
 use sidereal_nn::ops::{self, CodeHeads};
 
-use super::items::Items;
 use super::weights::{Sizes, Weights};
 use super::{Pooling, RpgConfig};
 use crate::Result;
 use crate::dropout::Dropout;
+use crate::models::parallel::items::Items;
+use crate::models::parallel::{CodeReader, Settings, filled, without_empty};
+use crate::models::repeats::Repeats;
 
 /// Added to the mean square of a code's embedding before it is divided by its length.
 const UNIT_EPS: f64 = 1e-12;
@@ -22,29 +24,9 @@ pub(super) struct Forward {
 }
 
 impl Forward {
-    fn device(&self) -> &Device {
-        self.weights.codes.device()
-    }
-
-    /// A vector for each position: `[B, T, D]`, T the longest history and at least 1. Position t has seen the items up
-    /// to t; those behind a history's end mean nothing. An empty history is one position that has seen no item.
-    pub(super) fn positions(&self, items: &Items, histories: &[&[ItemIndex]], dropout: &Dropout) -> Result<Tensor> {
-        let longest = histories.iter().map(|history| history.len()).max().unwrap_or(0).max(1);
-        let rows = histories.len();
-        let x = self.items(items, histories, longest)?.reshape((rows, longest, self.sizes.width()))?; // [B, T, D]
-        self.weights.body.forward(&x, dropout)
-    }
-
     /// Items as the transformer sees them, without their places: `[B * T, D]`.
     fn items(&self, items: &Items, histories: &[&[ItemIndex]], longest: usize) -> Result<Tensor> {
-        // What stands behind a history's end is never looked at, so any item will do there.
-        let filled: Vec<ItemIndex> = histories
-            .iter()
-            .flat_map(|history| {
-                let last = history.last().copied().unwrap_or(0);
-                history.iter().copied().chain(std::iter::repeat_n(last, longest - history.len()))
-            })
-            .collect(); // [B * T]
+        let filled = filled(histories, longest); // [B * T]
         let (count, levels, device) = (filled.len(), items.levels(), self.device());
         let places: Vec<u32> = filled.iter().flat_map(|&item| items.places(item)).copied().collect();
         let scale = match self.config.pooling {
@@ -68,23 +50,32 @@ impl Forward {
             }
             x = (x + learnt)?;
         }
-        if histories.iter().any(|history| history.is_empty()) {
-            let seen = histories.iter().flat_map(|history| vec![f32::from(u8::from(!history.is_empty())); longest]);
-            x = x.broadcast_mul(&Tensor::from_vec(seen.collect(), (count, 1), device)?)?;
-        }
-        Ok(x)
+        without_empty(x, histories, longest)
+    }
+}
+
+impl CodeReader for Forward {
+    fn settings(&self) -> Settings {
+        self.config.settings()
     }
 
-    /// The vectors at these places of `positions` (row * T + position): `[R, D]`.
-    pub(super) fn gather(&self, positions: &Tensor, places: Vec<u32>) -> Result<Tensor> {
-        let (rows, longest, width) = positions.dims3()?;
-        let count = places.len();
-        let places = Tensor::from_vec(places, count, self.device())?;
-        ops::embedding(&places, &positions.reshape((rows * longest, width))?)
+    fn codes(&self) -> &[usize] {
+        &self.sizes.codes
     }
 
-    /// The codes as heads compare with them: of length 1 where scores are cosines, `[V, D]`.
-    pub(super) fn code_table(&self) -> Result<Tensor> {
+    fn device(&self) -> &Device {
+        self.weights.codes.device()
+    }
+
+    fn positions(&self, items: &Items, histories: &[&[ItemIndex]], dropout: &Dropout) -> Result<Tensor> {
+        let longest = histories.iter().map(|history| history.len()).max().unwrap_or(0).max(1);
+        let rows = histories.len();
+        let x = self.items(items, histories, longest)?.reshape((rows, longest, self.sizes.width()))?; // [B, T, D]
+        self.weights.body.forward(&x, dropout)
+    }
+
+    /// Of length 1 where scores are cosines.
+    fn code_table(&self) -> Result<Tensor> {
         let codes = &self.weights.codes;
         if !self.config.cosine {
             return Ok(codes.clone());
@@ -94,9 +85,17 @@ impl Forward {
         ops::rms_norm(codes, &shorter.to_dtype(DType::F32)?, UNIT_EPS)
     }
 
-    /// Scores of the codes of all levels after vectors `[R, D]`, not yet divided by the temperature: `[R, V]`.
-    pub(super) fn code_scores(&self, vectors: &Tensor, table: &Tensor) -> Result<Tensor> {
+    fn code_scores(&self, vectors: &Tensor, table: &Tensor) -> Result<Tensor> {
         let args = CodeHeads { codes: self.sizes.codes.clone(), unit: self.config.cosine };
         ops::code_heads(vectors, &self.weights.heads, table, &args)
+    }
+
+    fn repeats(&self) -> Option<&Repeats> {
+        self.weights.repeats.as_ref()
+    }
+
+    fn frozen(&self) -> Box<dyn CodeReader> {
+        let (config, sizes) = (self.config.clone(), self.sizes.clone());
+        Box::new(Self { config, sizes, weights: self.weights.detached() })
     }
 }

@@ -1,56 +1,60 @@
-//! RPG as the trainer knows it.
+//! A parallel decoder as the trainer knows it.
+
+use std::path::Path;
 
 use candle_core::Tensor;
-use sidereal_core::{Embeddings, ItemIndex};
+use sidereal_core::ItemIndex;
 use sidereal_nn::ops::{self, CrossEntropy, ItemCodes, ItemScores, Marked};
 use sidereal_nn::params::Params;
 use sidereal_nn::rng::Rng;
 
-use super::forward::Forward;
 use super::graph::GraphRanker;
 use super::items::Items;
 use super::ranker::{ItemSums, Oracle, TrieRanker};
-use super::weights::{CODES, Sizes, Weights};
-use super::{Decoding, RpgConfig};
+use super::{CodeReader, Decoding, gather};
 use crate::Result;
 use crate::dropout::Dropout;
 use crate::models::repeats::Repeats;
 use crate::network::{Materials, Network, Row};
 use crate::ranker::{ItemRanker, Ranker};
 
-/// Histories that go forward and backward together: the gradients of the heads are large, so there are few parts.
+/// Histories that go forward and backward together: the gradients of the codes are large, so there are few parts.
 const PART_ROWS: usize = 64;
 
 /// Weights over a catalog.
 #[derive(Debug)]
-pub(super) struct Rpg {
+pub(in crate::models) struct Parallel {
     params: Params,
-    forward: Forward,
+    reader: Box<dyn CodeReader>,
     items: Items,
+    /// The key that asks for the items' vectors, where one does.
+    vectors_for: Option<&'static str>,
 }
 
-impl Rpg {
-    /// With first weights; `learnt` items have vectors of their own, where items have.
-    ///
-    /// # Errors
-    /// Materials that are missing; whatever the device says.
-    pub(super) fn new(config: RpgConfig, materials: &Materials<'_>, learnt: usize, seed: u64) -> Result<Self> {
-        let items = Items::new(&config, materials)?;
-        let sizes = Sizes::new(&config, materials.catalog.codes_per_level(), items.vector_width(), learnt);
-        let mut params = Params::new(materials.device);
-        let weights = Weights::make(&sizes, &mut params, seed)?;
-        Ok(Self { params, forward: Forward { config, sizes, weights }, items })
+impl Parallel {
+    /// Over items; `params` are the reader's.
+    pub(in crate::models) fn new(
+        params: Params,
+        reader: Box<dyn CodeReader>,
+        items: Items,
+        vectors_for: Option<&'static str>,
+    ) -> Self {
+        Self { params, reader, items, vectors_for }
     }
 
-    /// Puts the codebooks, one a level from level 0 on, in the place of the codes' first embeddings.
+    /// What reads the histories.
+    #[cfg(test)]
+    pub(in crate::models) fn reader(&self) -> &dyn CodeReader {
+        self.reader.as_ref()
+    }
+
+    /// With the weights of a file.
     ///
     /// # Errors
-    /// Whatever the device says.
-    pub(super) fn begin_with_codebooks(&self, codebooks: &[Embeddings], seed: u64) -> Result<()> {
-        let Some(table) = self.params.get(CODES) else { return Ok(()) };
-        let values = table.flatten_all()?.to_vec1::<f32>()?;
-        let values = self.forward.sizes.codewords(codebooks, values, seed);
-        Ok(table.set(&Tensor::from_vec(values, table.dims(), table.device())?)?)
+    /// A damaged file; a parameter that is missing, unknown or misshapen, by name.
+    pub(in crate::models) fn loaded(mut self, path: &Path) -> Result<Box<dyn Network>> {
+        self.load_weights(path)?;
+        Ok(Box::new(self))
     }
 
     /// The weights as they are now, over the items of these materials.
@@ -58,22 +62,16 @@ impl Rpg {
     /// # Errors
     /// Materials that are missing; whatever the device says.
     pub(super) fn oracle(&self, materials: &Materials<'_>) -> Result<Oracle> {
-        let Forward { config, sizes, .. } = &self.forward;
-        let weights = self.forward.weights.detached();
-        let forward = Forward { config: config.clone(), sizes: sizes.clone(), weights };
-        Oracle::new(forward, Items::new(config, materials)?)
+        Oracle::new(self.reader.frozen(), Items::new(materials, self.vectors_for)?)
     }
 
     /// The mean over levels of the loss of the target's codes.
     fn code_loss(&self, scores: &Tensor, targets: &[ItemIndex]) -> Result<Tensor> {
-        let config = &self.forward.config;
-        let args = CrossEntropy {
-            label_smoothing: config.training.label_smoothing,
-            temperature: config.temperature,
-            ignore: None,
-        };
+        let settings = self.reader.settings();
+        let args =
+            CrossEntropy { label_smoothing: settings.label_smoothing, temperature: settings.temperature, ignore: None };
         let (levels, device) = (self.items.levels(), scores.device());
-        let codes = &self.forward.sizes.codes;
+        let codes = self.reader.codes();
         if codes.iter().all(|&count| count == codes[0]) {
             let classes: Vec<u32> = targets.iter().flat_map(|&item| self.items.codes(item)).collect();
             let rows = classes.len();
@@ -99,12 +97,12 @@ impl Rpg {
         seen: &[&[ItemIndex]],
         noise: Option<u64>,
     ) -> Result<Tensor> {
-        let (config, levels) = (&self.forward.config, self.items.levels());
-        let scale = 1.0 / config.temperature;
+        let (settings, levels) = (self.reader.settings(), self.items.levels());
+        let scale = 1.0 / settings.temperature;
         let count = targets.len();
         let place = |places: Vec<u32>| Tensor::from_vec(places, count, scores.device());
-        let wanted = config.item_negatives;
-        let bonus = self.forward.weights.repeats.as_ref().map(Repeats::bonus).transpose()?;
+        let wanted = settings.item_negatives;
+        let bonus = self.reader.repeats().map(Repeats::bonus).transpose()?;
         let loss = |targets: Vec<u32>, items: &ItemCodes, marked: Marked| {
             let bonus = bonus.as_ref().map(|bonus| (bonus, &marked));
             ops::item_cross_entropy(scores, &place(targets)?, &ItemScores { items, scale, bonus })
@@ -126,30 +124,30 @@ impl Rpg {
     }
 }
 
-impl Network for Rpg {
+impl Network for Parallel {
     fn params(&self) -> &Params {
         &self.params
     }
 
     fn loss<'r>(&self, rows: &[Row<'r>], noise: Option<u64>) -> Result<Tensor> {
-        let config = &self.forward.config;
-        let dropout = Dropout::of_step(config.dropout, noise);
-        let recent = |row: &Row<'r>| &row.items[row.items.len().saturating_sub(config.max_history + 1)..];
+        let settings = self.reader.settings();
+        let dropout = Dropout::of_step(settings.dropout, noise);
+        let recent = |row: &Row<'r>| &row.items[row.items.len().saturating_sub(settings.max_history + 1)..];
         let rows: Vec<&[ItemIndex]> = rows.iter().map(recent).collect();
         let histories: Vec<&[ItemIndex]> = rows.iter().map(|row| &row[..row.len() - 1]).collect();
-        let positions = self.forward.positions(&self.items, &histories, &dropout)?; // [B, T, D]
+        let positions = self.reader.positions(&self.items, &histories, &dropout)?; // [B, T, E]
         let longest = positions.dim(1)? as u32;
         let place = |(row, history): (u32, &&[ItemIndex])| (0..history.len() as u32).map(move |t| row * longest + t);
         let places: Vec<u32> = (0..).zip(&histories).flat_map(place).collect();
         let targets: Vec<ItemIndex> = rows.iter().flat_map(|row| &row[1..]).copied().collect();
-        let vectors = self.forward.gather(&positions, places)?; // [R, D]
-        let scores = self.forward.code_scores(&vectors, &self.forward.code_table()?)?; // [R, V]
+        let vectors = gather(&positions, places)?; // [R, E]
+        let scores = self.reader.code_scores(&vectors, &self.reader.code_table()?)?; // [R, V]
         let loss = self.code_loss(&scores, &targets)?;
-        if config.item_loss == 0.0 {
+        if settings.item_loss == 0.0 {
             return Ok(loss);
         }
         let seen: Vec<&[ItemIndex]> = rows.iter().flat_map(|row| (1..row.len()).map(|place| &row[..place])).collect();
-        Ok((loss + (self.item_loss(&scores, &targets, &seen, noise)? * config.item_loss)?)?)
+        Ok((loss + (self.item_loss(&scores, &targets, &seen, noise)? * settings.item_loss)?)?)
     }
 
     fn part_rows(&self) -> usize {
@@ -157,13 +155,11 @@ impl Network for Rpg {
     }
 
     fn ranker(&self, materials: &Materials<'_>) -> Result<Box<dyn Ranker>> {
-        let (config, catalog) = (&self.forward.config, materials.catalog);
+        let (settings, catalog) = (self.reader.settings(), materials.catalog);
         let oracle = self.oracle(materials)?;
-        Ok(match config.decoding {
+        Ok(match settings.decoding {
             Decoding::Exact => Box::new(ItemRanker(ItemSums::new(oracle, catalog))),
-            Decoding::Graph => {
-                Box::new(GraphRanker::new(oracle, [config.graph_beams, config.graph_edges, config.graph_steps]))
-            }
+            Decoding::Graph => Box::new(GraphRanker::new(oracle, settings.graph)),
             Decoding::Trie => Box::new(TrieRanker::new(oracle, catalog)),
         })
     }

@@ -287,7 +287,6 @@ mod tests {
     use sidereal_core::{CollisionPolicy, ItemId, SemanticIds};
 
     use crate::models::rpg::RpgConfig;
-    use crate::models::rpg::network::Rpg;
     use crate::network::Materials;
 
     /// Items in groups that differ from each other in a few of their codes.
@@ -311,7 +310,7 @@ mod tests {
         let catalog = grouped(1000, 16);
         let materials = Materials::of_catalog(&catalog, &Device::Cpu);
         let config = RpgConfig { d_model: 32, ..RpgConfig::default() };
-        let oracle = Rpg::new(config, &materials, 1000, 1).unwrap().oracle(&materials).unwrap();
+        let oracle = config.network(&materials, 1000, 1).unwrap().oracle(&materials).unwrap();
         let lists = |all_pairs| Graph::new(&oracle, &catalog, 10, 5, all_pairs).unwrap().neighbours;
         let (exact, near) = (lists(1000), lists(999));
         let similar = Similarities::new(&oracle).unwrap();

@@ -1,32 +1,31 @@
-//! What RPG knows of the items: their codes, and their vectors where it looks at them.
+//! What a parallel decoder knows of the items: their codes, and their vectors where it looks at them.
 
 use sidereal_core::{Catalog, ItemIndex};
 use sidereal_nn::ops::ItemCodes;
 
-use super::RpgConfig;
 use crate::Result;
 use crate::models::unit_length::unit_values;
 use crate::network::Materials;
 
 /// The items of a catalog.
 #[derive(Debug, Clone)]
-pub(super) struct Items {
+pub(in crate::models) struct Items {
     /// An item's codes as places among those of all levels: `[N, L]`.
     places: Vec<u32>,
     /// A level's first place: `[L]`.
     firsts: Vec<u32>,
     /// The same by level.
-    pub(super) by_level: ItemCodes,
+    pub(in crate::models) by_level: ItemCodes,
     /// A vector of length 1 an item (or of zeros), and how wide it is: `[N, Dv]`.
     vectors: Option<(Vec<f32>, usize)>,
 }
 
 impl Items {
-    /// Of a run's materials.
+    /// Of a run's materials, with the items' vectors where a key asks for them.
     ///
     /// # Errors
-    /// Vectors that are looked at and are not there.
-    pub(super) fn new(config: &RpgConfig, materials: &Materials<'_>) -> Result<Self> {
+    /// Vectors that are asked for and are not there.
+    pub(in crate::models) fn new(materials: &Materials<'_>, vectors_for: Option<&str>) -> Result<Self> {
         let catalog = materials.catalog;
         let firsts = firsts(catalog);
         let mut places = Vec::with_capacity(catalog.len() * firsts.len());
@@ -34,10 +33,10 @@ impl Items {
             places.extend(catalog.semantic_id(item).iter().zip(&firsts).map(|(&code, first)| first + u32::from(code)));
         }
         let by_level = ItemCodes::new(&places, firsts.len())?;
-        let vectors = match config.item_vectors {
-            false => None,
-            true => {
-                let vectors = materials.need_vectors("generator.rpg.item_vectors")?;
+        let vectors = match vectors_for {
+            None => None,
+            Some(key) => {
+                let vectors = materials.need_vectors(key)?;
                 let mut values = vectors.values().to_vec();
                 unit_values(&mut values, vectors.width());
                 Some((values, vectors.width()))
@@ -47,37 +46,37 @@ impl Items {
     }
 
     /// N.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::models) fn len(&self) -> usize {
         self.by_level.len()
     }
 
     /// L.
-    pub(super) fn levels(&self) -> usize {
+    pub(in crate::models) fn levels(&self) -> usize {
         self.firsts.len()
     }
 
     /// Where a level's codes begin among those of all levels: `[L]`.
-    pub(super) fn firsts(&self) -> &[u32] {
+    pub(in crate::models) fn firsts(&self) -> &[u32] {
         &self.firsts
     }
 
     /// An item's codes as places among those of all levels: `[L]`.
-    pub(super) fn places(&self, item: ItemIndex) -> &[u32] {
+    pub(in crate::models) fn places(&self, item: ItemIndex) -> &[u32] {
         &self.places[item as usize * self.levels()..][..self.levels()]
     }
 
     /// An item's codes: `[L]`.
-    pub(super) fn codes(&self, item: ItemIndex) -> impl Iterator<Item = u32> {
+    pub(in crate::models) fn codes(&self, item: ItemIndex) -> impl Iterator<Item = u32> {
         self.places(item).iter().zip(&self.firsts).map(|(place, first)| place - first)
     }
 
     /// Width of the vectors; 0 without.
-    pub(super) fn vector_width(&self) -> usize {
+    pub(in crate::models) fn vector_width(&self) -> usize {
         self.vectors.as_ref().map_or(0, |(_, width)| *width)
     }
 
     /// An item's vector; empty without.
-    pub(super) fn vector(&self, item: ItemIndex) -> &[f32] {
+    pub(in crate::models) fn vector(&self, item: ItemIndex) -> &[f32] {
         self.vectors.as_ref().map_or(&[], |(values, width)| &values[item as usize * width..][..*width])
     }
 }

@@ -1,11 +1,11 @@
-//! Asking RPG: log-probabilities of all codes after a history, and what items make of them.
+//! Asking a parallel decoder: log-probabilities of all codes after a history, and what items make of them.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 use sidereal_core::{Catalog, CodeVocab, ItemIndex};
 
-use super::forward::Forward;
 use super::items::Items;
+use super::{CodeReader, Settings, gather};
 use crate::Result;
 use crate::beam::{BeamOptions, Request, beam_search, not_finite};
 use crate::dropout::Dropout;
@@ -23,8 +23,9 @@ const GROUP: usize = 16;
 /// Weights that no longer change, and the items.
 #[derive(Debug)]
 pub(super) struct Oracle {
-    forward: Forward,
-    /// The codes as heads compare with them: `[V, D]`.
+    reader: Box<dyn CodeReader>,
+    settings: Settings,
+    /// The codes as scores are made with them: `[V, D]`.
     table: Tensor,
     /// Added to items of the history.
     pub(super) repeats: f32,
@@ -36,23 +37,23 @@ impl Oracle {
     ///
     /// # Errors
     /// Whatever the device says.
-    pub(super) fn new(forward: Forward, items: Items) -> Result<Self> {
-        let table = forward.code_table()?;
-        let repeats = forward.weights.repeats.as_ref().map_or(Ok(0.0), Repeats::value)?;
-        Ok(Self { forward, table, repeats, items })
+    pub(super) fn new(reader: Box<dyn CodeReader>, items: Items) -> Result<Self> {
+        let table = reader.code_table()?;
+        let repeats = reader.repeats().map_or(Ok(0.0), Repeats::value)?;
+        Ok(Self { settings: reader.settings(), reader, table, repeats, items })
     }
 
     /// V.
     pub(super) fn vocab(&self) -> usize {
-        self.forward.sizes.vocab()
+        self.codes().iter().sum()
     }
 
     /// K of each level.
     pub(super) fn codes(&self) -> &[usize] {
-        &self.forward.sizes.codes
+        self.reader.codes()
     }
 
-    /// The codes as heads compare with them: `[V, D]`.
+    /// The codes as scores are made with them: `[V, D]`.
     pub(super) fn table(&self) -> &Tensor {
         &self.table
     }
@@ -62,7 +63,7 @@ impl Oracle {
         if histories.is_empty() {
             return Ok(Vec::new());
         }
-        let longest = self.forward.config.max_history;
+        let longest = self.settings.max_history;
         let recent: Vec<&[ItemIndex]> =
             histories.iter().map(|history| &history[history.len().saturating_sub(longest)..]).collect();
         // Histories of about one length together, so that little of a group is padding; heads for all at once.
@@ -72,14 +73,14 @@ impl Oracle {
             let histories: Vec<&[ItemIndex]> = rows.iter().map(|&row| recent[row]).collect();
             self.last_vectors(&histories)
         });
-        let vectors = Tensor::cat(&groups.collect::<Result<Vec<_>>>()?, 0)?; // [B, D], in that order
-        let ordered = self.forward.code_scores(&vectors, &self.table)?.flatten_all()?.to_vec1::<f32>()?; // [B, V]
+        let vectors = Tensor::cat(&groups.collect::<Result<Vec<_>>>()?, 0)?; // [B, E], in that order
+        let ordered = self.reader.code_scores(&vectors, &self.table)?.flatten_all()?.to_vec1::<f32>()?; // [B, V]
         let vocab = self.vocab();
         let mut scores = vec![0.0; ordered.len()];
         for (&row, ordered) in order.iter().zip(ordered.chunks_exact(vocab)) {
             scores[row * vocab..][..vocab].copy_from_slice(ordered);
         }
-        let inverse = 1.0 / self.forward.config.temperature;
+        let inverse = 1.0 / self.settings.temperature;
         for mut row in scores.chunks_exact_mut(self.vocab()) {
             for &codes in self.codes() {
                 let (level, rest) = row.split_at_mut(codes);
@@ -90,12 +91,12 @@ impl Oracle {
         Ok(scores)
     }
 
-    /// The vectors of the last positions of some histories: `[B, D]`.
+    /// The vectors of the last positions of some histories: `[B, E]`.
     fn last_vectors(&self, histories: &[&[ItemIndex]]) -> Result<Tensor> {
-        let positions = self.forward.positions(&self.items, histories, &Dropout::none())?; // [B, T, D]
+        let positions = self.reader.positions(&self.items, histories, &Dropout::none())?; // [B, T, E]
         let width = positions.dim(1)?;
         let last = |(row, history): (usize, &&[ItemIndex])| (row * width + history.len().saturating_sub(1)) as u32;
-        self.forward.gather(&positions, histories.iter().enumerate().map(last).collect())
+        gather(&positions, histories.iter().enumerate().map(last).collect())
     }
 
     /// Refuses log-probabilities that are no numbers, by level and code.
@@ -138,7 +139,7 @@ impl ItemSums {
 
 impl ItemScorer for ItemSums {
     fn name(&self) -> &str {
-        "rpg"
+        self.oracle.settings.method
     }
 
     fn items(&self) -> usize {
@@ -259,7 +260,7 @@ impl NextCodeModel for Known<'_> {
     fn step(&self, state: &Rows, parents: &[u32], _codes: &[u16], _norm: ScoreNorm) -> Result<(Rows, CodeScores)> {
         if state.level + 1 == self.codes.len() {
             let mend = "this is a defect: report it";
-            return Err(sidereal_core::Error::input("rpg", "there is no level after the last", mend).into());
+            return Err(sidereal_core::Error::input("generator", "there is no level after the last", mend).into());
         }
         let questions = parents.iter().map(|&parent| state.questions[parent as usize]).collect();
         let rows = Rows { questions, level: state.level + 1, first: state.first + self.codes[state.level] };
