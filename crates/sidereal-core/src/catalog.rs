@@ -1,22 +1,22 @@
 //! The catalog: which item has which semantic ID, and the trie of all of them.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
-use crate::array_file::{Array, ArrayFile, Column, Entry, write_arrays};
+use crate::array_file::Column;
 use crate::artifact::sha256_bytes;
-use crate::collision::{CollisionPolicy, add_suffix};
-use crate::error::{Error, Result};
-use crate::item::{ItemId, ItemIndex};
+use crate::collision::CollisionPolicy;
+use crate::error::Result;
+use crate::item::ItemIndex;
 use crate::semantic_id::SemanticIds;
 use crate::trie::Trie;
 
+mod build;
 mod diff;
+mod file;
 mod life;
 
 pub use diff::{Diff, MapRow, Motion, diff};
+pub use file::{FILE, FORMAT_VERSION};
 pub use life::Change;
 
 use life::Life;
@@ -24,10 +24,8 @@ use life::Life;
 /// Where `leaf_of` says that an item was removed.
 const NO_LEAF: u32 = u32::MAX;
 
-/// File name of a catalog inside its folder.
-pub const FILE: &str = "catalog.safetensors";
-
-/// Items, their semantic IDs, the leaves that hold them, and the trie over the leaves. Memory-mapped when opened.
+/// Items, their semantic IDs, the leaves that hold them, and the trie over the leaves. Memory-mapped when opened, which
+/// reads none of it: [`Catalog::verify`] does.
 ///
 /// A leaf is a distinct semantic ID; its *postings* are the items that share it, ordered by the prior (training
 /// popularity) and then by item. That order is part of the result: items of one leaf get one score.
@@ -50,6 +48,7 @@ pub struct Catalog {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
+    format_version: u32,
     items: u32,
     codes_per_level: Vec<u32>,
     policy: CollisionPolicy,
@@ -61,100 +60,6 @@ struct Header {
 }
 
 impl Catalog {
-    /// Joins items and semantic IDs.
-    ///
-    /// `prior` orders the items of one leaf, larger first. With [`CollisionPolicy::Suffix`] a level of as many codes as
-    /// the last level has is added.
-    ///
-    /// # Shapes
-    /// `ids`: `[N]`; `sids`: [N, L]; `codes_per_level`: `[L]`; `prior`: `[N]`
-    ///
-    /// # Errors
-    /// Lengths that differ, a code beyond its level, no items, suffix overflow.
-    pub fn build(
-        ids: &[ItemId],
-        sids: &SemanticIds,
-        codes_per_level: &[u32],
-        policy: CollisionPolicy,
-        prior: Option<&[u32]>,
-    ) -> Result<Self> {
-        if ids.len() != sids.len() || prior.is_some_and(|p| p.len() != ids.len()) {
-            let problem = format!("{} items but {} semantic IDs", ids.len(), sids.len());
-            return Err(Error::mismatch(problem, "encode the embeddings of exactly these items"));
-        }
-        if ids.is_empty() {
-            return Err(Error::input("items", "there are none", "give at least one item"));
-        }
-        sids.check_codes(codes_per_level)?;
-        let tokenizer_levels = sids.levels();
-        let mut codes_per_level = codes_per_level.to_vec();
-        let with_suffix;
-        let sids = match policy {
-            CollisionPolicy::Suffix => {
-                let suffix_codes = codes_per_level.last().copied().unwrap_or(1);
-                with_suffix = add_suffix(ids, sids, suffix_codes)?;
-                codes_per_level.push(suffix_codes);
-                &with_suffix
-            }
-            // Repaired semantic IDs come in repaired; what still collides shares a leaf.
-            _ => sids,
-        };
-        let prior_of = |item: u32| prior.map_or(0, |p| p[item as usize]);
-        let mut order: Vec<u32> = (0..ids.len() as u32).collect();
-        order.sort_unstable_by(|&a, &b| {
-            let (row_a, row_b) = (sids.row(a as usize), sids.row(b as usize));
-            row_a.cmp(row_b).then(prior_of(b).cmp(&prior_of(a))).then(a.cmp(&b))
-        });
-        let header = Header { items: ids.len() as u32, codes_per_level, policy, tokenizer_levels, life: None };
-        let mut id_start = vec![0u64];
-        let mut id_bytes = Vec::new();
-        for id in ids {
-            id_bytes.extend_from_slice(id.as_str().as_bytes());
-            id_start.push(id_bytes.len() as u64);
-        }
-        Self::assemble(header, sids.codes().to_vec(), order, id_start, id_bytes)
-    }
-
-    /// Makes leaves and trie of the alive items, which come sorted by semantic ID and then in the order of postings.
-    ///
-    /// # Shapes
-    /// `codes`: [N, L]; `order`: [alive items]; `id_start`: [N + 1]
-    fn assemble(
-        header: Header,
-        codes: Vec<u16>,
-        order: Vec<ItemIndex>,
-        id_start: Vec<u64>,
-        id_bytes: Vec<u8>,
-    ) -> Result<Self> {
-        let levels = header.codes_per_level.len();
-        let row = |item: ItemIndex| &codes[item as usize * levels..][..levels];
-        let mut distinct: Vec<u16> = Vec::new();
-        let mut postings_start = Vec::new();
-        let mut leaf_of = vec![NO_LEAF; header.items as usize];
-        for (at, &item) in order.iter().enumerate() {
-            if at == 0 || row(item) != row(order[at - 1]) {
-                postings_start.push(at as u32);
-                distinct.extend_from_slice(row(item));
-            }
-            leaf_of[item as usize] = postings_start.len() as u32 - 1;
-        }
-        postings_start.push(order.len() as u32);
-        let trie = Trie::from_sorted(&SemanticIds::new(levels, distinct)?)?;
-        let mut catalog = Self {
-            header,
-            trie,
-            codes: codes.into(),
-            leaf_of: leaf_of.into(),
-            postings_start: postings_start.into(),
-            postings: order.into(),
-            id_start: id_start.into(),
-            id_bytes: id_bytes.into(),
-            version: String::new(),
-        };
-        catalog.version = catalog.content_version();
-        Ok(catalog)
-    }
-
     /// N, removed items included: every item index below it is one.
     pub fn len(&self) -> usize {
         self.header.items as usize
@@ -176,7 +81,7 @@ impl Catalog {
     /// If there is no such item.
     #[inline]
     pub fn is_alive(&self, item: ItemIndex) -> bool {
-        self.leaf_of[item as usize] != NO_LEAF
+        self.leaf_of(item).is_some()
     }
 
     /// L, the suffix level included.
@@ -204,19 +109,23 @@ impl Catalog {
         &self.trie
     }
 
-    /// The items of a leaf, in ranking order.
-    ///
-    /// # Panics
-    /// If there is no such leaf; so for the accessors below with items.
+    /// The items of a leaf, in ranking order; none where there is no such leaf.
     #[inline]
     pub fn postings(&self, leaf: u32) -> &[ItemIndex] {
-        &self.postings[self.postings_start[leaf as usize] as usize..self.postings_start[leaf as usize + 1] as usize]
+        let ends = self.postings_start.get(leaf as usize..).and_then(|from| from.first_chunk::<2>());
+        let &[start, end] = ends.unwrap_or(&[0, 0]);
+        let items = self.postings.get(start as usize..end as usize).unwrap_or(&[]);
+        // A file that names items that are not there has none here: whoever asks may use them as they are.
+        if items.iter().all(|&item| item < self.header.items) { items } else { &[] }
     }
 
     /// The leaf that holds an item; none for a removed one.
+    ///
+    /// # Panics
+    /// If there is no such item; so for the accessors below.
     #[inline]
     pub fn leaf_of(&self, item: ItemIndex) -> Option<u32> {
-        Some(self.leaf_of[item as usize]).filter(|&leaf| leaf != NO_LEAF)
+        Some(self.leaf_of[item as usize]).filter(|&leaf| leaf < self.trie.leaves())
     }
 
     /// An item's semantic ID, `[L]`; a removed item keeps its own.
@@ -249,104 +158,12 @@ impl Catalog {
     /// The user's id of an item.
     pub fn item_id(&self, item: ItemIndex) -> &str {
         let range = self.id_start[item as usize] as usize..self.id_start[item as usize + 1] as usize;
-        // Checked once when the catalog was opened.
-        std::str::from_utf8(&self.id_bytes[range]).unwrap_or_default()
+        self.id_bytes.get(range).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
     }
 
     /// A hash of the content: items, semantic IDs, order of postings.
     pub fn version(&self) -> &str {
         &self.version
-    }
-
-    /// Writes the catalog into a folder.
-    ///
-    /// # Errors
-    /// Whatever the file system says.
-    pub fn save(&self, dir: &Path) -> Result<()> {
-        let mut entries = vec![
-            Entry::shaped("codes", &[self.len(), self.levels()], Array::U16(&self.codes)),
-            Entry::flat("leaf_of", Array::U32(&self.leaf_of)),
-            Entry::flat("postings_start", Array::U32(&self.postings_start)),
-            Entry::flat("postings", Array::U32(&self.postings)),
-            Entry::flat("id_start", Array::U64(&self.id_start)),
-            Entry::flat("id_bytes", Array::U8(&self.id_bytes)),
-        ];
-        entries.extend(self.trie.entries());
-        let header = serde_json::to_string(&self.header).unwrap_or_default();
-        let metadata = BTreeMap::from([("catalog".to_owned(), header), ("version".to_owned(), self.version.clone())]);
-        write_arrays(&dir.join(FILE), &entries, &metadata)
-    }
-
-    /// Opens a catalog, memory-mapped.
-    ///
-    /// # Errors
-    /// A file that is missing, damaged, or not a catalog.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join(FILE);
-        let file = ArrayFile::open(&path)?;
-        let bad = |problem: String| Error::artifact(&path, problem, "build the catalog again");
-        let text = file.metadata("catalog").ok_or_else(|| bad("this is not a catalog".to_owned()))?;
-        life::check_format(text).map_err(bad)?;
-        let header: Header = serde_json::from_str(text).map_err(|e| bad(format!("its header: {e}")))?;
-        let (n, levels) = (header.items as usize, header.codes_per_level.len());
-        if n == 0 || levels == 0 || header.tokenizer_levels == 0 || header.tokenizer_levels > levels {
-            return Err(bad("its header names no items or levels".to_owned()));
-        }
-        if header.life.as_ref().is_some_and(|life| !life.is_sound(header.items)) {
-            return Err(bad("its header contradicts itself about earlier versions".to_owned()));
-        }
-        let postings_start: Column<u32> = file.column("postings_start")?;
-        let leaves = (postings_start.len() as u32).saturating_sub(1);
-        let catalog = Self {
-            trie: Trie::open(&file, levels, leaves)?,
-            codes: file.column("codes")?,
-            leaf_of: file.column("leaf_of")?,
-            postings_start,
-            postings: file.column("postings")?,
-            id_start: file.column("id_start")?,
-            id_bytes: file.column("id_bytes")?,
-            version: file.metadata("version").unwrap_or_default().to_owned(),
-            header,
-        };
-        catalog.check(leaves).map_err(bad)?;
-        Ok(catalog)
-    }
-
-    fn check(&self, leaves: u32) -> Result<(), String> {
-        let n = self.len();
-        if file_lengths_differ(self, n) {
-            return Err("its arrays have other lengths than its header says".to_owned());
-        }
-        let ids_sound = self.id_start.windows(2).all(|w| w[0] <= w[1])
-            && self.id_start.last() == Some(&(self.id_bytes.len() as u64))
-            && std::str::from_utf8(&self.id_bytes)
-                .is_ok_and(|text| self.id_start.iter().all(|&at| text.is_char_boundary(at as usize)));
-        if !ids_sound {
-            return Err("its item ids are damaged".to_owned());
-        }
-        let starts_sound = self.postings_start.first() == Some(&0)
-            && self.postings_start.last() == Some(&(self.postings.len() as u32))
-            && self.postings_start.windows(2).all(|w| w[0] < w[1]);
-        let alive = self.leaf_of.iter().filter(|&&leaf| leaf != NO_LEAF).count();
-        let postings_sound = starts_sound
-            && alive == self.postings.len()
-            && self.postings.iter().all(|&item| (item as usize) < n)
-            && (0..leaves).all(|leaf| self.postings(leaf).iter().all(|&item| self.leaf_of[item as usize] == leaf));
-        if !postings_sound {
-            return Err("its postings are damaged".to_owned());
-        }
-        // A catalog that was only built has removed nothing.
-        if self.header.life.is_none() && alive != n {
-            return Err("its postings do not list every item".to_owned());
-        }
-        let leads_here = |leaf: u32| self.trie.find(self.semantic_id(self.postings(leaf)[0])) == Some(leaf);
-        if !(0..leaves).all(leads_here) {
-            return Err("its trie and its semantic IDs disagree".to_owned());
-        }
-        if self.version != self.content_version() {
-            return Err("its content does not have the version that it names".to_owned());
-        }
-        Ok(())
     }
 
     fn content_version(&self) -> String {
@@ -361,8 +178,4 @@ impl Catalog {
         let hashes: String = parts.iter().map(|part| sha256_bytes(part)).collect();
         sha256_bytes(hashes.as_bytes())[..16].to_owned()
     }
-}
-
-fn file_lengths_differ(c: &Catalog, n: usize) -> bool {
-    c.codes.len() != n * c.levels() || c.leaf_of.len() != n || c.postings.len() > n || c.id_start.len() != n + 1
 }

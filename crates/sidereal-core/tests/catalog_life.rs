@@ -127,7 +127,7 @@ fn a_catalog_that_has_lived_comes_back_from_disk() {
     newer[digit] = b'7';
     std::fs::write(&path, newer).unwrap();
     let error = Catalog::open(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("format version 7, but this program reads 2"), "{error}");
+    assert!(error.contains("format version 7, but this program reads 3"), "{error}");
 }
 
 #[test]

@@ -145,12 +145,14 @@ impl LevelView<'_> {
         let (nodes, codes) = self.trie.children(self.depth, beam.node);
         let children = nodes.zip(codes).filter(|&(node, _)| self.filter.alive(self.trie, self.depth + 1, node));
         let base = match self.norm {
-            ScoreNorm::Children => beam.score - log_sum_exp(children.clone().map(|(_, &c)| log_probs[c as usize])),
+            ScoreNorm::Children => {
+                beam.score - log_sum_exp(children.clone().filter_map(|(_, c)| log_probs.get(c as usize).copied()))
+            }
             ScoreNorm::Full | ScoreNorm::Level => beam.score,
         };
         let mut candidates = 0;
-        for (node, &code) in children {
-            let score = base + log_probs[code as usize];
+        for (node, code) in children {
+            let score = base + log_prob(self.depth, code, log_probs)?;
             if !score.is_finite() {
                 return Err(not_finite(self.depth, code, score));
             }
@@ -159,6 +161,15 @@ impl LevelView<'_> {
         }
         Ok(candidates)
     }
+}
+
+/// The log-probability of a code, which a damaged catalog can name beyond its level.
+#[inline]
+pub(crate) fn log_prob(level: usize, code: u16, log_probs: &[f32]) -> Result<f32> {
+    log_probs.get(usize::from(code)).copied().ok_or_else(|| {
+        let problem = format!("its trie has code {code} at level {level}, which has {} codes", log_probs.len());
+        CoreError::input("catalog", problem, "look at it with `sidereal inspect --verify`, and build it again").into()
+    })
 }
 
 /// The error for a model that answers NaN or infinity.

@@ -7,7 +7,7 @@
 use sidereal_core::{Catalog, ItemIndex, LeafFilter};
 
 use crate::Result;
-use crate::beam::{check_fit, log_sum_exp, not_finite};
+use crate::beam::{check_fit, log_prob, log_sum_exp, not_finite};
 use crate::ranking::{Ranking, ScoredLeaf, SearchStats};
 use crate::scoring::{CodeScores, ItemScorer, NextCodeModel, ScoreNorm};
 
@@ -82,11 +82,13 @@ impl<'a, M: NextCodeModel> ExactScorer<'a, M> {
             let (nodes, codes) = trie.children(depth, prefix.node);
             let alive = nodes.zip(codes).filter(|&(node, _)| filter.alive(trie, depth + 1, node));
             let base = match self.norm {
-                ScoreNorm::Children => prefix.score - log_sum_exp(alive.clone().map(|(_, &c)| log_probs[c as usize])),
+                ScoreNorm::Children => {
+                    prefix.score - log_sum_exp(alive.clone().filter_map(|(_, c)| log_probs.get(c as usize).copied()))
+                }
                 ScoreNorm::Full | ScoreNorm::Level => prefix.score,
             };
-            for (node, &code) in alive {
-                let score = base + log_probs[code as usize];
+            for (node, code) in alive {
+                let score = base + log_prob(depth, code, log_probs)?;
                 if !score.is_finite() {
                     return Err(not_finite(depth, code, score));
                 }

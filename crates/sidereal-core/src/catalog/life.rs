@@ -7,13 +7,13 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::build::Leaves;
 use super::{Catalog, Header};
 use crate::error::{Error, Result};
 use crate::item::{ItemId, ItemIndex};
 use crate::semantic_id::SemanticIds;
+use crate::trie::build::visit_sorted;
 
-/// Version of the format of catalogs that have lived; one that was only built has none.
-const FORMAT_VERSION: u32 = 2;
 /// Most versions that a catalog remembers: their names must fit the file's header.
 const MAX_ANCESTORS: usize = 16_384;
 
@@ -21,7 +21,6 @@ const MAX_ANCESTORS: usize = 16_384;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Life {
-    format_version: u32,
     /// Items that the first catalog was built of.
     built_items: u32,
     /// Versions before this one, oldest first; the last is the parent.
@@ -31,23 +30,6 @@ pub(super) struct Life {
 impl Life {
     pub(super) fn is_sound(&self, items: u32) -> bool {
         !self.ancestors.is_empty() && self.built_items > 0 && self.built_items <= items
-    }
-}
-
-/// Refuses a header of another version before its fields are read.
-pub(super) fn check_format(header: &str) -> Result<(), String> {
-    #[derive(Deserialize)]
-    struct Versions {
-        life: Option<LifeVersion>,
-    }
-    #[derive(Deserialize)]
-    struct LifeVersion {
-        format_version: u32,
-    }
-    let versions: Versions = serde_json::from_str(header).map_err(|e| format!("its header: {e}"))?;
-    match versions.life.map_or(FORMAT_VERSION, |life| life.format_version) {
-        FORMAT_VERSION => Ok(()),
-        found => Err(format!("format version {found}, but this program reads {FORMAT_VERSION}")),
     }
 }
 
@@ -121,7 +103,9 @@ impl Catalog {
             return Err(Error::input("catalog", "the change would leave no item", mend));
         }
         let header = Header { items, life, ..self.header.clone() };
-        Self::assemble(header, codes, order, id_start, id_bytes)
+        let mut leaves = Leaves::new(self.codes_per_level(), items, order.len());
+        visit_sorted(levels, &codes, &order, &mut leaves);
+        Ok(leaves.into_catalog(header, codes, id_start, id_bytes))
     }
 
     /// The version that this catalog was changed from; none where it was built.
@@ -163,7 +147,7 @@ impl Catalog {
             let mend = "build the catalog again from the items that it has now, and train the generator on it";
             return Err(Error::input("catalog", problem, mend));
         }
-        Ok(Life { format_version: FORMAT_VERSION, built_items: self.built_items() as u32, ancestors })
+        Ok(Life { built_items: self.built_items() as u32, ancestors })
     }
 
     fn check_new(&self, add: &[ItemId]) -> Result<()> {
