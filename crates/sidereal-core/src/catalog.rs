@@ -2,10 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use std::sync::Arc;
+
 use crate::array_file::Column;
 use crate::artifact::sha256_bytes;
 use crate::collision::CollisionPolicy;
 use crate::error::Result;
+use crate::filter::AliveSet;
 use crate::item::ItemIndex;
 use crate::semantic_id::SemanticIds;
 use crate::trie::Trie;
@@ -14,12 +17,20 @@ mod build;
 mod diff;
 mod file;
 mod life;
+mod live;
+pub(crate) mod segment;
+mod walk;
 
 pub use diff::{Diff, MapRow, Motion, diff};
 pub use file::{FILE, FORMAT_VERSION};
 pub use life::Change;
 
+pub use live::{LiveCatalog, MAX_KEPT};
+pub use walk::{Children, Node};
+
 use life::Life;
+use live::Live;
+use segment::Segment;
 
 /// Where `leaf_of` says that an item was removed.
 const NO_LEAF: u32 = u32::MAX;
@@ -35,14 +46,12 @@ const NO_LEAF: u32 = u32::MAX;
 #[derive(Debug, Clone)]
 pub struct Catalog {
     header: Header,
-    trie: Trie,
-    codes: Column<u16>,          // [N, L]
-    leaf_of: Column<u32>,        // [N], NO_LEAF for a removed item
-    postings_start: Column<u32>, // [leaves + 1]
-    postings: Column<u32>,       // [alive items]
-    id_start: Column<u64>,       // [N + 1]
+    base: Segment,
+    id_start: Column<u64>, // [N + 1]
     id_bytes: Column<u8>,
     version: String,
+    /// What changed while it serves; none for a catalog of a file.
+    live: Option<Arc<Live>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +71,7 @@ struct Header {
 impl Catalog {
     /// N, removed items included: every item index below it is one.
     pub fn len(&self) -> usize {
-        self.header.items as usize
+        self.header.items as usize + self.live.as_ref().map_or(0, |live| live.delta.items() as usize)
     }
 
     /// Never: a catalog has an item.
@@ -72,16 +81,22 @@ impl Catalog {
 
     /// How many items are not removed.
     pub fn alive(&self) -> usize {
-        self.postings.len()
+        let built = self.alive_set().map_or(self.base.postings.len(), |alive| alive.count() as usize);
+        built + self.live.as_ref().map_or(0, |live| live.delta.postings.len())
     }
 
     /// Whether an item is not removed.
-    ///
-    /// # Panics
-    /// If there is no such item.
     #[inline]
     pub fn is_alive(&self, item: ItemIndex) -> bool {
-        self.leaf_of(item).is_some()
+        match item.checked_sub(self.header.items) {
+            None => self.alive_set().map_or_else(|| self.base.leaf_of(item).is_some(), |alive| alive.item(item)),
+            Some(later) => self.live.as_ref().is_some_and(|live| live.delta.leaf_of(later).is_some()),
+        }
+    }
+
+    /// What is left of the base, where something was removed while it serves.
+    pub(crate) fn alive_set(&self) -> Option<&Arc<AliveSet>> {
+        self.live.as_ref()?.alive.as_ref()
     }
 
     /// L, the suffix level included.
@@ -104,35 +119,46 @@ impl Catalog {
         self.header.tokenizer_levels
     }
 
-    /// The prefix trie over the distinct semantic IDs.
+    /// The prefix trie over the distinct semantic IDs, without those that came while it serves: a search asks
+    /// [`Catalog::children`] instead.
     pub fn trie(&self) -> &Trie {
-        &self.trie
+        &self.base.trie
     }
 
-    /// The items of a leaf, in ranking order; none where there is no such leaf.
+    /// The items of a leaf of [`Catalog::trie`], in ranking order; none where there is no such leaf.
     #[inline]
     pub fn postings(&self, leaf: u32) -> &[ItemIndex] {
-        let ends = self.postings_start.get(leaf as usize..).and_then(|from| from.first_chunk::<2>());
-        let &[start, end] = ends.unwrap_or(&[0, 0]);
-        let items = self.postings.get(start as usize..end as usize).unwrap_or(&[]);
-        // A file that names items that are not there has none here: whoever asks may use them as they are.
-        if items.iter().all(|&item| item < self.header.items) { items } else { &[] }
+        self.base.postings(leaf)
     }
 
-    /// The leaf that holds an item; none for a removed one.
-    ///
-    /// # Panics
-    /// If there is no such item; so for the accessors below.
+    /// The leaf that holds an item; none for a removed one. As [`Catalog::leaf`] numbers them.
     #[inline]
     pub fn leaf_of(&self, item: ItemIndex) -> Option<u32> {
-        Some(self.leaf_of[item as usize]).filter(|&leaf| leaf < self.trie.leaves())
+        match item.checked_sub(self.header.items) {
+            None => self.base.leaf_of(item).filter(|_| self.is_alive(item)),
+            Some(later) => self.live.as_ref()?.leaf_of(later, self.base.trie.leaves()),
+        }
     }
 
     /// An item's semantic ID, `[L]`; a removed item keeps its own.
+    ///
+    /// # Panics
+    /// If there is no such item; so for the accessor below.
     #[inline]
     pub fn semantic_id(&self, item: ItemIndex) -> &[u16] {
-        let levels = self.levels();
-        &self.codes[item as usize * levels..(item as usize + 1) * levels]
+        match (item.checked_sub(self.header.items), &self.live) {
+            (Some(later), Some(live)) => live.delta.semantic_id(later),
+            _ => self.base.semantic_id(item),
+        }
+    }
+
+    /// The user's id of an item.
+    pub fn item_id(&self, item: ItemIndex) -> &str {
+        if let (Some(later), Some(live)) = (item.checked_sub(self.header.items), &self.live) {
+            return &live.ids[later as usize];
+        }
+        let range = self.id_start[item as usize] as usize..self.id_start[item as usize + 1] as usize;
+        self.id_bytes.get(range).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
     }
 
     /// All semantic IDs, [N, L].
@@ -140,7 +166,7 @@ impl Catalog {
     /// # Errors
     /// Never for a catalog that was built or opened.
     pub fn semantic_ids(&self) -> Result<SemanticIds> {
-        SemanticIds::new(self.levels(), self.codes.to_vec())
+        SemanticIds::new(self.levels(), self.codes().to_vec())
     }
 
     /// The semantic IDs without the suffix level, [N, tokenizer levels].
@@ -149,29 +175,30 @@ impl Catalog {
     /// Never for a catalog that was built or opened.
     pub fn tokenizer_semantic_ids(&self) -> Result<SemanticIds> {
         let levels = self.header.tokenizer_levels;
-        SemanticIds::new(
-            levels,
-            self.codes.chunks_exact(self.levels()).flat_map(|row| &row[..levels]).copied().collect(),
-        )
+        let codes = self.codes();
+        SemanticIds::new(levels, codes.chunks_exact(self.levels()).flat_map(|row| &row[..levels]).copied().collect())
     }
 
-    /// The user's id of an item.
-    pub fn item_id(&self, item: ItemIndex) -> &str {
-        let range = self.id_start[item as usize] as usize..self.id_start[item as usize + 1] as usize;
-        self.id_bytes.get(range).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+    /// [N, L]
+    fn codes(&self) -> std::borrow::Cow<'_, [u16]> {
+        match &self.live {
+            Some(live) => [&*self.base.codes, &*live.delta.codes].concat().into(),
+            None => (&*self.base.codes).into(),
+        }
     }
 
-    /// A hash of the content: items, semantic IDs, order of postings.
+    /// A hash of the content: items, semantic IDs, order of postings. While it serves, that of the base and the number
+    /// of the change.
     pub fn version(&self) -> &str {
-        &self.version
+        self.live.as_ref().map_or(&self.version, |live| &live.version)
     }
 
     fn content_version(&self) -> String {
         let header = serde_json::to_string(&self.header).unwrap_or_default();
         let parts = [
             header.as_bytes(),
-            bytemuck::cast_slice(&self.codes),
-            bytemuck::cast_slice(&self.postings),
+            bytemuck::cast_slice(&self.base.codes),
+            bytemuck::cast_slice(&self.base.postings),
             bytemuck::cast_slice(&self.id_start),
             &self.id_bytes,
         ];

@@ -138,6 +138,19 @@ impl Trie {
         (above.first_child.partition_point(|&first| first <= node) as u32).saturating_sub(1)
     }
 
+    /// As [`Trie::parent`], beginning at a node that is not behind it: quick for nodes in order.
+    pub(crate) fn parent_from(&self, depth: usize, node: u32, from: u32) -> u32 {
+        let Some(above) = depth.checked_sub(1).and_then(|above| self.depths.get(above)) else { return 0 };
+        let later = above.first_child.get(from as usize + 1..).unwrap_or(&[]);
+        let mut reach = 1;
+        while later.get(reach - 1).is_some_and(|&first| first <= node) {
+            reach *= 2;
+        }
+        let skipped = reach / 2;
+        let near = &later[skipped..reach.min(later.len())];
+        from + (skipped + near.partition_point(|&first| first <= node)) as u32
+    }
+
     /// The node that a prefix of codes leads to, if any item has that prefix.
     pub fn find(&self, prefix: &[u16]) -> Option<u32> {
         if prefix.len() > self.levels() {

@@ -101,7 +101,9 @@ proptest! {
         }
         // A filter that denies every item leaves nothing alive, removed items or not.
         let all: Vec<u32> = (0..catalog.len() as u32).collect();
-        prop_assert!(!LeafFilter::deny_items(&catalog, &all).alive(catalog.trie(), 0, 0));
+        let filter = LeafFilter::deny_items(&catalog, &all);
+        prop_assert!(!filter.alive(0, catalog.root()));
+        prop_assert!(filter.why_nothing().unwrap().contains("are denied"));
     }
 }
 

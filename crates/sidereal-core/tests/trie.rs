@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use sidereal_core::{Catalog, CollisionPolicy, ItemId, LeafFilter, SemanticIds};
+use sidereal_core::{Catalog, CollisionPolicy, ItemId, SemanticIds};
 
 fn ids(n: usize) -> Vec<ItemId> {
     (0..n).map(|i| ItemId::from(format!("item-{i}"))).collect()
@@ -113,23 +113,6 @@ proptest! {
                 prop_assert_eq!(catalog.leaf_of(item), Some(leaf as u32));
                 prop_assert_eq!(catalog.semantic_id(item), sids.row(item as usize));
             }
-        }
-    }
-
-    #[test]
-    fn a_node_is_alive_exactly_when_an_item_below_it_is_allowed(raw in catalogs(), deny in prop::collection::vec(0u32..60, 0..60)) {
-        let (sids, catalog) = build(&raw, None);
-        let deny: Vec<u32> = deny.into_iter().filter(|&i| (i as usize) < sids.len()).collect();
-        let filter = LeafFilter::deny_items(&catalog, &deny);
-        for depth in 0..=sids.levels() {
-            for row in sids.rows() {
-                let node = catalog.trie().find(&row[..depth]).unwrap();
-                let allowed = (0..sids.len()).any(|i| sids.row(i)[..depth] == row[..depth] && !deny.contains(&(i as u32)));
-                prop_assert_eq!(filter.alive(catalog.trie(), depth, node), allowed);
-            }
-        }
-        for item in 0..sids.len() as u32 {
-            prop_assert_eq!(filter.item_alive(item), !deny.contains(&item));
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::segment::Segment;
 use super::{Catalog, Header, NO_LEAF};
 use crate::array_file::{Array, ArrayFile, Entry, write_arrays};
 use crate::error::{Error, Result};
@@ -38,15 +39,19 @@ impl Catalog {
     /// # Errors
     /// Whatever the file system says.
     pub fn save(&self, dir: &Path) -> Result<()> {
+        if self.live.is_some() {
+            return self.merged()?.save(dir);
+        }
+        let base = &self.base;
         let mut entries = vec![
-            Entry::shaped("codes", &[self.len(), self.levels()], Array::U16(&self.codes)),
-            Entry::flat("leaf_of", Array::U32(&self.leaf_of)),
-            Entry::flat("postings_start", Array::U32(&self.postings_start)),
-            Entry::flat("postings", Array::U32(&self.postings)),
+            Entry::shaped("codes", &[self.len(), self.levels()], Array::U16(&base.codes)),
+            Entry::flat("leaf_of", Array::U32(&base.leaf_of)),
+            Entry::flat("postings_start", Array::U32(&base.postings_start)),
+            Entry::flat("postings", Array::U32(&base.postings)),
             Entry::flat("id_start", Array::U64(&self.id_start)),
             Entry::flat("id_bytes", Array::U8(&self.id_bytes)),
         ];
-        entries.extend(self.trie.entries());
+        entries.extend(base.trie.entries());
         let header = serde_json::to_string(&self.header).unwrap_or_default();
         let metadata = BTreeMap::from([("catalog".to_owned(), header), ("version".to_owned(), self.version.clone())]);
         write_arrays(&dir.join(FILE), &entries, &metadata)
@@ -65,26 +70,29 @@ impl Catalog {
         let header: Header = serde_json::from_str(text).map_err(|e| bad(format!("its header: {e}")))?;
         check_header(&header).map_err(bad)?;
         let catalog = Self {
-            trie: Trie::open(&file, &header.codes_per_level)?,
-            codes: file.column("codes")?,
-            leaf_of: file.column("leaf_of")?,
-            postings_start: file.column("postings_start")?,
-            postings: file.column("postings")?,
+            base: Segment {
+                trie: Trie::open(&file, &header.codes_per_level)?,
+                codes: file.column("codes")?,
+                leaf_of: file.column("leaf_of")?,
+                postings_start: file.column("postings_start")?,
+                postings: file.column("postings")?,
+            },
             id_start: file.column("id_start")?,
             id_bytes: file.column("id_bytes")?,
             version: file.metadata("version").unwrap_or_default().to_owned(),
             header,
+            live: None,
         };
-        let n = catalog.len();
-        let fits = Some(catalog.codes.len()) == n.checked_mul(catalog.levels())
-            && catalog.leaf_of.len() == n
-            && catalog.postings.len() <= n
-            && catalog.postings_start.len() == catalog.trie.leaves() as usize + 1
+        let (n, base) = (catalog.len(), &catalog.base);
+        let fits = Some(base.codes.len()) == n.checked_mul(catalog.levels())
+            && base.leaf_of.len() == n
+            && base.postings.len() <= n
+            && base.postings_start.len() == base.trie.leaves() as usize + 1
             && catalog.id_start.len() == n + 1;
         if fits { Ok(catalog) } else { Err(bad("its arrays have other lengths than its header says".to_owned())) }
     }
 
-    /// Reads the whole catalog: every array must hold what a built catalog's does, and the content must have the version
+    /// Reads the whole catalog (of one that serves, its base): every array must hold what a built catalog's does, and the content must have the version
     /// that the file names.
     ///
     /// # Errors
@@ -97,8 +105,8 @@ impl Catalog {
     }
 
     fn check(&self) -> Result<(), String> {
-        let n = self.len();
-        self.trie.verify(self.codes_per_level())?;
+        let (n, base) = (self.header.items as usize, &self.base);
+        base.trie.verify(self.codes_per_level())?;
         let ids_sound = self.id_start.first() == Some(&0)
             && self.id_start.windows(2).all(|w| w[0] <= w[1])
             && self.id_start.last() == Some(&(self.id_bytes.len() as u64))
@@ -109,17 +117,17 @@ impl Catalog {
         }
         let row_fits =
             |row: &[u16]| row.iter().zip(self.codes_per_level()).all(|(&code, &codes)| u32::from(code) < codes);
-        if let Some(item) = self.codes.chunks_exact(self.levels()).position(|row| !row_fits(row)) {
+        if let Some(item) = base.codes.chunks_exact(self.levels()).position(|row| !row_fits(row)) {
             return Err(format!("a code of item {item} is not below its level's number of codes"));
         }
-        let leaves = self.trie.leaves();
-        let alive = self.leaf_of.iter().filter(|&&leaf| leaf != NO_LEAF).count();
-        let postings_sound = self.postings_start.first() == Some(&0)
-            && self.postings_start.last() == Some(&(self.postings.len() as u32))
-            && self.postings_start.windows(2).all(|w| w[0] < w[1])
-            && alive == self.postings.len()
-            && self.postings.iter().all(|&item| (item as usize) < n)
-            && (0..leaves).all(|leaf| self.postings(leaf).iter().all(|&item| self.leaf_of[item as usize] == leaf));
+        let leaves = base.trie.leaves();
+        let alive = base.leaf_of.iter().filter(|&&leaf| leaf != NO_LEAF).count();
+        let postings_sound = base.postings_start.first() == Some(&0)
+            && base.postings_start.last() == Some(&(base.postings.len() as u32))
+            && base.postings_start.windows(2).all(|w| w[0] < w[1])
+            && alive == base.postings.len()
+            && base.postings.iter().all(|&item| (item as usize) < n)
+            && (0..leaves).all(|leaf| base.postings(leaf).iter().all(|&item| base.leaf_of[item as usize] == leaf));
         if !postings_sound {
             return Err("its postings are damaged".to_owned());
         }
@@ -127,7 +135,7 @@ impl Catalog {
         if self.header.life.is_none() && alive != n {
             return Err("its postings do not list every item".to_owned());
         }
-        if !self.postings.iter().all(|&item| self.trie.find(self.semantic_id(item)) == self.leaf_of(item)) {
+        if !base.postings.iter().all(|&item| base.trie.find(base.semantic_id(item)) == base.leaf_of(item)) {
             return Err("its trie and its semantic IDs disagree".to_owned());
         }
         if self.version != self.content_version() {

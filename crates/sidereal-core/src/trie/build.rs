@@ -20,17 +20,17 @@ pub(crate) trait InOrder {
     fn row(&mut self, row: u32, shared: usize, code: impl Fn(usize) -> u16);
 }
 
-/// Visits all rows by semantic ID and then by their place in `sequence` (their number, where there is none).
+/// Visits the rows that `sequence` lists (all, where there is none) by semantic ID and then by their place there.
 ///
 /// # Shapes
-/// `sids`: [N, L], codes below `codes_per_level`: `[L]`; `sequence`: `[N]`, every row once
+/// `sids`: [N, L], codes below `codes_per_level`: `[L]`; `sequence`: rows, each once
 pub(crate) fn in_order(
     sids: &SemanticIds,
     codes_per_level: &[u32],
     sequence: Option<&[u32]>,
     visitor: &mut impl InOrder,
 ) {
-    let layout = Layout::new(codes_per_level, sids.len());
+    let layout = Layout::new(codes_per_level, sequence.map_or(sids.len(), <[u32]>::len));
     match layout.bits() {
         0..=64 => layout.visit::<u64>(sids, sequence, visitor),
         65..=128 => layout.visit::<u128>(sids, sequence, visitor),
@@ -67,6 +67,7 @@ struct Layout {
     /// Lowest bit of each level, `[L]`.
     shifts: Vec<u32>,
     row_bits: u32,
+    rows: usize,
 }
 
 impl Layout {
@@ -76,7 +77,7 @@ impl Layout {
         let mut above = row_bits;
         let mut shifts: Vec<u32> = level_bits.iter().rev().map(|bits| (above, above += bits).0).collect();
         shifts.reverse();
-        Self { level_bits, shifts, row_bits }
+        Self { level_bits, shifts, row_bits, rows }
     }
 
     fn bits(&self) -> u32 {
@@ -85,7 +86,7 @@ impl Layout {
 
     fn visit<K: Key>(&self, sids: &SemanticIds, sequence: Option<&[u32]>, visitor: &mut impl InOrder) {
         let number = |place: usize| sequence.map_or(place, |rows| rows[place] as usize);
-        let mut keys: Vec<K> = (0..sids.len())
+        let mut keys: Vec<K> = (0..self.rows)
             .map(|place| {
                 let codes = sids.row(number(place)).iter().zip(&self.level_bits);
                 let key = codes.fold(K::empty(), |key, (&code, &bits)| key.push(bits, u64::from(code)));

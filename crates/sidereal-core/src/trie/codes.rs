@@ -74,6 +74,13 @@ pub enum CodesIter<'a> {
     Words(std::slice::Iter<'a, u16>),
 }
 
+impl CodesIter<'_> {
+    /// No codes.
+    pub(crate) fn none() -> Self {
+        Self::Bytes([].iter())
+    }
+}
+
 impl Iterator for CodesIter<'_> {
     type Item = u16;
 
