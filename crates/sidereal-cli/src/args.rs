@@ -131,6 +131,9 @@ pub(crate) enum Command {
     Inspect {
         /// A run, a stage folder, a weights folder or a file.
         path: PathBuf,
+        /// Check all hashes, and read a catalog whole.
+        #[arg(long)]
+        verify: bool,
     },
     /// The methods there are.
     Methods,

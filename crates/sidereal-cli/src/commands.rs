@@ -51,7 +51,7 @@ pub(crate) fn execute(arguments: Arguments) -> Result<ExitCode> {
         }
         Command::Recommend(wish) => recommend::execute(&context, &wish),
         Command::Bench(command) => bench::execute(&context, command),
-        Command::Inspect { path } => methods::inspect(&context, &path),
+        Command::Inspect { path, verify } => methods::inspect(&context, &path, verify),
         Command::Methods => methods::execute(&context),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "sidereal", &mut std::io::stdout());

@@ -46,6 +46,11 @@ impl<'a> Array<'a> {
         }
     }
 
+    /// Its elements as they lie in the file.
+    pub fn bytes(self) -> &'a [u8] {
+        self.parts().1
+    }
+
     fn len(self) -> usize {
         let (dtype, bytes) = self.parts();
         bytes.len() / (dtype.bitsize() / 8)
@@ -207,7 +212,7 @@ element!(u8 => U8, u16 => U16, u32 => U32, u64 => U64, i64 => I64, f32 => F32);
 #[derive(Debug, Clone)]
 pub enum Column<T> {
     /// In memory.
-    Owned(Arc<[T]>),
+    Owned(Arc<Vec<T>>),
     /// In place in a file; made only by [`ArrayFile::column`], which checked the cast.
     Mapped {
         /// The file.
@@ -221,7 +226,7 @@ pub enum Column<T> {
 
 impl<T> From<Vec<T>> for Column<T> {
     fn from(values: Vec<T>) -> Self {
-        Self::Owned(values.into())
+        Self::Owned(Arc::new(values))
     }
 }
 

@@ -42,5 +42,5 @@ pub use item::{Attribute, ItemId, ItemIndex, Items};
 pub use progress::{NoProgress, Progress};
 pub use semantic_id::SemanticIds;
 pub use split::{Example, Split, SplitRule};
-pub use trie::Trie;
+pub use trie::{Codes, Trie};
 pub use vocab::CodeVocab;

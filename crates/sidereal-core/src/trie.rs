@@ -3,21 +3,41 @@
 //! # How does it work without child pointers?
 //! Sort the distinct semantic IDs. Number the nodes of each depth in that order. Then the children of node `n` are
 //! consecutive nodes of the next depth, and the e-th edge at depth `d` leads to the e-th node at depth `d + 1`: an
-//! edge's number *is* its child. What remains per depth is where each node's edges begin (`first_child`), the code on
-//! each edge (`edge_code`), and the first leaf below each node (`first_leaf`), because leaves are sorted too and the
-//! leaves below a node are an interval. About 10 bytes a node.
+//! edge's number *is* its child. What remains per depth is where each node's edges begin (`first_child`) and the code on
+//! each edge (`edge_code`): 5 bytes a node where a level has at most 256 codes.
 //!
 //! ```text
 //! semantic IDs   (0,1) (0,3) (2,1)          depth 0   root          first_child [0,2]   edge_code [0,2]
 //!                                           depth 1   0:"0" 1:"2"   first_child [0,2,3] edge_code [1,3,1]
 //!                                           depth 2   the leaves 0, 1, 2
 //! ```
+//!
+//! # Where are the leaves below a node?
+//! They are an interval, because leaves are sorted too. At the last inner depth `first_child` is that interval; above,
+//! its ends are followed down, a look at each depth. A table for the first levels would repeat what is there: a node
+//! that has all K children finds a code at its own place ([`Codes::position`]).
+//!
+//! # And semantic IDs of different lengths?
+//! All have L codes. A shorter one ends with codes that its maker keeps for the purpose (one more code a level); below
+//! the first of them a node has one child, so this costs 5 bytes a level.
+//!
+//! # What if a file lies?
+//! Opening checks lengths alone, not the numbers in the arrays. Every look at them is bounded, so that a damaged file
+//! can give wrong answers and never a panic; [`Trie::verify`] reads all of it.
 
 use std::ops::Range;
 
-use crate::array_file::{Array, ArrayFile, Column, Entry};
+use crate::array_file::{ArrayFile, Column, Entry};
 use crate::error::{Error, Result};
 use crate::semantic_id::SemanticIds;
+
+pub(crate) mod build;
+mod codes;
+
+pub use codes::{Codes, CodesIter};
+
+use build::{TrieBuilder, in_order};
+use codes::CodeColumn;
 
 /// A prefix trie of fixed depth L over distinct semantic IDs. Depth 0 is the root, depth L the leaves.
 #[derive(Debug, Clone)]
@@ -30,56 +50,40 @@ pub struct Trie {
 #[derive(Debug, Clone)]
 struct Depth {
     first_child: Column<u32>, // [nodes + 1]
-    edge_code: Column<u16>,   // [edges]
-    first_leaf: Column<u32>,  // [nodes + 1]
+    edge_code: CodeColumn,    // [edges]
+}
+
+impl Depth {
+    fn edges(&self) -> usize {
+        self.edge_code.all().len()
+    }
+
+    /// The first edge of a node, or the number of edges behind the last node.
+    #[inline]
+    fn start(&self, node: u32) -> u32 {
+        let edges = self.edges() as u32;
+        self.first_child.get(node as usize).map_or(edges, |&edge| edge.min(edges))
+    }
 }
 
 impl Trie {
-    /// Builds the trie of semantic IDs that are sorted and distinct.
+    /// Builds the trie of semantic IDs in any order, repeats allowed.
     ///
     /// # Errors
-    /// Rows that are not strictly ascending; none at all.
-    pub fn from_sorted(sids: &SemanticIds) -> Result<Self> {
-        let (levels, n) = (sids.levels(), sids.len());
-        let leaves = u32::try_from(n).ok().filter(|&n| n > 0).ok_or_else(|| {
-            Error::input("semantic IDs", format!("a trie cannot hold {n} leaves"), "give between 1 and 2^32 - 1 items")
-        })?;
-        let mut depths: Vec<Depth> = Vec::with_capacity(levels);
-        // The rows at which a new node of the current depth begins.
-        let mut starts: Vec<u32> = vec![0];
-        for level in 0..levels {
-            let mut first_child = Vec::with_capacity(starts.len() + 1);
-            let mut edge_code = Vec::new();
-            let mut next_starts = Vec::new();
-            for (node, &start) in starts.iter().enumerate() {
-                first_child.push(next_starts.len() as u32);
-                let end = starts.get(node + 1).copied().unwrap_or(leaves);
-                let mut last: Option<u16> = None;
-                for row in start..end {
-                    let code = sids.row(row as usize)[level];
-                    if last == Some(code) && level + 1 < levels {
-                        continue;
-                    }
-                    if last.is_some_and(|last| last >= code) {
-                        let problem = format!("row {row} is not after the row before it");
-                        return Err(Error::input("semantic IDs", problem, "sort them and drop repeats"));
-                    }
-                    edge_code.push(code);
-                    next_starts.push(row);
-                    last = Some(code);
-                }
-            }
-            first_child.push(next_starts.len() as u32);
-            let mut first_leaf = starts;
-            first_leaf.push(leaves);
-            depths.push(Depth {
-                first_child: first_child.into(),
-                edge_code: edge_code.into(),
-                first_leaf: first_leaf.into(),
-            });
-            starts = next_starts;
+    /// Codes that are not below their level's number; no rows, or too many.
+    ///
+    /// # Shapes
+    /// `sids`: [N, L]; `codes_per_level`: `[L]`
+    pub fn build(sids: &SemanticIds, codes_per_level: &[u32]) -> Result<Self> {
+        sids.check_codes(codes_per_level)?;
+        let n = sids.len();
+        if n == 0 || u32::try_from(n).is_err() {
+            let problem = format!("a trie cannot hold {n} leaves");
+            return Err(Error::input("semantic IDs", problem, "give between 1 and 2^32 - 1 items"));
         }
-        Ok(Self { depths, leaves })
+        let mut trie = TrieBuilder::new(codes_per_level, n);
+        in_order(sids, codes_per_level, None, &mut trie);
+        Ok(trie.finish())
     }
 
     /// L.
@@ -89,7 +93,7 @@ impl Trie {
 
     /// Number of nodes at a depth: 1 at depth 0, the number of leaves at depth L.
     pub fn nodes(&self, depth: usize) -> usize {
-        self.depths.get(depth).map_or(self.leaves as usize, |d| d.first_leaf.len() - 1)
+        depth.checked_sub(1).map_or(1, |above| self.depths.get(above).map_or(0, Depth::edges))
     }
 
     /// Number of leaves: distinct semantic IDs.
@@ -97,33 +101,54 @@ impl Trie {
         self.leaves
     }
 
-    /// The children of a node: their numbers at `depth + 1` and the codes that lead there, ascending.
-    ///
-    /// # Panics
-    /// If there is no such node, or it is a leaf.
+    /// Bytes of its arrays.
+    pub fn bytes(&self) -> usize {
+        self.entries().iter().map(|entry| entry.array.bytes().len()).sum()
+    }
+
+    /// The children of a node: their numbers at `depth + 1` and the codes that lead there, ascending. None where there
+    /// is no such node, and below a leaf.
     #[inline]
-    pub fn children(&self, depth: usize, node: u32) -> (Range<u32>, &[u16]) {
-        let d = &self.depths[depth];
-        let range = d.first_child[node as usize]..d.first_child[node as usize + 1];
-        (range.clone(), &d.edge_code[range.start as usize..range.end as usize])
+    pub fn children(&self, depth: usize, node: u32) -> (Range<u32>, Codes<'_>) {
+        let Some(d) = self.depths.get(depth) else { return (0..0, Codes::Bytes(&[])) };
+        let ends = d.first_child.get(node as usize..).and_then(|from| from.first_chunk::<2>());
+        let &[start, end] = ends.unwrap_or(&[0, 0]);
+        let end = end.min(d.edges() as u32);
+        let start = start.min(end);
+        (start..end, d.edge_code.slice(start as usize, end as usize))
     }
 
     /// The leaves below a node.
-    ///
-    /// # Panics
-    /// If there is no such node.
-    #[inline]
     pub fn leaves_below(&self, depth: usize, node: u32) -> Range<u32> {
-        match self.depths.get(depth) {
-            Some(d) => d.first_leaf[node as usize]..d.first_leaf[node as usize + 1],
-            None => node..node + 1,
-        }
+        let below = self.depths.get(depth..).unwrap_or(&[]);
+        let first = |node: u32| below.iter().fold(node, |node, d| d.start(node)).min(self.leaves);
+        let (start, end) = (first(node), first(node.saturating_add(1)));
+        start.min(end)..end
     }
 
     /// The child of a node along a code.
     pub fn child(&self, depth: usize, node: u32, code: u16) -> Option<u32> {
         let (range, codes) = self.children(depth, node);
-        codes.binary_search(&code).ok().map(|at| range.start + at as u32)
+        codes.position(code).map(|at| range.start + at as u32)
+    }
+
+    /// The parent, at `depth - 1`, of a node; the root's is the root.
+    pub fn parent(&self, depth: usize, node: u32) -> u32 {
+        let Some(above) = depth.checked_sub(1).and_then(|above| self.depths.get(above)) else { return 0 };
+        (above.first_child.partition_point(|&first| first <= node) as u32).saturating_sub(1)
+    }
+
+    /// As [`Trie::parent`], beginning at a node that is not behind it: quick for nodes in order.
+    pub(crate) fn parent_from(&self, depth: usize, node: u32, from: u32) -> u32 {
+        let Some(above) = depth.checked_sub(1).and_then(|above| self.depths.get(above)) else { return 0 };
+        let later = above.first_child.get(from as usize + 1..).unwrap_or(&[]);
+        let mut reach = 1;
+        while later.get(reach - 1).is_some_and(|&first| first <= node) {
+            reach *= 2;
+        }
+        let skipped = reach / 2;
+        let near = &later[skipped..reach.min(later.len())];
+        from + (skipped + near.partition_point(|&first| first <= node)) as u32
     }
 
     /// The node that a prefix of codes leads to, if any item has that prefix.
@@ -135,89 +160,76 @@ impl Trie {
     }
 
     /// The semantic ID of a leaf, `[L]`.
-    ///
-    /// # Panics
-    /// If there is no such leaf.
     pub fn semantic_id(&self, leaf: u32) -> Vec<u16> {
-        assert!(leaf < self.leaves, "leaf {leaf} of {}", self.leaves);
-        let mut node = 0u32;
-        (0..self.levels())
-            .map(|depth| {
-                let (range, codes) = self.children(depth, node);
-                // The child whose leaves hold `leaf`: the last one that begins at or before it.
-                let first = |child: u32| self.leaves_below(depth + 1, child).start;
-                let (mut low, mut high) = (range.start, range.end);
-                while high - low > 1 {
-                    let mid = low + (high - low) / 2;
-                    if first(mid) <= leaf { low = mid } else { high = mid }
-                }
-                node = low;
-                codes[(low - range.start) as usize]
-            })
-            .collect()
+        let mut codes = vec![0; self.levels()];
+        let mut node = leaf;
+        for (depth, code) in codes.iter_mut().enumerate().rev() {
+            *code = self.depths[depth].edge_code.all().get(node as usize).unwrap_or(0);
+            node = self.parent(depth + 1, node);
+        }
+        codes
     }
 
     /// The arrays of the trie for [`crate::array_file::write_arrays`], names starting with `trie.`.
     pub(crate) fn entries(&self) -> Vec<Entry<'_>> {
         let mut entries = Vec::new();
         for (depth, d) in self.depths.iter().enumerate() {
-            entries.push(Entry::flat(format!("trie.{depth}.first_child"), Array::U32(&d.first_child)));
-            entries.push(Entry::flat(format!("trie.{depth}.edge_code"), Array::U16(&d.edge_code)));
-            entries.push(Entry::flat(format!("trie.{depth}.first_leaf"), Array::U32(&d.first_leaf)));
+            entries.push(Entry::flat(first_child_name(depth), crate::array_file::Array::U32(&d.first_child)));
+            entries.push(Entry::flat(edge_code_name(depth), d.edge_code.array()));
         }
         entries
     }
 
-    /// Opens the arrays written from [`Trie::entries`], memory-mapped, and checks that they describe a trie.
-    pub(crate) fn open(file: &ArrayFile, levels: usize, leaves: u32) -> Result<Self> {
-        let mut depths = Vec::with_capacity(levels);
-        for depth in 0..levels {
-            depths.push(Depth {
-                first_child: file.column(&format!("trie.{depth}.first_child"))?,
-                edge_code: file.column(&format!("trie.{depth}.edge_code"))?,
-                first_leaf: file.column(&format!("trie.{depth}.first_leaf"))?,
-            });
+    /// Opens the arrays written from [`Trie::entries`], memory-mapped. Only their lengths are checked.
+    pub(crate) fn open(file: &ArrayFile, codes_per_level: &[u32]) -> Result<Self> {
+        let mut depths: Vec<Depth> = Vec::with_capacity(codes_per_level.len());
+        let mut nodes = 1;
+        for (depth, &codes) in codes_per_level.iter().enumerate() {
+            let first_child: Column<u32> = file.column(&first_child_name(depth))?;
+            let edge_code = CodeColumn::open(file, &edge_code_name(depth), codes)?;
+            let edges = edge_code.all().len();
+            if first_child.len() != nodes + 1 || u32::try_from(edges).is_err() {
+                let problem = format!("the trie's depth {depth} has other lengths than the depth above says");
+                return Err(Error::artifact(file.path(), problem, "the file is damaged: build the catalog again"));
+            }
+            depths.push(Depth { first_child, edge_code });
+            nodes = edges;
         }
-        let trie = Self { depths, leaves };
-        trie.check()
-            .map_err(|problem| Error::artifact(file.path(), problem, "the file is damaged: build the catalog again"))?;
-        Ok(trie)
+        Ok(Self { depths, leaves: nodes as u32 })
     }
 
-    fn check(&self) -> Result<(), String> {
-        let mut nodes = 1usize;
+    /// Reads the whole structure.
+    ///
+    /// # Errors
+    /// Says what is not as it must be.
+    pub fn verify(&self, codes_per_level: &[u32]) -> Result<(), String> {
         for (depth, d) in self.depths.iter().enumerate() {
-            let edges = d.edge_code.len();
-            let sound = d.first_child.len() == nodes + 1
-                && d.first_leaf.len() == nodes + 1
-                && d.first_child.first() == Some(&0)
+            let (edges, codes) = (d.edges(), d.edge_code.all());
+            let sound = d.first_child.first() == Some(&0)
                 && d.first_child.last().map(|&e| e as usize) == Some(edges)
-                && d.first_leaf.first() == Some(&0)
-                && d.first_leaf.last() == Some(&self.leaves)
-                && d.first_child.windows(2).all(|w| w[0] < w[1])
-                && d.first_leaf.windows(2).all(|w| w[0] < w[1]);
+                && d.first_child.windows(2).all(|w| w[0] < w[1]);
             if !sound {
                 return Err(format!("the trie's depth {depth} is inconsistent"));
             }
-            let ascending = d
-                .first_child
-                .windows(2)
-                .all(|w| d.edge_code[w[0] as usize..w[1] as usize].windows(2).all(|codes| codes[0] < codes[1]));
-            if !ascending {
-                return Err(format!("codes at the trie's depth {depth} are not ascending"));
+            let most = codes_per_level.get(depth).copied().unwrap_or(0);
+            if codes.iter().any(|code| u32::from(code) >= most) {
+                return Err(format!("a code at the trie's depth {depth} is not below {most}"));
             }
-            // A node's first leaf is its first child's first leaf: otherwise intervals and edges disagree.
-            if let Some(next) = self.depths.get(depth + 1) {
-                let agree = next.first_leaf.len() == edges + 1
-                    && (0..nodes).all(|n| next.first_leaf[d.first_child[n] as usize] == d.first_leaf[n]);
-                if !agree {
-                    return Err(format!("leaves below the trie's depth {depth} are inconsistent"));
+            for node in 0..self.nodes(depth) as u32 {
+                let (_, codes) = self.children(depth, node);
+                if !codes.iter().zip(codes.iter().skip(1)).all(|(a, b)| a < b) {
+                    return Err(format!("codes at the trie's depth {depth} are not ascending"));
                 }
-            } else if !(0..nodes).all(|n| d.first_child[n] == d.first_leaf[n]) {
-                return Err(format!("leaves below the trie's depth {depth} are inconsistent"));
             }
-            nodes = edges;
         }
-        if nodes != self.leaves as usize { Err("the trie's leaves are inconsistent".to_owned()) } else { Ok(()) }
+        Ok(())
     }
+}
+
+fn first_child_name(depth: usize) -> String {
+    format!("trie.{depth}.first_child")
+}
+
+fn edge_code_name(depth: usize) -> String {
+    format!("trie.{depth}.edge_code")
 }

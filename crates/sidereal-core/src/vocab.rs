@@ -25,9 +25,9 @@ impl CodeVocab {
         Self { first, codes_per_level: codes_per_level.to_vec() }
     }
 
-    /// Token id of a code.
+    /// Token id of a code; the level's last one for a code that it does not have, which only a damaged catalog names.
     pub fn token(&self, level: usize, code: u16) -> u32 {
-        self.level_start(level) + u32::from(code)
+        self.level_start(level) + u32::from(code).min(self.codes_per_level[level].saturating_sub(1))
     }
 
     /// Level and code of a token id; `None` for special tokens and ids beyond the vocabulary.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use sidereal_core::{Catalog, CollisionPolicy, ItemId, LeafFilter, SemanticIds};
+use sidereal_core::{Catalog, CollisionPolicy, ItemId, SemanticIds};
 
 fn ids(n: usize) -> Vec<ItemId> {
     (0..n).map(|i| ItemId::from(format!("item-{i}"))).collect()
@@ -37,7 +37,7 @@ fn walk(catalog: &Catalog) -> Vec<(Vec<u16>, u32)> {
                 let (children, codes) = trie.children(depth, *node);
                 children
                     .zip(codes)
-                    .map(|(child, &code)| ([prefix.as_slice(), &[code]].concat(), child))
+                    .map(|(child, code)| ([prefix.as_slice(), &[code]].concat(), child))
                     .collect::<Vec<_>>()
             })
             .collect();
@@ -46,6 +46,32 @@ fn walk(catalog: &Catalog) -> Vec<(Vec<u16>, u32)> {
 }
 
 proptest! {
+    #[test]
+    fn a_trie_of_rows_in_any_order_is_the_one_of_the_catalog(
+        // Up to 12 levels of up to 65,536 codes: keys of one integer, of two, and rows that fit neither.
+        (codes_per_level, rows) in prop::collection::vec(1u32..=65_536, 1..=12).prop_flat_map(|codes_per_level| {
+            let row: Vec<_> = codes_per_level.iter().map(|&k| prop_oneof![Just(0), 0..=(k - 1) as u16]).collect();
+            (Just(codes_per_level), prop::collection::vec(row, 1..40))
+        }),
+    ) {
+        let (sids, catalog) = build(&(codes_per_level.clone(), rows.concat()), None);
+        let trie = sidereal_core::Trie::build(&sids, &codes_per_level).unwrap();
+        trie.verify(&codes_per_level).unwrap();
+        let expected: BTreeSet<&[u16]> = sids.rows().collect();
+        prop_assert_eq!(trie.leaves() as usize, expected.len());
+        prop_assert_eq!(trie.bytes(), catalog.trie().bytes());
+        for (leaf, row) in (0..).zip(expected) {
+            prop_assert_eq!(trie.semantic_id(leaf), row);
+            prop_assert_eq!(trie.find(row), Some(leaf));
+            prop_assert_eq!(catalog.trie().find(row), Some(leaf));
+            let mut node = leaf;
+            for depth in (0..=sids.levels()).rev() {
+                prop_assert!(trie.leaves_below(depth, node).contains(&leaf));
+                node = trie.parent(depth, node);
+            }
+        }
+    }
+
     #[test]
     fn trie_holds_exactly_the_distinct_semantic_ids_in_order(raw in catalogs()) {
         let (sids, catalog) = build(&raw, None);
@@ -91,28 +117,12 @@ proptest! {
     }
 
     #[test]
-    fn a_node_is_alive_exactly_when_an_item_below_it_is_allowed(raw in catalogs(), deny in prop::collection::vec(0u32..60, 0..60)) {
-        let (sids, catalog) = build(&raw, None);
-        let deny: Vec<u32> = deny.into_iter().filter(|&i| (i as usize) < sids.len()).collect();
-        let filter = LeafFilter::deny_items(&catalog, &deny);
-        for depth in 0..=sids.levels() {
-            for row in sids.rows() {
-                let node = catalog.trie().find(&row[..depth]).unwrap();
-                let allowed = (0..sids.len()).any(|i| sids.row(i)[..depth] == row[..depth] && !deny.contains(&(i as u32)));
-                prop_assert_eq!(filter.alive(catalog.trie(), depth, node), allowed);
-            }
-        }
-        for item in 0..sids.len() as u32 {
-            prop_assert_eq!(filter.item_alive(item), !deny.contains(&item));
-        }
-    }
-
-    #[test]
     fn a_catalog_comes_back_from_disk_as_it_was(raw in catalogs()) {
         let (_, catalog) = build(&raw, None);
         let dir = tempfile::tempdir().unwrap();
         catalog.save(dir.path()).unwrap();
         let opened = Catalog::open(dir.path()).unwrap();
+        opened.verify().unwrap();
         prop_assert_eq!(opened.version(), catalog.version());
         prop_assert_eq!(walk(&opened), walk(&catalog));
         for item in 0..catalog.len() as u32 {
@@ -125,27 +135,6 @@ proptest! {
         let first = std::fs::read(dir.path().join("catalog.safetensors")).unwrap();
         opened.save(dir.path()).unwrap();
         prop_assert_eq!(first, std::fs::read(dir.path().join("catalog.safetensors")).unwrap());
-    }
-}
-
-#[test]
-fn damaged_catalogs_are_refused_without_a_panic() {
-    let codes: Vec<u16> = (0..40).flat_map(|i| [i % 3, i % 5, i % 7]).collect();
-    let (_, catalog) = build(&(vec![3, 5, 7], codes), None);
-    let dir = tempfile::tempdir().unwrap();
-    catalog.save(dir.path()).unwrap();
-    let path = dir.path().join("catalog.safetensors");
-    let bytes = std::fs::read(&path).unwrap();
-    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    for at in 0..bytes.len() {
-        let mut bad = bytes.clone();
-        bad[at] ^= 0x41;
-        std::fs::write(&path, &bad).unwrap();
-        let opened = Catalog::open(dir.path());
-        if at >= header {
-            // Padding between arrays does not exist, so every changed byte of content must be noticed.
-            assert!(opened.is_err(), "byte {at} of {} was changed and not noticed", bytes.len());
-        }
     }
 }
 

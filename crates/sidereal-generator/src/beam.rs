@@ -7,11 +7,15 @@
 //! W >= k at least min(k, alive items) items come back.
 //!
 //! # What decides ties?
-//! Beams are ordered by (score descending, semantic ID ascending). Nodes of a depth are numbered in the order of
-//! their prefixes, so the node's number is the tie-break.
+//! Beams are ordered by (score descending, semantic ID ascending). All candidates of a level descend from the beams that
+//! were kept, so the place of a beam among these by prefix, and then the code, is the tie-break: also where an item that
+//! came while the catalog serves stands between two that were built in.
+
+use std::borrow::Cow;
 
 use rayon::prelude::*;
-use sidereal_core::{Catalog, Error as CoreError, LeafFilter, Trie};
+use sidereal_core::catalog::Node;
+use sidereal_core::{Catalog, Error as CoreError, LeafFilter};
 
 use crate::Result;
 use crate::ranking::{Ranking, ScoredLeaf, SearchStats};
@@ -80,7 +84,9 @@ pub(crate) fn check_fit<M: NextCodeModel>(model: &M, catalog: &Catalog) -> Resul
 #[derive(Debug, Clone, Copy)]
 struct Beam {
     score: f32,
-    node: u32,
+    node: Node,
+    /// Place among the candidates of its level by semantic ID: that of its parent, then the code.
+    order: u64,
     /// The model's row of the prefix before.
     parent: u32,
     /// The code written last.
@@ -96,13 +102,14 @@ fn search_group<M: NextCodeModel>(
     if requests.is_empty() {
         return Ok(Vec::new());
     }
-    let trie = catalog.trie();
+    let filters: Vec<Cow<'_, LeafFilter>> =
+        requests.iter().map(|request| request.filter.for_catalog(catalog)).collect::<Result<_, _>>()?;
     let histories: Vec<&[u32]> = requests.iter().map(|request| request.history).collect();
     let (mut state, mut scores) = model.begin(&histories, options.norm)?;
-    let root = Beam { score: 0.0, node: 0, parent: 0, code: 0 };
+    let root = Beam { score: 0.0, node: catalog.root(), order: 0, parent: 0, code: 0 };
     let mut beams: Vec<Vec<Beam>> = vec![vec![root]; requests.len()];
     let mut stats = vec![SearchStats::default(); requests.len()];
-    for depth in 0..trie.levels() {
+    for depth in 0..catalog.levels() {
         if depth > 0 {
             let parents: Vec<u32> = beams.iter().flatten().map(|beam| beam.parent).collect();
             let codes: Vec<u16> = beams.iter().flatten().map(|beam| beam.code).collect();
@@ -111,12 +118,12 @@ fn search_group<M: NextCodeModel>(
             }
         }
         let mut first_row = 0;
-        for ((request, kept), stats) in requests.iter().zip(&mut beams).zip(&mut stats) {
+        for ((filter, kept), stats) in filters.iter().zip(&mut beams).zip(&mut stats) {
             let mut best = Best::new(options.width);
-            let alive = LevelView { trie, depth, filter: request.filter, norm: options.norm };
-            for (at, beam) in kept.iter().enumerate() {
+            let level = LevelView { catalog, depth, filter, norm: options.norm };
+            for (at, (beam, place)) in kept.iter().zip(places(kept)).enumerate() {
                 let row = first_row + at;
-                stats.candidates += alive.expand(*beam, row as u32, scores.row(row), &mut best)?;
+                stats.candidates += level.expand(*beam, place, row as u32, scores.row(row), &mut best)?;
             }
             first_row += kept.len();
             *kept = best.into_sorted();
@@ -124,41 +131,67 @@ fn search_group<M: NextCodeModel>(
         }
         debug_assert!(first_row == scores.rows() || first_row == 0);
     }
-    let rankings = requests.iter().zip(beams).zip(stats).map(|((request, beams), stats)| {
-        let leaves = beams.iter().map(|beam| ScoredLeaf { leaf: beam.node, score: beam.score }).collect();
-        Ranking::of_leaves(catalog, request.filter, leaves, options.norm, stats)
+    let rankings = filters.iter().zip(beams).zip(stats).map(|((filter, beams), stats)| {
+        let leaves = beams.iter().map(|beam| ScoredLeaf { leaf: catalog.leaf(beam.node), score: beam.score }).collect();
+        Ranking::of_leaves(catalog, filter, leaves, options.norm, stats)
     });
     Ok(rankings.collect())
 }
 
-/// One level of the trie as one request sees it.
+/// The place of each beam among all of them by semantic ID.
+fn places(beams: &[Beam]) -> Vec<u32> {
+    let mut by_order: Vec<usize> = (0..beams.len()).collect();
+    by_order.sort_unstable_by_key(|&at| beams[at].order);
+    let mut places = vec![0; beams.len()];
+    (0..).zip(by_order).for_each(|(place, at)| places[at] = place);
+    places
+}
+
+/// One level of the catalog as one request sees it.
 struct LevelView<'a> {
-    trie: &'a Trie,
+    catalog: &'a Catalog,
     depth: usize,
     filter: &'a LeafFilter,
     norm: ScoreNorm,
 }
 
 impl LevelView<'_> {
-    /// Offers all alive children of a beam; how many there were.
-    fn expand(&self, beam: Beam, row: u32, log_probs: &[f32], best: &mut Best) -> Result<u64> {
-        let (nodes, codes) = self.trie.children(self.depth, beam.node);
-        let children = nodes.zip(codes).filter(|&(node, _)| self.filter.alive(self.trie, self.depth + 1, node));
+    /// Offers all alive children of a beam; how many children there were.
+    fn expand(&self, beam: Beam, place: u32, row: u32, log_probs: &[f32], best: &mut Best) -> Result<u64> {
+        let children = self.catalog.children(self.depth, beam.node);
         let base = match self.norm {
-            ScoreNorm::Children => beam.score - log_sum_exp(children.clone().map(|(_, &c)| log_probs[c as usize])),
+            ScoreNorm::Children => {
+                let alive = children.clone().filter(|&(_, node)| self.filter.alive(self.depth + 1, node));
+                beam.score - log_sum_exp(alive.filter_map(|(code, _)| log_probs.get(usize::from(code)).copied()))
+            }
             ScoreNorm::Full | ScoreNorm::Level => beam.score,
         };
         let mut candidates = 0;
-        for (node, &code) in children {
-            let score = base + log_probs[code as usize];
+        for (code, node) in children {
+            candidates += 1;
+            let score = base + log_prob(self.depth, code, log_probs)?;
+            let order = u64::from(place) << 16 | u64::from(code);
+            let candidate = Beam { score, node, order, parent: row, code };
+            // The filter is asked last: few candidates are so good that its answer matters.
+            if (score.is_finite() && !best.admits(&candidate)) || !self.filter.alive(self.depth + 1, node) {
+                continue;
+            }
             if !score.is_finite() {
                 return Err(not_finite(self.depth, code, score));
             }
-            candidates += 1;
-            best.offer(Beam { score, node, parent: row, code });
+            best.keep(candidate);
         }
         Ok(candidates)
     }
+}
+
+/// The log-probability of a code, which a damaged catalog can name beyond its level.
+#[inline]
+pub(crate) fn log_prob(level: usize, code: u16, log_probs: &[f32]) -> Result<f32> {
+    log_probs.get(usize::from(code)).copied().ok_or_else(|| {
+        let problem = format!("its trie has code {code} at level {level}, which has {} codes", log_probs.len());
+        CoreError::input("catalog", problem, "look at it with `sidereal inspect --verify`, and build it again").into()
+    })
 }
 
 /// The error for a model that answers NaN or infinity.
@@ -189,14 +222,17 @@ impl Best {
     }
 
     fn order(a: &Beam, b: &Beam) -> std::cmp::Ordering {
-        b.score.partial_cmp(&a.score).unwrap_or(std::cmp::Ordering::Equal).then(a.node.cmp(&b.node))
+        b.score.partial_cmp(&a.score).unwrap_or(std::cmp::Ordering::Equal).then(a.order.cmp(&b.order))
+    }
+
+    /// Whether a candidate may be among the best.
+    #[inline]
+    fn admits(&self, candidate: &Beam) -> bool {
+        self.floor.as_ref().is_none_or(|floor| Self::order(floor, candidate).is_gt())
     }
 
     #[inline]
-    fn offer(&mut self, candidate: Beam) {
-        if self.floor.as_ref().is_some_and(|floor| Self::order(floor, &candidate).is_le()) {
-            return;
-        }
+    fn keep(&mut self, candidate: Beam) {
         self.kept.push(candidate);
         if self.kept.len() >= self.width.saturating_mul(4).max(64) {
             self.shrink();

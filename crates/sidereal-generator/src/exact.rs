@@ -4,10 +4,11 @@
 //! one request. A chunk's children are finished before the next chunk begins, so memory holds one chunk per level.
 //! It is the oracle of the beam search, and the better choice where the trie is small.
 
+use sidereal_core::catalog::Node;
 use sidereal_core::{Catalog, ItemIndex, LeafFilter};
 
 use crate::Result;
-use crate::beam::{check_fit, log_sum_exp, not_finite};
+use crate::beam::{check_fit, log_prob, log_sum_exp, not_finite};
 use crate::ranking::{Ranking, ScoredLeaf, SearchStats};
 use crate::scoring::{CodeScores, ItemScorer, NextCodeModel, ScoreNorm};
 
@@ -33,15 +34,16 @@ impl<'a, M: NextCodeModel> ExactScorer<'a, M> {
         Ok(Self { model, catalog, norm, max_history })
     }
 
-    /// Scores of all leaves, dead ones minus infinity: `[leaves]`.
+    /// Scores of all leaves ([`Catalog::leaf`]), dead ones minus infinity: `[leaves]`.
     ///
     /// # Errors
     /// A log-probability that is not finite; whatever the model says.
     pub fn leaf_scores(&self, history: &[u32], filter: &LeafFilter) -> Result<Vec<f32>> {
-        let mut scores = vec![f32::NEG_INFINITY; self.catalog.trie().leaves() as usize];
-        if filter.alive(self.catalog.trie(), 0, 0) {
+        let filter = &*filter.for_catalog(self.catalog)?;
+        let mut scores = vec![f32::NEG_INFINITY; self.catalog.leaves() as usize];
+        if filter.alive(0, self.catalog.root()) {
             let (state, level) = self.model.begin(&[history], self.norm)?;
-            let root = Chunk { state, scores: level, nodes: vec![Prefix { node: 0, score: 0.0 }] };
+            let root = Chunk { state, scores: level, nodes: vec![Prefix { node: self.catalog.root(), score: 0.0 }] };
             self.descend(0, &root, filter, &mut scores)?;
         }
         Ok(scores)
@@ -69,33 +71,38 @@ impl<'a, M: NextCodeModel> ExactScorer<'a, M> {
             .filter(|(_, score)| **score != f32::NEG_INFINITY)
             .map(|(leaf, &score)| ScoredLeaf { leaf, score })
             .collect();
-        leaves.sort_by(|a, b| b.score.partial_cmp(&a.score).unwrap_or(std::cmp::Ordering::Equal));
+        leaves.sort_by(|a, b| {
+            let by_score = b.score.partial_cmp(&a.score).unwrap_or(std::cmp::Ordering::Equal);
+            by_score.then_with(|| self.catalog.compare_leaves(a.leaf, b.leaf))
+        });
         let stats = SearchStats { candidates: leaves.len() as u64, beams: Vec::new() };
         Ok(Ranking::of_leaves(self.catalog, filter, leaves, self.norm, stats))
     }
 
     fn descend(&self, depth: usize, chunk: &Chunk<M::State>, filter: &LeafFilter, out: &mut [f32]) -> Result<()> {
-        let trie = self.catalog.trie();
         let mut children: Vec<(u32, u16, Prefix)> = Vec::new();
         for (row, prefix) in chunk.nodes.iter().enumerate() {
             let log_probs = chunk.scores.row(row);
-            let (nodes, codes) = trie.children(depth, prefix.node);
-            let alive = nodes.zip(codes).filter(|&(node, _)| filter.alive(trie, depth + 1, node));
+            let children_of = self.catalog.children(depth, prefix.node);
+            let alive = children_of.filter(|&(_, node)| filter.alive(depth + 1, node));
             let base = match self.norm {
-                ScoreNorm::Children => prefix.score - log_sum_exp(alive.clone().map(|(_, &c)| log_probs[c as usize])),
+                ScoreNorm::Children => {
+                    prefix.score
+                        - log_sum_exp(alive.clone().filter_map(|(code, _)| log_probs.get(usize::from(code)).copied()))
+                }
                 ScoreNorm::Full | ScoreNorm::Level => prefix.score,
             };
-            for (node, &code) in alive {
-                let score = base + log_probs[code as usize];
+            for (code, node) in alive {
+                let score = base + log_prob(depth, code, log_probs)?;
                 if !score.is_finite() {
                     return Err(not_finite(depth, code, score));
                 }
                 children.push((row as u32, code, Prefix { node, score }));
             }
         }
-        if depth + 1 == trie.levels() {
+        if depth + 1 == self.catalog.levels() {
             for (_, _, leaf) in children {
-                out[leaf.node as usize] = leaf.score;
+                out[self.catalog.leaf(leaf.node) as usize] = leaf.score;
             }
             return Ok(());
         }
@@ -119,7 +126,7 @@ struct Chunk<S> {
 
 #[derive(Clone, Copy)]
 struct Prefix {
-    node: u32,
+    node: Node,
     score: f32,
 }
 

@@ -25,7 +25,7 @@ pub struct ScoredLeaf {
 /// What a search did for one request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SearchStats {
-    /// Alive children that were scored, over all levels.
+    /// Children that were scored, over all levels.
     pub candidates: u64,
     /// Beams kept after each level, `[L]`. All zero: the filter leaves no item.
     pub beams: Vec<u32>,
@@ -55,8 +55,8 @@ impl Ranking {
     ) -> Self {
         let items = leaves
             .iter()
-            .flat_map(|l| catalog.postings(l.leaf).iter().map(|&item| ScoredItem { item, score: l.score }))
-            .filter(|scored| filter.item_alive(scored.item))
+            .flat_map(|l| catalog.items_of(l.leaf).map(|item| ScoredItem { item, score: l.score }))
+            .filter(|scored| catalog.is_alive(scored.item) && filter.item_alive(scored.item))
             .collect();
         Self { items, leaves, norm, stats }
     }

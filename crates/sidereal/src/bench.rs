@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use sidereal_core::CodeVocab;
-use sidereal_core::{Error, SemanticIds, Trie};
+use sidereal_core::{Catalog, Error, SemanticIds, Trie};
 use sidereal_generator::bench::{
     TrainInput, bench_beam, bench_beam_input, bench_catalog, bench_model, bench_train_step, process_cpu_s,
 };
@@ -144,10 +144,10 @@ pub struct TrieWish {
     pub runs: usize,
 }
 
-/// Building the trie of sorted, distinct semantic IDs.
+/// Building the trie of semantic IDs in any order, building the catalog of as many items, and opening it.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// A file that cannot be read; a temporary folder without room for the catalog.
 pub fn trie(wish: &TrieWish) -> Result<Value> {
     let sids = match &wish.input {
         Some(path) => read_sids(path)?,
@@ -157,23 +157,65 @@ pub fn trie(wish: &TrieWish) -> Result<Value> {
             SemanticIds::new(wish.levels, codes.collect())?
         }
     };
-    let mut rows: Vec<&[u16]> = sids.rows().collect();
-    rows.sort_unstable();
-    rows.dedup();
-    let sorted = SemanticIds::new(sids.levels(), rows.concat())?;
-    let (mut wall, mut cpu) = (Vec::new(), Vec::new());
-    let mut leaves = 0;
+    let codes_per_level: Vec<u32> = (0..sids.levels())
+        .map(|level| sids.rows().map(|row| u32::from(row[level]) + 1).max().unwrap_or(1).max(wish.codes))
+        .collect();
+    let mut trie_times = MiddleTimes::default();
+    let mut trie = None;
     for _ in 0..wish.runs.max(1) {
-        let (began, used) = (Instant::now(), process_cpu_s());
-        leaves = Trie::from_sorted(&sorted)?.leaves();
-        wall.push(began.elapsed().as_secs_f64());
-        cpu.extend(process_cpu_s().zip(used).map(|(now, before)| now - before));
+        drop(trie.take());
+        trie = Some(trie_times.of(|| Trie::build(&sids, &codes_per_level))?);
     }
-    wall.sort_by(f64::total_cmp);
-    cpu.sort_by(f64::total_cmp);
-    let middle = |v: &[f64]| v.get(v.len() / 2).copied();
-    Ok(json!({ "what": "trie", "ids": sids.len(), "leaves": leaves, "levels": sids.levels(),
-        "build_s": middle(&wall), "build_cpu_s": middle(&cpu) }))
+    let trie = trie.ok_or_else(|| Error::config("--runs", "no run", "ask for one"))?;
+    let mut figures = json!({ "what": "trie", "ids": sids.len(), "leaves": trie.leaves(), "levels": sids.levels(),
+        "codes_per_level": codes_per_level, "trie_mb": trie.bytes() as f64 / 1e6, "build_s": trie_times.wall(),
+        "build_cpu_s": trie_times.cpu(), "machine": Machine::measure() });
+    drop(trie);
+    let mut catalog_times = MiddleTimes::default();
+    let catalog = catalog_times.of(|| bench_catalog(&sids, &codes_per_level))?;
+    let folder = tempfile::tempdir().map_err(|e| Error::io("create", std::env::temp_dir(), e))?;
+    catalog.save(folder.path())?;
+    drop(catalog);
+    let mut open_times = MiddleTimes::default();
+    for _ in 0..wish.runs.max(3) {
+        open_times.of(|| Catalog::open(folder.path()))?;
+    }
+    if let Some(figures) = figures.as_object_mut() {
+        figures.insert("catalog_build_cpu_s".to_owned(), json!(catalog_times.cpu()));
+        figures.insert("open_ms".to_owned(), json!(open_times.wall().map(|s| s * 1e3)));
+    }
+    Ok(figures)
+}
+
+/// Wall and processor times of some runs.
+#[derive(Default)]
+struct MiddleTimes {
+    wall: Vec<f64>,
+    cpu: Vec<f64>,
+}
+
+impl MiddleTimes {
+    fn of<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let (began, used) = (Instant::now(), process_cpu_s());
+        let done = work();
+        self.wall.push(began.elapsed().as_secs_f64());
+        self.cpu.extend(process_cpu_s().zip(used).map(|(now, before)| now - before));
+        done
+    }
+
+    fn wall(&self) -> Option<f64> {
+        median(&self.wall)
+    }
+
+    fn cpu(&self) -> Option<f64> {
+        median(&self.cpu)
+    }
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
 }
 
 fn with_what(what: &str, mut value: Value) -> Value {

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use sidereal_core::Error;
 use sidereal_core::array_file::ArrayFile;
 use sidereal_core::artifact::{MANIFEST, Manifest, read_json, sha256_file, verify_files};
+use sidereal_core::catalog::FILE;
+use sidereal_core::{Catalog, Error};
 
 use crate::Result;
 use crate::run::{Run, Stage};
@@ -29,11 +30,15 @@ impl Found {
     }
 }
 
-/// Looks at a run, a stage's folder, a file of arrays, or any file.
+/// Looks at a run, a stage's folder, a file of arrays, or any file. With `verify`, all hashes are checked and a catalog
+/// is read whole.
 ///
 /// # Errors
-/// Nothing there; a manifest whose files are damaged.
-pub fn inspect(path: &Path) -> Result<Found> {
+/// Nothing there; a manifest whose files are damaged; a catalog that is.
+pub fn inspect(path: &Path, verify: bool) -> Result<Found> {
+    if verify {
+        verify_all(path)?;
+    }
     if path.join(MANIFEST).is_file() {
         let manifest: Manifest = read_json(&path.join(MANIFEST))?;
         verify_files(path, &manifest)?;
@@ -64,6 +69,25 @@ pub fn inspect(path: &Path) -> Result<Found> {
         return Ok(Found { what: "arrays", facts: json!({ "bytes": bytes, "shapes": arrays }) });
     }
     Ok(Found { what: "file", facts: json!({ "bytes": bytes, "sha256": sha256_file(path)? }) })
+}
+
+/// Checks the hashes of a run or a stage, and the structure of its catalog.
+fn verify_all(path: &Path) -> Result<()> {
+    if path.is_dir() && !path.join(MANIFEST).is_file() {
+        let run = Run::open(path)?;
+        return Stage::ALL
+            .into_iter()
+            .filter(|&stage| run.has(stage))
+            .try_for_each(|stage| verify_all(&run.dir(stage)));
+    }
+    if path.join(MANIFEST).is_file() {
+        verify_files(path, &read_json(&path.join(MANIFEST))?)?;
+    }
+    let folder = if path.file_name().is_some_and(|name| name == FILE) { path.parent() } else { Some(path) };
+    match folder.filter(|folder| folder.join(FILE).is_file()) {
+        Some(folder) => Ok(Catalog::open(folder)?.verify()?),
+        None => Ok(()),
+    }
 }
 
 fn lines_of(value: &Value, depth: usize, lines: &mut Vec<String>) {

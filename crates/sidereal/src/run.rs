@@ -187,13 +187,15 @@ impl Run {
         ItemTokenizer::load(&self.dir(Stage::Tokenizer))
     }
 
-    /// The catalog.
+    /// The catalog, read whole: stages build on it.
     ///
     /// # Errors
     /// As [`Run::data`].
     pub fn catalog(&self) -> Result<Catalog> {
         self.manifest(Stage::Catalog)?;
-        Ok(Catalog::open(&self.dir(Stage::Catalog))?)
+        let catalog = Catalog::open(&self.dir(Stage::Catalog))?;
+        catalog.verify()?;
+        Ok(catalog)
     }
 
     /// The split of the run's histories.

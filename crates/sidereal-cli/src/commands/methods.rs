@@ -30,8 +30,8 @@ pub(crate) fn execute(context: &Context) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) fn inspect(context: &Context, path: &Path) -> Result<ExitCode> {
-    let found = sidereal::inspect::inspect(path)?;
+pub(crate) fn inspect(context: &Context, path: &Path, verify: bool) -> Result<ExitCode> {
+    let found = sidereal::inspect::inspect(path, verify)?;
     if context.global.json {
         output::json(&found)?;
     } else {

@@ -7,13 +7,13 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::segment::SegmentBuilder;
 use super::{Catalog, Header};
 use crate::error::{Error, Result};
 use crate::item::{ItemId, ItemIndex};
 use crate::semantic_id::SemanticIds;
+use crate::trie::build::visit_sorted;
 
-/// Version of the format of catalogs that have lived; one that was only built has none.
-const FORMAT_VERSION: u32 = 2;
 /// Most versions that a catalog remembers: their names must fit the file's header.
 const MAX_ANCESTORS: usize = 16_384;
 
@@ -21,7 +21,6 @@ const MAX_ANCESTORS: usize = 16_384;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Life {
-    format_version: u32,
     /// Items that the first catalog was built of.
     built_items: u32,
     /// Versions before this one, oldest first; the last is the parent.
@@ -31,23 +30,6 @@ pub(super) struct Life {
 impl Life {
     pub(super) fn is_sound(&self, items: u32) -> bool {
         !self.ancestors.is_empty() && self.built_items > 0 && self.built_items <= items
-    }
-}
-
-/// Refuses a header of another version before its fields are read.
-pub(super) fn check_format(header: &str) -> Result<(), String> {
-    #[derive(Deserialize)]
-    struct Versions {
-        life: Option<LifeVersion>,
-    }
-    #[derive(Deserialize)]
-    struct LifeVersion {
-        format_version: u32,
-    }
-    let versions: Versions = serde_json::from_str(header).map_err(|e| format!("its header: {e}"))?;
-    match versions.life.map_or(FORMAT_VERSION, |life| life.format_version) {
-        FORMAT_VERSION => Ok(()),
-        found => Err(format!("format version {found}, but this program reads {FORMAT_VERSION}")),
     }
 }
 
@@ -73,14 +55,11 @@ impl Catalog {
     /// A new item whose id is in the catalog (also of a removed one: restore it); an item to remove that is removed, or
     /// to restore that is not; codes that do not fit; a change that leaves no item, or changes nothing.
     pub fn change(&self, change: &Change<'_>) -> Result<Self> {
-        let new_rows = change.add_ids.map_or(0, SemanticIds::len);
-        if change.add.len() != new_rows {
-            let problem = format!("{} new items but {new_rows} semantic IDs", change.add.len());
-            return Err(Error::mismatch(problem, "give every new item one"));
+        if self.live.is_some() {
+            return self.merged()?.change(change);
         }
-        if let Some(sids) = change.add_ids {
-            sids.check_codes(self.codes_per_level())?;
-        }
+        self.check_codes_of(change)?;
+        let new_rows = change.add.len();
         if change.add.is_empty() && change.restore.is_empty() && change.remove.is_empty() {
             return Err(Error::input("catalog", "there is nothing to change", "name items to add or to remove"));
         }
@@ -91,25 +70,34 @@ impl Catalog {
             let problem = format!("{} items do not fit a 32-bit number", self.len() + new_rows);
             return Err(Error::input("catalog", problem, "split the catalog"));
         };
-        let levels = self.levels();
-        let mut codes = self.codes.to_vec();
-        codes.extend(change.add_ids.iter().flat_map(|sids| sids.codes()));
-        let mut id_start = self.id_start.to_vec();
-        let mut id_bytes = self.id_bytes.to_vec();
-        for id in change.add {
-            id_bytes.extend_from_slice(id.as_str().as_bytes());
-            id_start.push(id_bytes.len() as u64);
-        }
-        // Items that stay are sorted already; those that come are few, and stand behind their leaf's.
         let removed: HashSet<ItemIndex> = change.remove.iter().copied().collect();
-        let stay = self.postings.iter().copied().filter(|item| !removed.contains(item));
+        let mut codes = self.base.codes.to_vec();
+        codes.extend(change.add_ids.iter().flat_map(|sids| sids.codes()));
+        let come = change.restore.iter().copied().chain(self.len() as u32..items).collect();
+        let header = Header { items, life, ..self.header.clone() };
+        let ids = self.ids().chain(change.add.iter().map(ItemId::as_str));
+        self.next(header, codes, come, |item| !removed.contains(&item), ids)
+    }
+
+    /// The catalog behind this one: items that stay keep their order, those that come stand behind them in their leaves.
+    ///
+    /// # Shapes
+    /// `codes`: [M, L] of all items of `header`
+    pub(super) fn next<'a>(
+        &self,
+        header: Header,
+        codes: Vec<u16>,
+        mut come: Vec<ItemIndex>,
+        stays: impl Fn(ItemIndex) -> bool,
+        ids: impl Iterator<Item = &'a str>,
+    ) -> Result<Self> {
+        let levels = self.levels();
         let row = |item: ItemIndex| &codes[item as usize * levels..][..levels];
-        let mut come: Vec<ItemIndex> = change.restore.to_vec();
-        come.extend(self.len() as u32..items);
+        // Items that stay are sorted already; those that come are few.
         come.sort_unstable_by(|&a, &b| row(a).cmp(row(b)).then(a.cmp(&b)));
         let mut order = Vec::with_capacity(self.alive() + come.len());
         let mut come = come.into_iter().peekable();
-        for item in stay {
+        for item in self.base.postings.iter().copied().filter(|&item| stays(item)) {
             while let Some(new) = come.next_if(|&new| row(new) < row(item)) {
                 order.push(new);
             }
@@ -120,8 +108,9 @@ impl Catalog {
             let mend = "keep one, or build another catalog";
             return Err(Error::input("catalog", "the change would leave no item", mend));
         }
-        let header = Header { items, life, ..self.header.clone() };
-        Self::assemble(header, codes, order, id_start, id_bytes)
+        let mut segment = SegmentBuilder::new(self.codes_per_level(), header.items, order.len());
+        visit_sorted(levels, &codes, &order, &mut segment);
+        Ok(Self::of_parts(header, segment.finish(codes.into()), ids))
     }
 
     /// The version that this catalog was changed from; none where it was built.
@@ -137,7 +126,9 @@ impl Catalog {
     /// Whether it is that version, or came from it by added and removed items alone: then no item of that version has
     /// another index or semantic ID here.
     pub fn descends_from(&self, version: &str) -> bool {
-        self.version() == version || self.ancestors().iter().any(|ancestor| ancestor == version)
+        self.version() == version
+            || self.version == version
+            || self.ancestors().iter().any(|ancestor| ancestor == version)
     }
 
     /// How many items the first catalog was built of; those behind them were added.
@@ -147,23 +138,41 @@ impl Catalog {
 
     /// The items that were removed, ascending.
     pub fn removed(&self) -> impl Iterator<Item = ItemIndex> + '_ {
-        (0..self.header.items).filter(|&item| !self.is_alive(item))
+        (0..self.len() as ItemIndex).filter(|&item| !self.is_alive(item))
     }
 
     /// The index of every item id, removed items included. Build it once for many look-ups.
     pub fn index_by_id(&self) -> HashMap<&str, ItemIndex> {
-        (0..self.header.items).map(|item| (self.item_id(item), item)).collect()
+        self.ids().zip(0..).collect()
     }
 
-    fn next_life(&self) -> Result<Life> {
+    pub(super) fn next_life(&self) -> Result<Life> {
         let mut ancestors = self.ancestors().to_vec();
-        ancestors.push(self.version().to_owned());
+        ancestors.push(self.version.clone());
         if ancestors.len() > MAX_ANCESTORS {
             let problem = format!("it has changed {MAX_ANCESTORS} times already");
             let mend = "build the catalog again from the items that it has now, and train the generator on it";
             return Err(Error::input("catalog", problem, mend));
         }
-        Ok(Life { format_version: FORMAT_VERSION, built_items: self.built_items() as u32, ancestors })
+        Ok(Life { built_items: self.built_items() as u32, ancestors })
+    }
+
+    /// Every new item must have a semantic ID of this catalog's levels and codes.
+    pub(super) fn check_codes_of(&self, change: &Change<'_>) -> Result<()> {
+        let new_rows = change.add_ids.map_or(0, SemanticIds::len);
+        if change.add.len() != new_rows {
+            let problem = format!("{} new items but {new_rows} semantic IDs", change.add.len());
+            return Err(Error::mismatch(problem, "give every new item one"));
+        }
+        if let Some(sids) = change.add_ids {
+            sids.check_codes(self.codes_per_level())?;
+        }
+        Ok(())
+    }
+
+    /// All item ids, in the order of their indexes.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
+        (0..self.len() as ItemIndex).map(|item| self.item_id(item))
     }
 
     fn check_new(&self, add: &[ItemId]) -> Result<()> {
@@ -187,7 +196,7 @@ impl Catalog {
         }
     }
 
-    fn check_states(&self, change: &Change<'_>) -> Result<()> {
+    pub(super) fn check_states(&self, change: &Change<'_>) -> Result<()> {
         for (items, alive, word) in [(change.remove, true, "remove"), (change.restore, false, "restore")] {
             let mut seen = HashSet::with_capacity(items.len());
             for &item in items {

@@ -67,7 +67,7 @@ fn arrays(catalog: &Catalog) -> Result<Arrays> {
     // Two dense levels where they leave a sparse one and fit.
     let dense_levels = if levels > 2 && codes * codes <= MAX_DENSE { 2 } else { 1 };
     // State of node `n` at depth 1 to L - 1.
-    let firsts: Vec<u16> = trie.children(0, 0).1.to_vec();
+    let firsts: Vec<u16> = trie.children(0, 0).1.iter().collect();
     let mut starts = vec![0usize; levels];
     let mut states = codes + 1;
     for (depth, start) in starts.iter_mut().enumerate().skip(2) {
@@ -91,7 +91,7 @@ fn arrays(catalog: &Catalog) -> Result<Arrays> {
         let mut most = 0;
         for node in 0..trie.nodes(depth) as u32 {
             let (children, codes) = trie.children(depth, node);
-            edges.extend(children.zip(codes).map(|(child, &code)| [i32::from(code), state(depth + 1, child) as i32]));
+            edges.extend(children.zip(codes).map(|(child, code)| [i32::from(code), state(depth + 1, child) as i32]));
             // The end of this state's rows; states without a node repeat it below.
             indptr[state(depth, node) + 1] = edges.len() as i32;
             most = most.max(codes.len());
@@ -117,7 +117,7 @@ fn arrays(catalog: &Catalog) -> Result<Arrays> {
             continue;
         }
         let (children, seconds) = trie.children(1, first);
-        for (child, &second) in children.zip(seconds) {
+        for (child, second) in children.zip(seconds) {
             let at = usize::from(code) * codes + usize::from(second);
             dense_mask[at] = 1;
             dense_states[at] = state(2, child) as i32;

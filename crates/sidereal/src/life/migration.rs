@@ -18,7 +18,13 @@ use crate::{Result, parquet_file};
 /// # Errors
 /// A folder without a catalog.
 pub fn compare(old: &Path, new: &Path) -> Result<Diff> {
-    Ok(diff(&Catalog::open(&folder_of(old)?)?, &Catalog::open(&folder_of(new)?)?))
+    Ok(diff(&verified(old)?, &verified(new)?))
+}
+
+fn verified(path: &Path) -> Result<Catalog> {
+    let catalog = Catalog::open(&folder_of(path)?)?;
+    catalog.verify()?;
+    Ok(catalog)
 }
 
 fn folder_of(path: &Path) -> Result<PathBuf> {
