@@ -118,6 +118,21 @@ impl Split {
         }
     }
 
+    /// The same questions, with all that lies before the test targets in the training parts: what is known when the test
+    /// targets are asked for, validation targets included. Whoever asks for validation targets must not see it.
+    pub fn before_test(&self, histories: &Histories) -> Self {
+        let mut train_end: Vec<u32> = (0..histories.len()).map(|user| histories.items_of(user).len() as u32).collect();
+        match self.rule {
+            SplitRule::LeaveOneOut => self.test.iter().for_each(|e| train_end[e.user as usize] = e.position),
+            // Someone without an event before the test period has no test target, but nothing to learn from either.
+            SplitRule::Time { test_from, .. } => train_end.iter_mut().enumerate().for_each(|(user, end)| {
+                let times = histories.times_of(user).unwrap_or(&[]);
+                *end = times.iter().position(|&time| time >= test_from).map_or(*end, |first| first as u32);
+            }),
+        }
+        Self { train_end, ..self.clone() }
+    }
+
     /// The events of user `u` that may be trained on, oldest first.
     pub fn training_items<'a>(&self, histories: &'a Histories, u: usize) -> &'a [ItemIndex] {
         &histories.items_of(u)[..self.train_end[u] as usize]
@@ -217,6 +232,18 @@ mod tests {
         assert_eq!(split.train_end, [2, 0, 2]);
         assert_eq!(split.validation, [Example { user: 0, position: 2 }]);
         assert_eq!(split.test, [Example { user: 0, position: 3 }, Example { user: 1, position: 2 }]);
+    }
+
+    #[test]
+    fn what_is_known_before_the_test_has_the_validation_targets_and_no_test_target() {
+        let h = histories(&[4, 2, 3, 0], None);
+        let split = Split::new(&h, SplitRule::LeaveOneOut).unwrap();
+        let known = split.before_test(&h);
+        assert_eq!(known.train_end, [3, 2, 2, 0]);
+        assert_eq!((&known.validation, &known.test), (&split.validation, &split.test));
+        let h = histories(&[4, 3, 2], Some(vec![1, 5, 10, 20, 13, 14, 15, 1, 2]));
+        let split = Split::new(&h, SplitRule::Time { validation_from: 10, test_from: 13 }).unwrap();
+        assert_eq!(split.before_test(&h).train_end, [3, 0, 2]);
     }
 
     #[test]

@@ -10,7 +10,7 @@
 pub mod statistics;
 
 pub(crate) mod cooccurrence;
-mod unit_vectors;
+pub(crate) mod unit_vectors;
 
 pub mod popularity;
 

@@ -1,23 +1,29 @@
-//! Fusion: what a generator says and what plain counts say, in one score.
+//! Fusion: what a generator says, what plain counts say and what closed-form models learnt from them, in one score.
 //!
-//! The candidates of a question are the union of the generator's, the neighbours' and the similar items' best; each
-//! has a handful of features ([`FEATURES`]); the score is linear in them, and every feature's weight may depend on how popular the
-//! item is:
-//!
-//! s(u, i) = sum over j of f_j(u, i) * (w_j + v_j * p(i)),   p(i) = ln(1 + popularity) - 2
+//! The candidates of a question are the union of every source's best; each has a handful of features ([`FEATURES`]),
+//! standardised; the score is a weighted sum of them and of products of two of them ([`Form`]).
 //!
 //! The weights maximise the likelihood of the validation targets among their candidates (a listwise softmax, ListNet's
-//! top-one loss: Cao et al., ICML 2007, section 4.2), which is convex: [`Fusion::fit`]. Counts come from training parts alone,
-//! so the validation targets are as new to them as the test targets will be.
+//! top-one loss: Cao et al., ICML 2007, section 4.2), which is convex: [`Fusion::fit`]. A target that no source names is
+//! not put among them. What the fit is made of comes from training parts alone, so the validation targets are as new to it as
+//! the test targets will be.
+//!
+//! Once the weights are fitted, counts and closed-form models may be made again with the validation targets in them
+//! ([`FusionConfig::recount`]): when test targets are asked for, or a user comes back, those events lie in the past.
+//! Questions about validation targets are answered with those of the training parts alone.
 //!
 //! # Shapes
-//! candidates C, features F: `[C, F]` -> scores `[C]`
+//! candidates C, features F, terms P: `[C, F]` -> `[C, P]` -> scores `[C]`
 
 mod candidates;
 mod features;
 mod fit;
 mod knowledge;
+mod learnt;
+mod linear;
 mod recency;
+mod sums;
+mod terms;
 mod words;
 
 use std::fmt;
@@ -39,6 +45,10 @@ pub use features::FEATURES;
 use features::GENERATOR;
 use fit::Lists;
 pub use knowledge::{Knowledge, KnowledgeJob};
+pub use learnt::Learnt;
+pub use linear::{LinearConfig, LinearModel};
+pub use terms::{Form, Scale};
+use terms::{Term, standardised};
 
 /// The `[fusion]` table of a recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -48,10 +58,17 @@ pub struct FusionConfig {
     pub candidates: usize,
     /// Validation users that the weights are fitted on, drawn by the seed; 0: all.
     pub users: usize,
-    /// Whether weights depend on popularity.
-    pub by_popularity: bool,
-    /// Pulls all weights towards 0: half of this times their squared sum is added to the summed loss.
+    /// The terms of the score; without it, the form that does best on validation users that it was not fitted on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub form: Option<Form>,
+    /// Pulls weights of features towards 0: half of this times their squared sum is added to the summed loss.
     pub penalty: f64,
+    /// The same for weights of products.
+    pub product_penalty: f64,
+    /// The most popular items that the linear model is of: memory is 4 times their number squared, in bytes.
+    pub linear_items: usize,
+    /// Whether counts and models are made again with the validation targets once the weights are fitted.
+    pub recount: bool,
     /// Features to leave out, by name: for ablations. Without `generator` its candidates are left out too.
     pub without: Without,
 }
@@ -67,9 +84,14 @@ impl Without {
         Self(self.0 | 1 << GENERATOR)
     }
 
-    /// Whether this feature is left out.
+    /// Whether this feature is left out, by its place in [`FEATURES`].
     pub fn has(self, feature: usize) -> bool {
         self.0 >> feature & 1 == 1
+    }
+
+    /// Whether the feature of this name is left out.
+    pub fn names(self, name: &str) -> bool {
+        FEATURES.iter().position(|feature| feature.name == name).is_some_and(|feature| self.has(feature))
     }
 }
 
@@ -98,7 +120,16 @@ impl From<Without> for Vec<String> {
 
 impl Default for FusionConfig {
     fn default() -> Self {
-        Self { candidates: 200, users: 6000, by_popularity: true, penalty: 20.0, without: Without::default() }
+        Self {
+            candidates: 200,
+            users: 12_000,
+            form: None,
+            penalty: 5.0,
+            product_penalty: 400.0,
+            linear_items: LinearConfig::default().items,
+            recount: true,
+            without: Without::default(),
+        }
     }
 }
 
@@ -114,9 +145,16 @@ impl FusionConfig {
                 CoreError::config("fusion.candidates", problem, "give between 1 and 65536; 200 is usual").into()
             );
         }
-        if !(self.penalty.is_finite() && self.penalty > 0.0) {
-            let problem = format!("{} is not above 0", self.penalty);
-            return Err(CoreError::config("fusion.penalty", problem, "use 20; smaller trusts few users more").into());
+        for (key, value) in [("penalty", self.penalty), ("product_penalty", self.product_penalty)] {
+            if !(value.is_finite() && value > 0.0) {
+                let problem = format!("{value} is not above 0");
+                let mend = "leave the key out; smaller trusts few users more";
+                return Err(CoreError::config(format!("fusion.{key}"), problem, mend).into());
+            }
+        }
+        if self.linear_items > 1 << 16 {
+            let problem = format!("{} items would need {} GiB", self.linear_items, self.linear_items.pow(2) >> 28);
+            return Err(CoreError::config("fusion.linear_items", problem, "give at most 65536; 0 for none").into());
         }
         Ok(())
     }
@@ -128,7 +166,11 @@ impl FusionConfig {
 pub struct Fusion {
     /// How they were fitted.
     pub config: FusionConfig,
-    /// Of each feature.
+    /// The score's terms.
+    pub form: Form,
+    /// Of each feature in [`FEATURES`].
+    pub scales: Vec<Scale>,
+    /// Of each term.
     pub weights: Vec<Weight>,
     /// Users whose target was among its candidates, of those asked.
     pub reached: usize,
@@ -136,18 +178,31 @@ pub struct Fusion {
     pub users: usize,
     /// Mean loss before the fit (all candidates alike) and after it, in nats.
     pub loss: [f64; 2],
+    /// What each form did on users that it was not fitted on, where the form was not given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out: Vec<HeldOut>,
 }
 
-/// What one feature counts for.
+/// What a form did on users that it was not fitted on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldOut {
+    /// The form.
+    pub form: Form,
+    /// Mean loss of those whose target was among its candidates, in nats.
+    pub loss: f64,
+    /// Over all users, the whole catalog ranked.
+    pub ndcg_10: f64,
+}
+
+/// What one term counts for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Weight {
-    /// Its name in [`FEATURES`].
-    pub feature: String,
+    /// Names in [`FEATURES`]: one, or the two that are multiplied.
+    pub features: Vec<String>,
     /// w.
     pub weight: f64,
-    /// v.
-    pub by_popularity: f64,
 }
 
 /// Validation questions that the weights are fitted on.
@@ -190,7 +245,7 @@ impl Fusion {
         let source = Candidates { knowledge: job.knowledge, catalog: job.catalog, generator };
         job.progress.start("fit fusion", Some(examples.len() as u64), "users");
         let filter = LeafFilter::allow_all();
-        let mut lists = Lists::new(job.config, job.knowledge);
+        let mut lists = Lists::new(job.config);
         for round in examples.chunks(ROUND) {
             let questions: Vec<Question<'_>> = round
                 .iter()
@@ -202,7 +257,7 @@ impl Fusion {
                 })
                 .collect();
             let found = source.of_all(&questions, job.config.candidates)?;
-            for (example, candidates) in round.iter().zip(&found) {
+            for (example, candidates) in round.iter().zip(found) {
                 lists.add(candidates, example.target(job.histories));
             }
             job.progress.advance(round.len() as u64);
@@ -211,10 +266,15 @@ impl Fusion {
         lists.fit(examples.len())
     }
 
-    /// s of the module's text.
-    fn score(&self, features: &[f32], popularity: f64) -> f64 {
-        let each = self.weights.iter().zip(features);
-        each.map(|(weight, &feature)| f64::from(feature) * (weight.weight + weight.by_popularity * popularity)).sum()
+    /// The terms and their weights, by places in [`FEATURES`]; none if a name or number of them is not ours.
+    fn terms(&self) -> Option<Vec<(Term, f64)>> {
+        let place = |name: &String| FEATURES.iter().position(|feature| feature.name == name);
+        let term = |weight: &Weight| match weight.features.as_slice() {
+            [one] => Some((Term(place(one)?, None), weight.weight)),
+            [one, other] => Some((Term(place(one)?, Some(place(other)?)), weight.weight)),
+            _ => None,
+        };
+        (self.scales.len() == FEATURES.len()).then(|| self.weights.iter().map(term).collect()).flatten()
     }
 }
 
@@ -226,6 +286,7 @@ pub struct FusedRanker {
     generator: Option<Arc<dyn Ranker>>,
     knowledge: Arc<Knowledge>,
     fusion: Fusion,
+    terms: Vec<(Term, f64)>,
 }
 
 impl fmt::Debug for FusedRanker {
@@ -240,13 +301,12 @@ impl FusedRanker {
     /// # Errors
     /// Weights of features that this program does not have.
     pub fn new(generator: Option<Arc<dyn Ranker>>, knowledge: Arc<Knowledge>, fusion: Fusion) -> Result<Self> {
-        let ours = FEATURES.iter().map(|feature| feature.name);
-        if !fusion.weights.iter().map(|weight| weight.feature.as_str()).eq(ours) {
+        let Some(terms) = fusion.terms() else {
             let problem = "its weights are of other features than this program knows";
             return Err(CoreError::mismatch(problem, "fit the fusion again").into());
-        }
+        };
         let generator = generator.filter(|_| !fusion.config.without.has(GENERATOR));
-        Ok(Self { generator, knowledge, fusion })
+        Ok(Self { generator, knowledge, fusion, terms })
     }
 
     /// The weights.
@@ -258,16 +318,12 @@ impl FusedRanker {
         let generator = self.generator.as_deref();
         let source = Candidates { knowledge: &self.knowledge, catalog, generator };
         let found = source.of_all(questions, candidates)?;
-        let rank = |candidates: &candidates::Found| {
-            let mut items: Vec<ScoredItem> = candidates
-                .items
-                .iter()
-                .zip(candidates.features.chunks_exact(FEATURES.len()))
-                .map(|(&item, features)| {
-                    let score = self.fusion.score(features, features::popularity(&self.knowledge, item));
-                    ScoredItem { item, score: score as f32 }
-                })
-                .collect();
+        let rank = |mut candidates: candidates::Found| {
+            standardised(&mut candidates.features, &self.fusion.scales);
+            let score = |features: &[f32]| -> f64 { self.terms.iter().map(|(term, w)| w * term.of(features)).sum() };
+            let each = candidates.items.iter().zip(candidates.features.chunks_exact(FEATURES.len()));
+            let mut items: Vec<ScoredItem> =
+                each.map(|(&item, features)| ScoredItem { item, score: score(features) as f32 }).collect();
             // Items are ascending, so equal scores stay in the catalog's order.
             items.sort_by(|a, b| b.score.total_cmp(&a.score));
             let total = log_sum_exp(items.iter().map(|scored| scored.score));
@@ -275,7 +331,7 @@ impl FusedRanker {
             let count = items.len() as u64;
             Ranking::of_items(catalog, items, count)
         };
-        Ok(found.par_iter().map(rank).collect())
+        Ok(found.into_par_iter().map(rank).collect())
     }
 }
 

@@ -55,6 +55,18 @@ pub trait Ranker: Debug + Send + Sync {
     /// As [`Ranker::rank`].
     fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>>;
 
+    /// [`Ranker::score_all`] of several questions, faster where vectors are multiplied.
+    ///
+    /// # Shapes
+    /// result: `[B, N]`
+    ///
+    /// # Errors
+    /// As [`Ranker::rank`].
+    fn score_each(&self, catalog: &Catalog, questions: &[Question<'_>]) -> Result<Vec<f32>> {
+        let each = questions.iter().map(|question| self.score_all(catalog, question));
+        Ok(each.collect::<Result<Vec<_>>>()?.concat())
+    }
+
     /// Whether [`Ranker::score_all`] costs no more than a ranking.
     fn scores_all_cheaply(&self) -> bool;
 
@@ -184,6 +196,10 @@ impl<S: ItemScorer + Debug + Send> Ranker for ItemRanker<S> {
 
     fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>> {
         self.block(catalog, std::slice::from_ref(question))
+    }
+
+    fn score_each(&self, catalog: &Catalog, questions: &[Question<'_>]) -> Result<Vec<f32>> {
+        self.block(catalog, questions)
     }
 
     fn scores_all_cheaply(&self) -> bool {

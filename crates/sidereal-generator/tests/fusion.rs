@@ -6,7 +6,10 @@ use sidereal_core::{
     Catalog, CollisionPolicy, Embeddings, Histories, ItemId, ItemIndex, LeafFilter, NoProgress, SemanticIds, Split,
     SplitRule,
 };
-use sidereal_generator::fusion::{FEATURES, FitJob, FusedRanker, Fusion, FusionConfig, Knowledge, KnowledgeJob};
+use sidereal_generator::fusion::{
+    FEATURES, FitJob, Form, FusedRanker, Fusion, FusionConfig, Knowledge, KnowledgeJob, Learnt, LinearConfig,
+    LinearModel,
+};
 use sidereal_generator::ranker::ItemRanker;
 use sidereal_generator::{ItemScorer, Question, Ranker, Result};
 use sidereal_nn::rng::Rng;
@@ -77,16 +80,28 @@ fn knowledge(histories: &Histories, split: &Split) -> Arc<Knowledge> {
         vectors: Some(&vectors),
         texts: Some(&texts),
         times: Some(&times),
+        learnt: learnt(histories, split),
     };
-    Arc::new(Knowledge::new(&job).unwrap())
+    Arc::new(Knowledge::new(job).unwrap())
+}
+
+/// A linear model, and vectors of the first items alone: the others came later.
+fn learnt(histories: &Histories, split: &Split) -> Learnt {
+    let linear = LinearModel::fit(histories, split, ITEMS, LinearConfig::default(), &NoProgress).unwrap();
+    let values = (0..50 * 3).map(|i| ((i * 17 % 23) as f32 - 11.0) / 11.0).collect();
+    Learnt { linear: Some(linear), item2vec: Some(Embeddings::new(50, 3, values).unwrap()), user_item: None }
 }
 
 fn fit(knows: bool, users: usize) -> Fusion {
+    fit_form(knows, users, Some(Form::ByPopularity))
+}
+
+fn fit_form(knows: bool, users: usize, form: Option<Form>) -> Fusion {
     let (catalog, (histories, split)) = (catalog(), histories(users));
     let generator = ItemRanker(Oracle { knows });
     let knowledge = knowledge(&histories, &split);
     let job = FitJob {
-        config: FusionConfig { candidates: 20, penalty: 1.0, ..FusionConfig::default() },
+        config: FusionConfig { candidates: 20, penalty: 1.0, form, ..FusionConfig::default() },
         generator: Some(&generator),
         knowledge: &knowledge,
         catalog: &catalog,
@@ -100,7 +115,7 @@ fn fit(knows: bool, users: usize) -> Fusion {
 }
 
 fn weight(fusion: &Fusion, name: &str) -> f64 {
-    fusion.weights.iter().find(|weight| weight.feature == name).unwrap().weight
+    fusion.weights.iter().find(|weight| weight.features == [name]).unwrap().weight
 }
 
 #[test]
@@ -108,7 +123,8 @@ fn the_fit_trusts_a_generator_that_knows_and_ignores_one_that_says_nothing() {
     let (knowing, silent) = (fit(true, 300), fit(false, 300));
     assert!(weight(&knowing, "generator") > 0.3, "{knowing:?}");
     assert!(weight(&silent, "generator").abs() < 1e-6, "{silent:?}");
-    assert!(weight(&silent, "after") > weight(&knowing, "after"), "counts have to stand in");
+    let counts = |fusion: &Fusion| weight(fusion, "after") + weight(fusion, "linear");
+    assert!(counts(&silent) > counts(&knowing), "counts have to stand in");
     assert!(knowing.loss[1] < silent.loss[1] && silent.loss[1] < silent.loss[0]);
 }
 
@@ -116,9 +132,38 @@ fn the_fit_trusts_a_generator_that_knows_and_ignores_one_that_says_nothing() {
 fn weights_do_not_depend_on_threads() {
     let in_pool = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| fit(true, 200))
+        pool.install(|| fit_form(true, 200, None))
     };
     assert_eq!(in_pool(1), in_pool(3));
+}
+
+#[test]
+fn a_form_that_is_not_given_is_the_one_that_does_best_on_users_it_was_not_fitted_on() {
+    let fusion = fit_form(false, 300, None);
+    assert_eq!(fusion.held_out.iter().map(|held_out| held_out.form).collect::<Vec<_>>(), Form::ALL);
+    let best = fusion.held_out.iter().map(|held_out| held_out.ndcg_10).fold(0.0, f64::max);
+    let chosen = fusion.held_out.iter().find(|held_out| held_out.form == fusion.form).unwrap();
+    assert!(chosen.ndcg_10 == best && best > 0.2 && best <= 1.0, "{fusion:?}");
+    assert!(fit_form(false, 300, Some(Form::Plain)).held_out.is_empty());
+}
+
+#[test]
+fn what_was_learnt_of_more_items_than_the_catalog_has_is_refused() {
+    let (histories, split) = histories(20);
+    let values = vec![1.0; (ITEMS + 1) * 2];
+    let learnt = Learnt { item2vec: Some(Embeddings::new(ITEMS + 1, 2, values).unwrap()), ..Learnt::default() };
+    let job = KnowledgeJob {
+        histories: &histories,
+        split: &split,
+        items: ITEMS,
+        removed: &[],
+        vectors: None,
+        texts: None,
+        times: None,
+        learnt,
+    };
+    let error = Knowledge::new(job).unwrap_err().to_string();
+    assert!(error.contains("61") && error.contains("fit the fusion again"), "{error}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::Result;
 use crate::evaluation::{Comparison, Evaluation, Metrics, Modes};
 use crate::recommend::Recommender;
 use crate::run::{Run, Stage};
+use crate::stages::fusion::Known;
 
 pub(crate) mod exam;
 pub(crate) mod groups;
@@ -66,7 +67,7 @@ pub fn evaluate_with(
     let mut rows: Vec<(String, Modes<Row>)> = Vec::new();
     if !question.baselines_only {
         for run in std::iter::once(run).chain(others) {
-            for (kind, recommender) in recommenders(run, device, progress)? {
+            for (kind, recommender) in recommenders(run, question, device, progress)? {
                 let name = row_name(&rows, &format!("{}{kind}", recommender.generator().info().method), run);
                 let row = exam.trained_row(&name, &recommender, question.beam)?;
                 rows.push((name, row));
@@ -83,16 +84,21 @@ pub fn evaluate_with(
 }
 
 /// Who answers in a run: its generator, or where it has a fusion that, the generator alone, and the fusion fitted without
-/// the generator, so that what each adds can be seen.
-fn recommenders(run: &Run, device: DeviceChoice, progress: &dyn Progress) -> Result<Vec<(&'static str, Recommender)>> {
+/// the generator, so that what each adds can be seen. A fusion that is asked for validation targets knows none of them.
+fn recommenders(
+    run: &Run,
+    question: Question,
+    device: DeviceChoice,
+    progress: &dyn Progress,
+) -> Result<Vec<(&'static str, Recommender)>> {
+    let alone = Recommender::load_generator(run, device, false)?;
     if !run.has(Stage::Fusion) {
-        return Ok(vec![("", Recommender::load(run, device, false)?)]);
+        return Ok(vec![("", alone)]);
     }
-    Ok(vec![
-        (" + fusion", Recommender::load(run, device, false)?),
-        ("", Recommender::load_generator(run, device, false)?),
-        (" taken out of its fusion", Recommender::load_without_generator(run, device, progress)?),
-    ])
+    let known = if question.validation { Known::Training } else { Known::BeforeTest };
+    let fused = alone.fused(run, known)?;
+    let without = alone.without_generator(run, known, progress)?;
+    Ok(vec![(" + fusion", fused), ("", alone), (" taken out of its fusion", without)])
 }
 
 /// A name that no row has: the method's, with the run's folder and a number where that is needed.

@@ -16,16 +16,22 @@ use crate::life::added::AddedItems;
 use crate::materials::RunMaterials;
 use crate::run::{Run, Stage};
 use crate::stages;
+use crate::stages::fusion::Known;
 
 /// A run's generator and catalog, loaded once and asked many times.
 pub struct Recommender {
+    loaded: Arc<Loaded>,
+    fused: Option<FusedRanker>,
+}
+
+/// What all who answer from one run share.
+struct Loaded {
     catalog: Catalog,
     items: Option<Items>,
     added: AddedItems,
     /// Items that the data does not have, by id.
     others: HashMap<String, ItemIndex>,
     generator: Generator,
-    fused: Option<FusedRanker>,
 }
 
 /// What one request wants.
@@ -84,30 +90,35 @@ impl Recommender {
     /// A stage that has not run or is damaged; a generator of a catalog that this one does not come from, unless
     /// `allow_other_catalog`; a fusion of another generator.
     pub fn load(run: &Run, device: DeviceChoice, allow_other_catalog: bool) -> Result<Self> {
-        let mut recommender = Self::load_generator(run, device, allow_other_catalog)?;
-        if run.has(Stage::Fusion) {
-            let data = run.data()?;
-            let split = run.split(&data.histories)?;
-            let knowledge = stages::fusion::knowledge(run, &data, &split, &recommender.catalog)?;
-            let ranker = recommender.generator.shared_ranker();
-            let fusion = stages::fusion::load(run)?;
-            recommender.fused = Some(FusedRanker::new(Some(ranker), Arc::new(knowledge), fusion)?);
-        }
-        Ok(recommender)
+        let generator = Self::load_generator(run, device, allow_other_catalog)?;
+        if run.has(Stage::Fusion) { generator.fused(run, Known::BeforeTest) } else { Ok(generator) }
     }
 
-    /// As [`Recommender::load`], but by the fusion fitted anew without the generator.
+    /// The same generator, fused with what is known beside it.
     ///
     /// # Errors
     /// As [`Recommender::load`]; a run without fusion.
-    pub fn load_without_generator(run: &Run, device: DeviceChoice, progress: &dyn Progress) -> Result<Self> {
-        let mut recommender = Self::load_generator(run, device, false)?;
-        let fitted = stages::fusion::load(run)?;
-        let config = FusionConfig { without: fitted.config.without.and_generator(), ..fitted.config };
+    pub fn fused(&self, run: &Run, known: Known) -> Result<Self> {
+        let fusion = stages::fusion::load(run)?;
+        self.with(Some(self.loaded.generator.shared_ranker()), run, fusion, known)
+    }
+
+    /// What is known beside the generator, by the fusion fitted anew without it.
+    ///
+    /// # Errors
+    /// As [`Recommender::fused`].
+    pub fn without_generator(&self, run: &Run, known: Known, progress: &dyn Progress) -> Result<Self> {
+        let Fusion { config, form, .. } = stages::fusion::load(run)?;
+        let config = FusionConfig { without: config.without.and_generator(), form: Some(form), ..config };
         let seed = run.manifest(Stage::Fusion)?.seed.unwrap_or_default();
-        let (fusion, knowledge) = stages::fusion::fit(run, &recommender, &config, seed, progress)?;
-        recommender.fused = Some(FusedRanker::new(None, Arc::new(knowledge), fusion)?);
-        Ok(recommender)
+        let fusion = stages::fusion::fit(run, self, config, seed, progress)?;
+        self.with(None, run, fusion, known)
+    }
+
+    fn with(&self, ranker: Option<Arc<dyn Ranker>>, run: &Run, fusion: Fusion, known: Known) -> Result<Self> {
+        let knowledge = stages::fusion::knowledge(run, self.catalog(), known)?;
+        let fused = FusedRanker::new(ranker, Arc::new(knowledge), fusion)?;
+        Ok(Self { loaded: Arc::clone(&self.loaded), fused: Some(fused) })
     }
 
     /// As [`Recommender::load`], but the generator answers alone.
@@ -132,17 +143,17 @@ impl Recommender {
         let added = AddedItems::load(&run.dir(Stage::Catalog), &catalog)?;
         let known = items.as_ref().map_or(0, Items::len) as u32;
         let others = (known..catalog.len() as u32).map(|item| (catalog.item_id(item).to_owned(), item)).collect();
-        Ok(Self { catalog, items, added, others, generator, fused: None })
+        Ok(Self { loaded: Arc::new(Loaded { catalog, items, added, others, generator }), fused: None })
     }
 
     /// The catalog.
     pub fn catalog(&self) -> &Catalog {
-        &self.catalog
+        &self.loaded.catalog
     }
 
     /// The generator.
     pub fn generator(&self) -> &Generator {
-        &self.generator
+        &self.loaded.generator
     }
 
     /// The fitted weights, where a fusion answers.
@@ -152,8 +163,8 @@ impl Recommender {
 
     /// An item's title.
     pub fn title(&self, item: ItemIndex) -> Option<&str> {
-        let known = self.items.as_ref().and_then(|items| items.title(item));
-        known.or_else(|| self.added.title(&self.catalog, item))
+        let known = self.loaded.items.as_ref().and_then(|items| items.title(item));
+        known.or_else(|| self.loaded.added.title(&self.loaded.catalog, item))
     }
 
     /// Item ids as indices.
@@ -161,8 +172,8 @@ impl Recommender {
     /// # Errors
     /// An id that the catalog does not have (all of them are named); no ids at all.
     pub fn history(&self, ids: &[&str]) -> Result<Vec<ItemIndex>> {
-        let known = |id: &str| self.items.as_ref().and_then(|items| items.index_of(id));
-        let index_of = |id: &str| known(id).or_else(|| self.others.get(id).copied());
+        let known = |id: &str| self.loaded.items.as_ref().and_then(|items| items.index_of(id));
+        let index_of = |id: &str| known(id).or_else(|| self.loaded.others.get(id).copied());
         let unknown: Vec<String> = ids.iter().filter(|id| index_of(id).is_none()).map(|id| format!("{id:?}")).collect();
         if !unknown.is_empty() {
             let problem = format!("the catalog has no item {}", unknown.join(", "));
@@ -180,7 +191,7 @@ impl Recommender {
     /// An empty history; whatever the device says.
     pub fn rank(&self, queries: &[Query<'_>], beam: usize) -> Result<Vec<Ranking>> {
         let filters: Vec<LeafFilter> =
-            queries.iter().map(|query| LeafFilter::deny_items(&self.catalog, query.deny)).collect();
+            queries.iter().map(|query| LeafFilter::deny_items(&self.loaded.catalog, query.deny)).collect();
         let questions: Vec<Question<'_>> = queries
             .iter()
             .zip(&filters)
@@ -192,8 +203,8 @@ impl Recommender {
             })
             .collect();
         match &self.fused {
-            Some(fused) => fused.rank(&self.catalog, &questions, beam),
-            None => self.generator.recommend(&self.catalog, &questions, beam),
+            Some(fused) => fused.rank(&self.loaded.catalog, &questions, beam),
+            None => self.loaded.generator.recommend(&self.loaded.catalog, &questions, beam),
         }
     }
 
@@ -213,17 +224,17 @@ impl Recommender {
         let stats = BTreeMap::from([
             ("beam", wish.beam.max(wish.k).into()),
             ("candidates", candidates.into()),
-            ("score_norm", self.generator.info().score_norm.name().into()),
+            ("score_norm", self.loaded.generator.info().score_norm.name().into()),
             ("latency_ms", (began.elapsed().as_secs_f64() * 1e3).into()),
         ]);
-        Ok(Answer { catalog_version: self.catalog.version().to_owned(), items, stats })
+        Ok(Answer { catalog_version: self.loaded.catalog.version().to_owned(), items, stats })
     }
 
     fn answer_item(&self, item: ItemIndex, score: f32) -> AnswerItem {
         AnswerItem {
-            item_id: self.catalog.item_id(item).to_owned(),
+            item_id: self.loaded.catalog.item_id(item).to_owned(),
             title: self.title(item).map(str::to_owned),
-            semantic_id: self.catalog.semantic_id(item).to_vec(),
+            semantic_id: self.loaded.catalog.semantic_id(item).to_vec(),
             score,
         }
     }

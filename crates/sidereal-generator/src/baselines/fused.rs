@@ -25,7 +25,7 @@ fn score(statistics: &Statistics, histories: &[&[ItemIndex]], scores: &mut [f32]
     for (history, query) in histories.iter().zip(queries.chunks_exact_mut(vectors.width())) {
         recent(history).for_each(|(item, weight)| vectors.add_to(query, item, weight));
     }
-    let mut sums = Sums::new(statistics);
+    let mut sums = Sums::new(&statistics.neighbours);
     let near: Vec<Vec<(ItemIndex, f64)>> = histories.iter().map(|history| sums.of(history)).collect();
     // Where in each user's neighbours the next tile begins.
     let mut next = vec![0; histories.len()];

@@ -17,7 +17,7 @@ const TILE: usize = 512;
 
 impl UnitVectors {
     /// Divides each vector by its length (plus 1e-9: a vector of zeros stays one).
-    pub(super) fn new(embeddings: &Embeddings) -> Self {
+    pub(crate) fn new(embeddings: &Embeddings) -> Self {
         let mut values = embeddings.values().to_vec();
         for row in values.chunks_exact_mut(embeddings.width()) {
             let length = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt() as f32 + 1e-9;
@@ -33,8 +33,7 @@ impl UnitVectors {
 
     /// `query += weight * vector of item`, `[D]`.
     pub(crate) fn add_to(&self, query: &mut [f64], item: ItemIndex, weight: f64) {
-        let row = &self.values[item as usize * self.width..][..self.width];
-        query.iter_mut().zip(row).for_each(|(q, &v)| *q += weight * f64::from(v));
+        query.iter_mut().zip(self.of(item)).for_each(|(q, &v)| *q += weight * f64::from(v));
     }
 
     /// Products of queries with all items, tile by tile: `visit(first item, products)`, products `[B, items of the tile]`.
@@ -49,7 +48,26 @@ impl UnitVectors {
             let count = values.len() / self.width;
             items.iter_mut().zip(values).for_each(|(wide, &v)| *wide = f64::from(v)); // [count, D]
             let products = &mut products[..users * count];
-            product(queries, &items[..values.len()], self.width, products); // [B, count]
+            product(queries, &items[..values.len()], self.width, products, 1.0); // [B, count]
+            visit(tile * TILE, products);
+        }
+    }
+
+    /// The item's vector, `[D]`.
+    pub(crate) fn of(&self, item: ItemIndex) -> &[f32] {
+        &self.values[item as usize * self.width..][..self.width]
+    }
+
+    /// As [`UnitVectors::products`] in f32, for those who do not count ties.
+    ///
+    /// # Shapes
+    /// `queries`: `[B, D]`
+    pub(crate) fn products_f32(&self, queries: &[f32], mut visit: impl FnMut(usize, &[f32])) {
+        let users = queries.len() / self.width;
+        let mut products = vec![0.0; users * TILE];
+        for (tile, values) in self.values.chunks(TILE * self.width).enumerate() {
+            let products = &mut products[..users * (values.len() / self.width)];
+            product(queries, values, self.width, products, 1.0); // [B, count]
             visit(tile * TILE, products);
         }
     }
@@ -59,7 +77,7 @@ impl UnitVectors {
 ///
 /// # Shapes
 /// `a`: `[M, D]`, `b`: `[N, D]`, `out`: `[M, N]`
-fn product(a: &[f64], b: &[f64], width: usize, out: &mut [f64]) {
+fn product<T: Copy + Default + 'static>(a: &[T], b: &[T], width: usize, out: &mut [T], one: T) {
     let (m, n) = (a.len() / width, b.len() / width);
     assert_eq!((a.len(), b.len(), out.len()), (m * width, n * width, m * n), "sizes of a product");
     // SAFETY: the assertion above says that with these strides every element lies inside its slice, and `out` is a
@@ -79,8 +97,8 @@ fn product(a: &[f64], b: &[f64], width: usize, out: &mut [f64]) {
             b.as_ptr(),
             width as isize,
             1,
-            0.0,
-            1.0,
+            T::default(),
+            one,
             false,
             false,
             false,

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use sidereal_core::ItemIndex;
 
 use super::knowledge::Knowledge;
+use super::sums::SparseSums;
 
 /// A line of the list of features.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +23,9 @@ pub struct Feature {
 /// The place of the generator's score in [`FEATURES`].
 pub(super) const GENERATOR: usize = 0;
 
+/// The place of the popularity in [`FEATURES`].
+pub(super) const POPULARITY: usize = 12;
+
 /// All features, in the order of their weights.
 pub const FEATURES: &[Feature] = &[
     Feature {
@@ -32,32 +36,47 @@ pub const FEATURES: &[Feature] = &[
     Feature {
         name: "neighbours",
         summary: "ln(1 + 5 x), x as the baseline `neighbours`",
-        value: |evidence, item| log_count(5.0, &evidence.neighbours, item),
+        value: |evidence, item| log_count(5.0, &evidence.sums.neighbours, item),
     },
     Feature {
         name: "after",
         summary: "ln(1 + 5 x), x how often it came directly after the last item",
-        value: |evidence, item| log_count(5.0, &evidence.after, item),
+        value: |evidence, item| log_count(5.0, &evidence.sums.after, item),
     },
     Feature {
         name: "before",
         summary: "ln(1 + 5 x), x how often it stood within 5 steps before recent items",
-        value: |evidence, item| log_count(5.0, &evidence.before, item),
+        value: |evidence, item| log_count(5.0, &evidence.sums.before, item),
+    },
+    Feature {
+        name: "linear",
+        summary: "ln(1 + 100 x), x what a linear model of the next items, learnt in closed form, says of the recent ones",
+        value: |evidence, item| (100.0 * evidence.sums.linear.get(item).max(0.0)).ln_1p(),
     },
     Feature {
         name: "similarity",
         summary: "cosine to the recent items, summed with the weights of `neighbours`",
-        value: |evidence, item| evidence.similarity.as_ref().map_or(0.0, |all| all[item as usize]),
+        value: |evidence, item| at(evidence.similarity, item),
     },
     Feature {
         name: "most-similar",
         summary: "the largest cosine to one of the last 6 items",
-        value: |evidence, item| evidence.most_similar.as_ref().map_or(0.0, |all| all[item as usize]),
+        value: |evidence, item| at(evidence.most_similar, item),
+    },
+    Feature {
+        name: "item2vec",
+        summary: "as `similarity`, by vectors of items that stand near the same items",
+        value: |evidence, item| at(evidence.item2vec, item),
+    },
+    Feature {
+        name: "user-item",
+        summary: "as `similarity`, by vectors of items that the same users have",
+        value: |evidence, item| at(evidence.user_item, item),
     },
     Feature {
         name: "words",
         summary: "shared words with recent items: cosines of tf-idf vectors, summed with the weights of `neighbours`",
-        value: |evidence, item| evidence.words.get(&item).map_or(0.0, |&sum| sum as f32),
+        value: |evidence, item| evidence.sums.words.get(item),
     },
     Feature {
         name: "lately",
@@ -81,37 +100,37 @@ pub const FEATURES: &[Feature] = &[
     },
 ];
 
-/// What the popularity's middle is taken to be, so that w is the weight of an item of that popularity.
-const MIDDLE: f64 = 2.0;
-
-/// p of an item.
-pub(super) fn popularity(knowledge: &Knowledge, item: ItemIndex) -> f64 {
-    knowledge.popularity(item).ln_1p() - MIDDLE
-}
-
 /// Everything about one question that features are made of.
 pub(super) struct Evidence<'a> {
     pub(super) knowledge: &'a Knowledge,
     pub(super) history: &'a [ItemIndex],
-    pub(super) generator: GeneratorScores,
-    pub(super) neighbours: HashMap<ItemIndex, f64>,
-    pub(super) after: HashMap<ItemIndex, f64>,
-    pub(super) before: HashMap<ItemIndex, f64>,
-    pub(super) words: HashMap<ItemIndex, f64>,
+    pub(super) generator: GeneratorScores<'a>,
+    pub(super) sums: &'a HistorySums,
     /// The moment of the question.
     pub(super) time: Option<i64>,
-    /// `[N]`
-    pub(super) similarity: Option<Vec<f32>>,
-    /// `[N]`
-    pub(super) most_similar: Option<Vec<f32>>,
+    /// Cosines of all items, `[N]`, or nothing where there are no vectors.
+    pub(super) similarity: &'a [f32],
+    pub(super) most_similar: &'a [f32],
+    pub(super) item2vec: &'a [f32],
+    pub(super) user_item: &'a [f32],
+}
+
+/// What a history's items say of other items.
+#[derive(Debug)]
+pub(super) struct HistorySums {
+    pub(super) neighbours: SparseSums,
+    pub(super) after: SparseSums,
+    pub(super) before: SparseSums,
+    pub(super) linear: SparseSums,
+    pub(super) words: SparseSums,
 }
 
 /// What the generator says.
-pub(super) enum GeneratorScores {
+pub(super) enum GeneratorScores<'a> {
     /// There is none.
     None,
     /// Of every item, `[N]`.
-    All(Vec<f32>),
+    All(&'a [f32]),
     /// Of those that its search reached, and of all others.
     Reached(HashMap<ItemIndex, f32>, f32),
 }
@@ -136,6 +155,20 @@ impl Evidence<'_> {
     }
 }
 
-fn log_count(scale: f64, counts: &HashMap<ItemIndex, f64>, item: ItemIndex) -> f32 {
-    counts.get(&item).map_or(0.0, |count| (scale * count).ln_1p() as f32)
+fn log_count(scale: f32, counts: &SparseSums, item: ItemIndex) -> f32 {
+    (scale * counts.get(item)).ln_1p()
+}
+
+fn at(all: &[f32], item: ItemIndex) -> f32 {
+    all.get(item as usize).copied().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_features_are_those_of_their_names() {
+        assert_eq!((FEATURES[GENERATOR].name, FEATURES[POPULARITY].name), ("generator", "popularity"));
+    }
 }

@@ -13,8 +13,8 @@ const TAUS: [f64; 2] = [1.0 / 12.0, 0.5];
 /// Training events by item, and where the scales lie.
 #[derive(Debug)]
 pub(super) struct Recency {
-    /// Times of each item's training events, ascending.
-    of_item: Vec<Vec<i64>>,
+    /// Times of each item's training events, ascending, and the interest at that moment at both scales.
+    of_item: Vec<Vec<(i64, [f64; 2])>>,
     taus: [f64; 2],
     /// The end of all training events: the moment of questions that come from nowhere.
     end: i64,
@@ -31,11 +31,12 @@ impl Recency {
                 all.push(times[first + place]);
             }
         }
-        of_item.iter_mut().for_each(|times| times.sort_unstable());
         all.sort_unstable();
         let at = |share: usize| all.get(all.len() * share / 4).copied().unwrap_or(0);
         let span = (at(3).saturating_sub(at(1)) as f64).max(1.0);
-        Self { of_item, taus: TAUS.map(|share| share * span), end: all.last().copied().unwrap_or(0) }
+        let taus = TAUS.map(|share| share * span);
+        let of_item = of_item.into_iter().map(|times| interests(times, taus)).collect();
+        Self { of_item, taus, end: all.last().copied().unwrap_or(0) }
     }
 
     /// The end of all training events.
@@ -45,10 +46,28 @@ impl Recency {
 
     /// The interest in an item at a moment, at one of the two scales.
     pub(super) fn interest(&self, item: ItemIndex, moment: i64, scale: usize) -> f64 {
-        let times = &self.of_item[item as usize];
-        let past = &times[..times.partition_point(|&time| time <= moment)];
-        past.iter().map(|&time| (-(moment.saturating_sub(time) as f64) / self.taus[scale]).exp()).sum()
+        let events = &self.of_item[item as usize];
+        let past = &events[..events.partition_point(|event| event.0 <= moment)];
+        past.last().map_or(0.0, |&(time, then)| then[scale] * faded(moment, time, self.taus[scale]))
     }
+}
+
+/// What is left of an interest after some time.
+fn faded(now: i64, then: i64, tau: f64) -> f64 {
+    (-(now.saturating_sub(then) as f64) / tau).exp()
+}
+
+/// The interest at each event: its own and what is left of those before it.
+fn interests(mut times: Vec<i64>, taus: [f64; 2]) -> Vec<(i64, [f64; 2])> {
+    times.sort_unstable();
+    let mut before: Option<(i64, [f64; 2])> = None;
+    let event = |time: i64| {
+        let left = |scale: usize| before.map_or(0.0, |(then, sums)| sums[scale] * faded(time, then, taus[scale]));
+        let now = (time, [1.0 + left(0), 1.0 + left(1)]);
+        before = Some(now);
+        now
+    };
+    times.into_iter().map(event).collect()
 }
 
 #[cfg(test)]
@@ -75,6 +94,8 @@ mod tests {
         let expected = (-5.0 / tau).exp();
         assert!((recency.interest(0, 15, 0) - expected).abs() < 1e-12);
         assert!((recency.interest(0, 9, 0)).abs() < 1e-12);
+        let both = (-13.0 / tau).exp() + (-1.0 / tau).exp();
+        assert!((recency.interest(0, 23, 0) - both).abs() < 1e-12);
         assert!(recency.interest(0, 23, 0) > recency.interest(0, 40, 0));
         assert_eq!(recency.interest(3, 99, 1), 0.0);
         assert_eq!(recency.end(), 32);

@@ -3,9 +3,11 @@
 //! A text is the set of its words (letters and digits, lower case); a word weighs ln(N / items that have it), words of
 //! one item alone weigh nothing (Sparck Jones, Journal of Documentation 28, 1972). Item vectors have length one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sidereal_core::ItemIndex;
+
+use super::sums::SparseSums;
 
 /// Items by word and words by item, both sparse.
 #[derive(Debug)]
@@ -51,21 +53,17 @@ impl Words {
         Self { of_item, of_word }
     }
 
-    /// The weighted sum of cosines to some items, of all items that share a word with them.
-    pub(super) fn similar(&self, items: impl Iterator<Item = (ItemIndex, f64)>) -> HashMap<ItemIndex, f64> {
-        let mut query: std::collections::BTreeMap<u32, f64> = std::collections::BTreeMap::new();
+    /// Adds the weighted cosines to some items, of all items that share a word with them.
+    pub(super) fn similar(&self, items: impl Iterator<Item = (ItemIndex, f64)>, sums: &mut SparseSums) {
+        let mut query: BTreeMap<u32, f32> = BTreeMap::new();
         for (item, weight) in items {
             for &(word, value) in self.of_item.get(item as usize).map_or(&[][..], Vec::as_slice) {
-                *query.entry(word).or_insert(0.0) += weight * f64::from(value);
+                *query.entry(word).or_insert(0.0) += weight as f32 * value;
             }
         }
-        let mut sums = vec![0.0; self.of_item.len()];
         for (word, value) in query {
-            for &(item, weight) in &self.of_word[word as usize] {
-                sums[item as usize] += value * f64::from(weight);
-            }
+            self.of_word[word as usize].iter().for_each(|&(item, weight)| sums.add(item, value * weight));
         }
-        (0..).zip(sums).filter(|entry| entry.1 > 0.0).collect()
     }
 }
 
@@ -88,10 +86,11 @@ mod tests {
         for item in [0, 1, 2, 3, 5] {
             assert!((cosine(item, item) - 1.0).abs() < 1e-6, "item {item}");
         }
-        let found = words.similar([(0, 1.0), (3, 0.5)].into_iter());
+        let mut found = SparseSums::new(texts.len());
+        words.similar([(0, 1.0), (3, 0.5)].into_iter(), &mut found);
         for item in 0..texts.len() {
             let expected = cosine(0, item) + 0.5 * cosine(3, item);
-            assert!((found.get(&(item as u32)).copied().unwrap_or(0.0) - expected).abs() < 1e-6);
+            assert!((f64::from(found.get(item as u32)) - expected).abs() < 1e-6);
         }
         assert!(cosine(0, 1) > cosine(0, 2), "the rarer word counts more");
     }

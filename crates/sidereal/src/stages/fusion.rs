@@ -1,11 +1,19 @@
-//! Generator and counts -> the weights that fuse them into one score.
+//! Generator, counts and what was learnt from them in closed form -> the weights that fuse them into one score.
+//!
+//! Everything is counted twice: over the training parts, for the fit and for questions about validation targets, and over
+//! all that lies before the test targets, for all other questions.
 
 use serde_json::json;
 use sidereal_core::artifact::{Manifest, read_json, write_json};
 use sidereal_core::{Attribute, Catalog, Error, Progress, Split};
 use sidereal_data::PreparedData;
-use sidereal_generator::fusion::{FitJob, Fusion, FusionConfig, Knowledge, KnowledgeJob};
+use sidereal_generator::fusion::{
+    FitJob, Fusion, FusionConfig, Knowledge, KnowledgeJob, Learnt, LinearConfig, LinearModel,
+};
 use sidereal_nn::device::DeviceChoice;
+use sidereal_tokenizer::TrainingHistories;
+use sidereal_tokenizer::behaviour::collaborative_vectors::{CollaborativeConfig, collaborative_vectors};
+use sidereal_tokenizer::behaviour::user_item_vectors::user_item_vectors;
 
 use crate::Result;
 use crate::life::added::AddedItems;
@@ -15,6 +23,34 @@ use crate::stages::{inputs, resolved};
 
 /// The weights' file in the stage's folder.
 pub const FUSION_FILE: &str = "fusion.json";
+/// Width of learnt item vectors.
+const WIDTH: usize = 128;
+
+/// Which events are known when a question is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// Those of the training parts: validation targets are asked for, or weights are fitted on them.
+    Training,
+    /// All before the test targets.
+    BeforeTest,
+}
+
+impl Known {
+    /// The file of what was learnt from them, in the stage's folder.
+    fn file(self) -> &'static str {
+        match self {
+            Self::Training => "learnt.safetensors",
+            Self::BeforeTest => "learnt-before-test.safetensors",
+        }
+    }
+
+    fn split(self, data: &PreparedData, split: Split) -> Split {
+        match self {
+            Self::Training => split,
+            Self::BeforeTest => split.before_test(&data.histories),
+        }
+    }
+}
 
 /// Fits the fusion on the validation targets.
 ///
@@ -33,39 +69,86 @@ pub fn make(
     let wanted = Manifest::new(Stage::Fusion.name(), Some(seed), resolved(config), inputs(run, &stages)?);
     run.stage(Stage::Fusion, wanted, |out| {
         let recommender = Recommender::load_generator(run, device, false)?;
-        let (fusion, _) = fit(run, &recommender, config, seed, progress)?;
+        let data = run.data()?;
+        let split = run.split(&data.histories)?;
+        let learnt = learn(&data, &split, config, seed, progress)?;
+        learnt.save(&out.path(Known::Training.file()))?;
+        let knowledge = counted(run, &data, &split, recommender.catalog(), learnt)?;
+        let fusion = fitted(&data, &split, &recommender, &knowledge, *config, seed, progress)?;
+        if config.recount {
+            let known = split.before_test(&data.histories);
+            learn(&data, &known, config, seed, progress)?.save(&out.path(Known::BeforeTest.file()))?;
+        }
         write_json(&out.path(FUSION_FILE), &fusion)?;
-        Ok(json!({ "users": fusion.users, "reached": fusion.reached, "loss": fusion.loss }))
+        let form = resolved(&fusion.form);
+        Ok(json!({ "users": fusion.users, "reached": fusion.reached, "loss": fusion.loss, "form": form }))
     })
 }
 
-/// Fits weights on a run's validation targets.
+/// What is learnt in closed form from the training parts of a split.
+fn learn(
+    data: &PreparedData,
+    split: &Split,
+    config: &FusionConfig,
+    seed: u64,
+    progress: &dyn Progress,
+) -> Result<Learnt> {
+    let (items, wanted) = (data.items.len(), |name: &str| !config.without.names(name));
+    let histories = TrainingHistories::new(&data.histories, &split.train_end);
+    let mut learnt = Learnt::default();
+    if wanted("linear") && config.linear_items > 0 {
+        let linear = LinearConfig { items: config.linear_items, ..LinearConfig::default() };
+        learnt.linear = Some(LinearModel::fit(&data.histories, split, items, linear, progress)?);
+    }
+    if wanted("item2vec") {
+        let width = CollaborativeConfig { width: WIDTH, ..CollaborativeConfig::default() };
+        // Histories in which no item stands near another say nothing here, and that is no error.
+        learnt.item2vec = collaborative_vectors(&histories, items, &width, seed, progress).ok();
+    }
+    if wanted("user-item") {
+        learnt.user_item = Some(user_item_vectors(&histories, items, WIDTH, seed, progress)?);
+    }
+    Ok(learnt)
+}
+
+/// Fits weights on a run's validation targets, with the generator or, where `config` leaves it out, without.
 ///
 /// # Errors
 /// As [`make`].
 pub(crate) fn fit(
     run: &Run,
     recommender: &Recommender,
-    config: &FusionConfig,
+    config: FusionConfig,
     seed: u64,
     progress: &dyn Progress,
-) -> Result<(Fusion, Knowledge)> {
+) -> Result<Fusion> {
     let data = run.data()?;
     let split = run.split(&data.histories)?;
-    let knowledge = knowledge(run, &data, &split, recommender.catalog())?;
+    let knowledge = knowledge(run, recommender.catalog(), Known::Training)?;
+    fitted(&data, &split, recommender, &knowledge, config, seed, progress)
+}
+
+fn fitted(
+    data: &PreparedData,
+    split: &Split,
+    recommender: &Recommender,
+    knowledge: &Knowledge,
+    config: FusionConfig,
+    seed: u64,
+    progress: &dyn Progress,
+) -> Result<Fusion> {
     let times = data.rough_times();
-    let fusion = Fusion::fit(&FitJob {
-        config: *config,
+    Ok(Fusion::fit(&FitJob {
+        config,
         generator: Some(recommender.generator().ranker()),
-        knowledge: &knowledge,
+        knowledge,
         catalog: recommender.catalog(),
         histories: &data.histories,
         times: times.as_deref(),
         examples: &split.validation,
         seed,
         progress,
-    })?;
-    Ok((fusion, knowledge))
+    })?)
 }
 
 /// The fitted weights of a run, checked against its generator.
@@ -84,11 +167,20 @@ pub fn load(run: &Run) -> Result<Fusion> {
     Ok(read_json(&run.dir(Stage::Fusion).join(FUSION_FILE))?)
 }
 
-/// What a run knows beside its generator.
+/// What a run knows beside its generator, as its fusion stage learnt it; where that did not recount, always the training
+/// parts.
 ///
 /// # Errors
-/// A stage that is damaged.
-pub fn knowledge(run: &Run, data: &PreparedData, split: &Split, catalog: &Catalog) -> Result<Knowledge> {
+/// A stage that is missing or damaged.
+pub fn knowledge(run: &Run, catalog: &Catalog, known: Known) -> Result<Knowledge> {
+    let dir = run.dir(Stage::Fusion);
+    let known = if dir.join(Known::BeforeTest.file()).exists() { known } else { Known::Training };
+    let data = run.data()?;
+    let split = known.split(&data, run.split(&data.histories)?);
+    counted(run, &data, &split, catalog, Learnt::open(&dir.join(known.file()))?)
+}
+
+fn counted(run: &Run, data: &PreparedData, split: &Split, catalog: &Catalog, learnt: Learnt) -> Result<Knowledge> {
     let vectors = if run.has(Stage::Embeddings) { Some(run.catalog_embeddings(catalog)?) } else { None };
     let removed: Vec<u32> = catalog.removed().collect();
     let mut texts: Vec<String> = (0..data.items.len()).map(|item| text(data, item)).collect();
@@ -98,7 +190,7 @@ pub fn knowledge(run: &Run, data: &PreparedData, split: &Split, catalog: &Catalo
         texts.extend((texts.len()..catalog.len()).map(title));
     }
     let times = data.rough_times();
-    Knowledge::new(&KnowledgeJob {
+    Ok(Knowledge::new(KnowledgeJob {
         histories: &data.histories,
         split,
         items: catalog.len(),
@@ -106,7 +198,8 @@ pub fn knowledge(run: &Run, data: &PreparedData, split: &Split, catalog: &Catalo
         vectors: vectors.as_ref(),
         texts: Some(&texts),
         times: times.as_deref(),
-    })
+        learnt,
+    })?)
 }
 
 /// Everything that is written about an item.
