@@ -2,7 +2,7 @@
 //!
 //! In the order of a training step: [`device`] says where, [`rng`] gives every consumer its own seeded stream,
 //! [`params`] holds the named weights, [`ops`] computes with them (fused on the CPU, with their own backward),
-//! [`clip`] and [`schedule`] shape the step, [`optimizer`] takes it, [`checkpoint`] makes it survive a kill.
+//! [`kernels`] computes with weights that no longer change; [`clip`] and [`schedule`] shape the step, [`optimizer`] takes it, [`checkpoint`] makes it survive a kill.
 //! [`tolerance`] is the one table that says how far two devices may differ.
 //!
 //! Absent on purpose: models, losses of one method, data. Nothing here prints, and nothing here draws a random number
@@ -15,6 +15,7 @@ pub mod rng;
 
 pub mod params;
 
+pub mod kernels;
 pub mod ops;
 
 pub mod clip;

@@ -26,7 +26,8 @@ mod attention_cpu;
 mod check;
 pub(crate) mod cpu;
 mod product;
-mod vector;
+
+use crate::kernels::row as vector;
 
 pub use activation::{gelu, gelu_tanh, relu, silu};
 pub use attention::{Attention, attention};

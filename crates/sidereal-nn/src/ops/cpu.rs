@@ -9,30 +9,7 @@ use rayon::prelude::*;
 /// Elements that one task works on.
 pub(crate) const CHUNK: usize = 1 << 15;
 
-/// Compiles a kernel twice, for any processor and for AVX2, and chooses at run time. Products and sums are not contracted,
-/// so both give the same bytes.
-macro_rules! vectorised {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        $(#[$meta])*
-        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
-            #[inline(always)]
-            fn portable($($arg: $ty),*) $(-> $ret)? $body
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2")]
-                fn avx2($($arg: $ty),*) $(-> $ret)? {
-                    portable($($arg),*)
-                }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the processor has AVX2, as just checked.
-                    return unsafe { avx2($($arg),*) };
-                }
-            }
-            portable($($arg),*)
-        }
-    };
-}
-pub(crate) use vectorised;
+pub(crate) use crate::kernels::instructions::vectorised;
 
 /// Whether all tensors are f32 on the CPU, where the fused kernels run.
 pub(crate) fn is_fused(tensors: &[&Tensor]) -> bool {

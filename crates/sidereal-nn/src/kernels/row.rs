@@ -1,5 +1,7 @@
-//! Kernels of one row. All are inlined into the function that [`super::cpu::vectorised`] compiles, and take the
+//! Loops over one row. All are inlined into the function that [`super::instructions::vectorised`] compiles, and take the
 //! instructions of that; sums run in 16 lanes whatever the instructions, so their order never changes.
+
+use super::instructions::sum_of_lanes;
 
 const LANES: usize = 16;
 
@@ -28,7 +30,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 
 /// Adds up `map` of every element.
 #[inline(always)]
-fn sum_of(x: &[f32], map: impl Fn(f32) -> f32) -> f32 {
+pub(crate) fn sum_of(x: &[f32], map: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
     let chunks = x.chunks_exact(LANES);
     let rest = chunks.remainder();
@@ -40,18 +42,7 @@ fn sum_of(x: &[f32], map: impl Fn(f32) -> f32) -> f32 {
     for (lane, v) in lanes.iter_mut().zip(rest) {
         *lane += map(*v);
     }
-    fold(lanes)
-}
-
-/// Adds the lanes in pairs.
-#[inline(always)]
-fn fold(lanes: [f32; LANES]) -> f32 {
-    let mut half = [0f32; LANES / 2];
-    for i in 0..8 {
-        half[i] = lanes[i] + lanes[i + 8];
-    }
-    let quarter = [half[0] + half[4], half[1] + half[5], half[2] + half[6], half[3] + half[7]];
-    (quarter[0] + quarter[2]) + (quarter[1] + quarter[3])
+    sum_of_lanes(lanes)
 }
 
 /// The sum.
@@ -86,7 +77,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     for ((lane, a), b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
         *lane += a * b;
     }
-    fold(lanes)
+    sum_of_lanes(lanes)
 }
 
 /// The largest element, NaN passed over; -inf of an empty row.
@@ -102,6 +93,21 @@ pub(crate) fn max(x: &[f32]) -> f32 {
         }
     }
     lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| larger(a, *b))
+}
+
+/// The least element, NaN passed over; infinity of an empty row.
+#[inline(always)]
+pub(crate) fn min(x: &[f32]) -> f32 {
+    let smaller = |a: f32, b: f32| if b < a { b } else { a };
+    let mut lanes = [f32::INFINITY; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane = smaller(*lane, *v);
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::INFINITY, |a, b| smaller(a, *b))
 }
 
 /// `sum += factor * x`.
@@ -159,6 +165,7 @@ mod tests {
             assert_eq!(square_sum(&a), a.iter().map(|v| v * v).sum::<f32>());
             assert_eq!(dot(&a, &b), a.iter().zip(&b).map(|(a, b)| a * b).sum::<f32>());
             assert_eq!(max(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            assert_eq!(min(&a), a.iter().copied().fold(f32::INFINITY, f32::min));
         }
     }
 

@@ -1,0 +1,282 @@
+//! Attention of one head: softmax(q k + bias) v, a few rows of queries at a time.
+//!
+//! Keys and values of a head are packed once and met by many queries: keys with a column for each token, values with a
+//! step for each token. A tile's scores stay in the first cache from the one product to the other.
+
+use super::bf16;
+use super::instructions::Instructions;
+use super::loops;
+use super::precision::Precision;
+use super::tile::{Job, LANES, Line, Write};
+
+/// Rows of queries that are looked at together.
+const ROWS: usize = 8;
+
+/// Sizes of one head's keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// How they are held: f32 or bf16.
+    pub precision: Precision,
+    /// Tokens to look at.
+    pub tokens: usize,
+    /// Width of a key and of a value.
+    pub width: usize,
+}
+
+/// Rows inside a slice, `step` apart.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// From the first element of the first row.
+    pub data: &'a [f32],
+    /// From a row to the next.
+    pub step: usize,
+}
+
+/// Numbers that are added to scores: row `r`'s begin at `start - r * back`.
+#[derive(Debug, Clone, Copy)]
+pub struct Bias<'a> {
+    /// Those of all rows, which may overlap.
+    pub values: &'a [f32],
+    /// Where those of the first row begin.
+    pub start: usize,
+    /// How much earlier those of the next row begin.
+    pub back: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn row(&self, row: usize, width: usize) -> &'a [f32] {
+        &self.data[row * self.step..row * self.step + width]
+    }
+}
+
+impl Head {
+    fn key_lines(&self) -> usize {
+        self.tokens.div_ceil(LANES) * self.precision.words(self.width)
+    }
+
+    fn value_lines(&self) -> usize {
+        self.width.div_ceil(LANES) * self.precision.words(self.tokens)
+    }
+
+    /// Lines that its keys and values take.
+    pub fn lines(&self) -> usize {
+        self.key_lines() + self.value_lines()
+    }
+
+    /// Space that [`Head::attend`] needs.
+    pub fn space(&self) -> usize {
+        ROWS * (self.padded() + self.precision.words(self.tokens) + self.precision.words(self.width))
+    }
+
+    /// Tokens with those that fill the last block.
+    fn padded(&self) -> usize {
+        self.tokens.next_multiple_of(LANES)
+    }
+
+    /// Puts keys and values in order.
+    ///
+    /// # Shapes
+    /// `keys`, `values`: rows of `width`, one for each token; `lines`: [`Head::lines`]
+    ///
+    /// # Panics
+    /// If a slice is too short.
+    pub fn pack(&self, lines: &mut [Line], keys: Rows<'_>, values: Rows<'_>) {
+        assert!(self.precision != Precision::Int8, "keys and values are f32 or bf16");
+        let (width, tokens) = (self.width, self.tokens);
+        let (key_lines, value_lines) = lines[..self.lines()].split_at_mut(self.key_lines());
+        let depth = self.precision.words(width);
+        if depth == 0 || tokens == 0 {
+            return;
+        }
+        for (block, lines) in key_lines.chunks_exact_mut(depth).enumerate() {
+            for lane in 0..LANES {
+                let token = block * LANES + lane;
+                if token >= tokens {
+                    lines.iter_mut().for_each(|line| line.0[lane] = 0);
+                    continue;
+                }
+                let key = keys.row(token, width);
+                match self.precision {
+                    Precision::F32 => {
+                        for (line, value) in lines.iter_mut().zip(key) {
+                            line.0[lane] = value.to_bits();
+                        }
+                    }
+                    _ => {
+                        for (line, pair) in lines.iter_mut().zip(key.chunks(2)) {
+                            line.0[lane] = bf16::word(pair[0], pair.get(1).copied().unwrap_or(0.0));
+                        }
+                    }
+                }
+            }
+        }
+        let depth = self.precision.words(tokens);
+        for (block, lines) in value_lines.chunks_exact_mut(depth).enumerate() {
+            let columns = block * LANES..width.min((block + 1) * LANES);
+            for (p, line) in lines.iter_mut().enumerate() {
+                line.0[columns.len()..].fill(0);
+                match self.precision {
+                    Precision::F32 => {
+                        for (word, value) in line.0.iter_mut().zip(&values.row(p, width)[columns.clone()]) {
+                            *word = value.to_bits();
+                        }
+                    }
+                    _ => {
+                        let first = &values.row(2 * p, width)[columns.clone()];
+                        let second = (2 * p + 1 < tokens).then(|| &values.row(2 * p + 1, width)[columns.clone()]);
+                        for (c, (word, value)) in line.0.iter_mut().zip(first).enumerate() {
+                            *word = bf16::word(*value, second.map_or(0.0, |second| second[c]));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at packed keys and values; rows of `out` are `out_step` apart. Nothing to look at gives 0.
+    ///
+    /// # Shapes
+    /// `queries`: `count` rows of `width`; `out`: as many; `lines`: of [`Head::pack`]; `space`: [`Head::space`]
+    ///
+    /// # Panics
+    /// If a slice is too short.
+    #[allow(clippy::too_many_arguments)]
+    pub fn attend(
+        &self,
+        out: &mut [f32],
+        out_step: usize,
+        queries: Rows<'_>,
+        count: usize,
+        lines: &[Line],
+        bias: Option<Bias<'_>>,
+        space: &mut [f32],
+        instructions: Instructions,
+    ) {
+        let (tokens, width, padded) = (self.tokens, self.width, self.padded());
+        if tokens == 0 {
+            for row in 0..count {
+                out[row * out_step..row * out_step + width].fill(0.0);
+            }
+            return;
+        }
+        let (keys, values) = lines[..self.lines()].split_at(self.key_lines());
+        let (query_words, weight_words) = (self.precision.words(width), self.precision.words(tokens));
+        let (scores, rest) = space.split_at_mut(ROWS * padded);
+        let (weights, rest) = rest.split_at_mut(ROWS * weight_words);
+        let query_space = &mut rest[..ROWS * query_words];
+        for first in (0..count).step_by(ROWS) {
+            let rows = ROWS.min(count - first);
+            let queries = Rows { data: &queries.data[first * queries.step..], ..queries };
+            let query = self.words(queries, rows, width, query_space);
+            let to = Target { out: scores, step: padded, columns: padded };
+            self.product(to, query, rows, keys, query_words, instructions);
+            loops::softmax(&mut scores[..rows * padded], padded, tokens, bias.map(|bias| bias.of_row(first)));
+            let looks = self.words(Rows { data: scores, step: padded }, rows, tokens, weights);
+            let to = Target { out: &mut out[first * out_step..], step: out_step, columns: width };
+            self.product(to, looks, rows, values, weight_words, instructions);
+        }
+    }
+
+    fn product(
+        &self,
+        to: Target<'_>,
+        (rows, step): (&[u32], usize),
+        count: usize,
+        lines: &[Line],
+        depth: usize,
+        instructions: Instructions,
+    ) {
+        let job = Job {
+            precision: self.precision,
+            rows,
+            step,
+            count,
+            lines,
+            depth,
+            columns: to.columns,
+            bytes: None,
+            out: to.out,
+            out_step: to.step,
+            write: Write::Set,
+        };
+        job.run(instructions);
+    }
+
+    /// Rows as words: those of f32 as they are, others rounded into `space`; and words from a row to the next.
+    fn words<'a>(&self, rows: Rows<'a>, count: usize, width: usize, space: &'a mut [f32]) -> (&'a [u32], usize) {
+        if self.precision == Precision::F32 {
+            return (bytemuck::cast_slice(rows.data), rows.step);
+        }
+        let words = self.precision.words(width);
+        for (row, out) in space.chunks_exact_mut(words).take(count).enumerate() {
+            bf16::round_row(bytemuck::cast_slice_mut(out), &rows.data[row * rows.step..][..width]);
+        }
+        (bytemuck::cast_slice(space), words)
+    }
+}
+
+/// Where a product goes.
+struct Target<'a> {
+    out: &'a mut [f32],
+    step: usize,
+    columns: usize,
+}
+
+impl Bias<'_> {
+    /// The bias from row `first` on.
+    fn of_row(self, first: usize) -> Self {
+        Self { start: self.start - first * self.back, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn attention_is_the_plain_sum_over_tokens(
+            (count, tokens, width) in (1usize..20, 0usize..40, 1usize..40),
+            raw in prop::collection::vec(-1f32..1.0, 20 * 41 + 2 * 40 * 43 + 60),
+        ) {
+            let (queries, rest) = raw.split_at(20 * 41);
+            let (keys, rest) = rest.split_at(40 * 43);
+            let (values, bias) = rest.split_at(40 * 43);
+            let of = |data: &[f32], row: usize, step: usize| data[row * step..row * step + width].to_vec();
+            for precision in [Precision::F32, Precision::Bf16] {
+                let near = |v: f32| match precision {
+                    Precision::F32 => f64::from(v),
+                    _ => f64::from(bf16::widened(bf16::rounded(v))),
+                };
+                let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| near(*a) * near(*b)).sum() };
+                let head = Head { precision, tokens, width };
+                let mut lines = vec![Line::default(); head.lines()];
+                head.pack(&mut lines, Rows { data: keys, step: 43 }, Rows { data: values, step: 43 });
+                for instructions in Instructions::ALL {
+                    let mut out = vec![9f32; count * 44];
+                    let mut space = vec![f32::NAN; head.space()];
+                    let slope = Bias { values: bias, start: 19, back: 1 };
+                    let queries_in = Rows { data: queries, step: 41 };
+                    head.attend(&mut out, 44, queries_in, count, &lines, Some(slope), &mut space, instructions);
+                    for r in 0..count {
+                        let query = of(queries, r, 41);
+                        let score = |t: usize| dot(&query, &of(keys, t, 43)) + f64::from(bias[19 - r + t]);
+                        let parts: Vec<f64> = (0..tokens).map(|t| score(t).exp()).collect();
+                        let total: f64 = parts.iter().sum();
+                        for c in 0..width {
+                            let part = |(t, p): (usize, &f64)| p / total * near(values[t * 43 + c]);
+                            let want: f64 = parts.iter().enumerate().map(part).sum();
+                            let bound = if precision == Precision::F32 { 1e-5 } else { 6e-3 };
+                            let found = f64::from(out[r * 44 + c]);
+                            prop_assert!((found - want).abs() < bound, "{precision:?} {instructions:?}: {found} {want}");
+                        }
+                        prop_assert!(out[r * 44 + width..(r + 1) * 44].iter().all(|&v| v == 9.0));
+                    }
+                }
+            }
+        }
+    }
+}

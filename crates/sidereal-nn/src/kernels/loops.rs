@@ -1,0 +1,156 @@
+//! The loops of inference that are no products: normalisation, softmax, activations, attention over a few positions.
+//!
+//! Sums run over 16 independent lanes in a fixed order, so results do not depend on who calls.
+
+use super::attention::Bias;
+use super::instructions::{sum_of_lanes, vectorised};
+use super::row::{dot, exp, max, square_sum};
+
+const LANES: usize = 16;
+
+vectorised! {
+    /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row.
+    ///
+    /// # Shapes
+    /// `x`, `out`: `[R, D]`; `weight`: `[D]`
+    pub fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+        let width = weight.len();
+        for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+            let scale = 1.0 / (square_sum(x) / width as f32 + eps).sqrt();
+            for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+                *out = x * scale * weight;
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// `x = gelu(x) * gate` with the tanh approximation, in place. tanh is taken from e^(-2|u|).
+    pub fn gelu_gate(x: &mut [f32], gate: &[f32]) {
+        for (x, gate) in x.iter_mut().zip(gate) {
+            let u = 0.797_884_6 * (*x + 0.044_715 * *x * *x * *x);
+            let e = exp(-2.0 * u.abs());
+            let tanh = (1.0 - e) / (1.0 + e);
+            *x = 0.5 * *x * (1.0 + if u < 0.0 { -tanh } else { tanh }) * gate;
+        }
+    }
+}
+
+vectorised! {
+    /// Softmax of the first `columns` of every row after a bias is added, in place.
+    ///
+    /// # Shapes
+    /// `scores`: rows of `step`
+    pub fn softmax(scores: &mut [f32], step: usize, columns: usize, bias: Option<Bias<'_>>) {
+        for (row, scores) in scores.chunks_exact_mut(step).enumerate() {
+            let scores = &mut scores[..columns];
+            if let Some(bias) = bias {
+                let start = bias.start - row * bias.back;
+                for (score, bias) in scores.iter_mut().zip(&bias.values[start..start + columns]) {
+                    *score += bias;
+                }
+            }
+            let scale = 1.0 / exp_and_sum(scores, max(scores));
+            for score in scores.iter_mut() {
+                *score *= scale;
+            }
+        }
+    }
+}
+
+/// Replaces every value by e^(value - top); their sum.
+#[inline(always)]
+fn exp_and_sum(values: &mut [f32], top: f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let mut chunks = values.chunks_exact_mut(LANES);
+    for chunk in &mut chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *v = exp(*v - top);
+            *lane += *v;
+        }
+    }
+    let mut rest = 0.0;
+    for v in chunks.into_remainder() {
+        *v = exp(*v - top);
+        rest += *v;
+    }
+    sum_of_lanes(lanes) + rest
+}
+
+vectorised! {
+    /// ln of the summed exponentials of a row. NaN if the row holds one.
+    pub fn log_sum_exp(row: &[f32]) -> f32 {
+        let top = max(row);
+        top + super::row::sum_of(row, |v| exp(v - top)).ln()
+    }
+}
+
+/// The most positions that [`attend_prefix`] takes: semantic IDs are short, and their scores live on the stack.
+pub const MAX_POSITIONS: usize = 32;
+
+vectorised! {
+    /// Attention of one prefix over its own few positions, all heads: `positions[p]` holds position p's query, key and
+    /// value, one after the other; the query is that of the last position.
+    ///
+    /// # Shapes
+    /// `out`: `[H * dk]`; `positions`: P rows of [3 * H * dk]; `bias`: `[H, P]`
+    pub fn attend_prefix(out: &mut [f32], positions: &[&[f32]], bias: &[f32], head_width: usize) {
+        let inner = out.len();
+        let count = positions.len();
+        let query = positions[count - 1];
+        for (head, out) in out.chunks_exact_mut(head_width).enumerate() {
+            let at = head * head_width;
+            let mut weights = [0f32; MAX_POSITIONS];
+            let weights = &mut weights[..count];
+            for (p, weight) in weights.iter_mut().enumerate() {
+                let key = &positions[p][inner + at..inner + at + head_width];
+                *weight = dot(&query[at..at + head_width], key) + bias[head * count + p];
+            }
+            let top = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let mut total = 0.0;
+            for weight in weights.iter_mut() {
+                *weight = exp(*weight - top);
+                total += *weight;
+            }
+            out.fill(0.0);
+            for (p, weight) in weights.iter().enumerate() {
+                let value = &positions[p][2 * inner + at..2 * inner + at + head_width];
+                let weight = weight / total;
+                for (out, value) in out.iter_mut().zip(value) {
+                    *out += weight * value;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn softmax_takes_each_rows_own_slice_of_the_bias() {
+        let mut scores = vec![0.0f32; 8];
+        let values = [0.0, 1.0, 2.0, 3.0];
+        softmax(&mut scores, 4, 3, Some(Bias { values: &values, start: 1, back: 1 }));
+        let expected = |bias: [f32; 3]| {
+            let total: f32 = bias.iter().map(|b| b.exp()).sum();
+            bias.map(|b| b.exp() / total)
+        };
+        let want = [expected([1.0, 2.0, 3.0]), expected([0.0, 1.0, 2.0])];
+        for (row, want) in scores.chunks(4).zip(want) {
+            for (ours, theirs) in row.iter().zip(want) {
+                assert!((ours - theirs).abs() < 1e-6);
+            }
+            assert_eq!(row[3], 0.0);
+        }
+    }
+
+    #[test]
+    fn a_row_with_nan_has_no_log_sum() {
+        let mut row = vec![0.5f32; 40];
+        row[20] = f32::NAN;
+        assert!(log_sum_exp(&row).is_nan());
+        assert!((log_sum_exp(&[0.0; 8]) - 8f32.ln()).abs() < 1e-6);
+    }
+}
