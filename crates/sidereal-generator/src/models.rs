@@ -8,11 +8,13 @@ pub mod liger;
 pub mod recgpt;
 pub mod rpg;
 pub mod sasrec;
+pub mod setrec;
 pub mod t5;
 pub mod tiger;
 
 mod codewords;
 mod cost;
+mod dense;
 pub(crate) mod parallel;
 mod repeats;
 mod unit_length;
@@ -216,6 +218,8 @@ models! {
     Rpg(rpg::RpgConfig) = "rpg",
     /// See [`recgpt`].
     Recgpt(recgpt::RecgptConfig) = "recgpt",
+    /// See [`setrec`].
+    Setrec(setrec::SetrecConfig) = "setrec",
     /// See [`liger`].
     Liger(liger::LigerConfig) = "liger",
 }

@@ -13,6 +13,7 @@ use sidereal_generator::models::liger::LigerConfig;
 use sidereal_generator::models::recgpt::RecgptConfig;
 use sidereal_generator::models::rpg::{Decoding, RpgConfig};
 use sidereal_generator::models::sasrec::{SasrecConfig, Softmax};
+use sidereal_generator::models::setrec::SetrecConfig;
 use sidereal_generator::models::tiger::TigerConfig;
 use sidereal_generator::{
     Generator, GeneratorConfig, Materials, Question, Row, TrainJob, TrainOutcome, TrainingConfig, train,
@@ -99,6 +100,19 @@ fn recipes() -> Vec<(&'static str, GeneratorConfig)> {
                 item_negatives: 9,
                 repeats: true,
                 ..recgpt
+            }),
+        ),
+        (
+            "setrec",
+            GeneratorConfig::Setrec(SetrecConfig {
+                d_model: 16,
+                d_ff: 24,
+                layers: 1,
+                content_tokens: 2,
+                encoder_width: 8,
+                max_history: 4,
+                training: training(),
+                ..Default::default()
             }),
         ),
         ("sasrec", GeneratorConfig::Sasrec(sasrec.clone())),

@@ -16,6 +16,7 @@ use sidereal_generator::models::liger::LigerConfig;
 use sidereal_generator::models::recgpt::RecgptConfig;
 use sidereal_generator::models::rpg::RpgConfig;
 use sidereal_generator::models::sasrec::SasrecConfig;
+use sidereal_generator::models::setrec::SetrecConfig;
 use sidereal_generator::models::t5::{FeedForward, T5};
 use sidereal_generator::models::tiger::TigerConfig;
 use sidereal_generator::training::{Event, METRICS_FILE, ScheduleKind, Stopped, read_metrics};
@@ -358,6 +359,13 @@ fn shrunk(config: GeneratorConfig) -> GeneratorConfig {
             max_history: 4,
             training: TrainingConfig { max_steps: Some(3), ..short() },
             ..recgpt
+        }),
+        GeneratorConfig::Setrec(setrec) => GeneratorConfig::Setrec(SetrecConfig {
+            d_model: 16,
+            d_ff: 24,
+            layers: 1,
+            training: TrainingConfig { max_steps: Some(3), ..short() },
+            ..setrec
         }),
         GeneratorConfig::Liger(liger) => {
             let network = small_tiger(TrainingConfig { max_steps: Some(3), ..short() });

@@ -5,8 +5,7 @@
 //! [`Positions`].
 //!
 //! # Shapes
-//! `[B, T, D]` -> `[B, T, D]`; position t sees positions 0..=t, and those that belong to the same item where an item is
-//! several positions, so padding at the right changes nothing before it.
+//! `[B, T, D]` -> `[B, T, D]`; no position sees a later item ([`Sees`]), so padding at the right changes nothing before it.
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -31,6 +30,42 @@ pub enum Positions {
     Distance,
 }
 
+/// Which positions a position sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sees {
+    /// Itself and all before it.
+    Before,
+    /// So many positions in a row are an item, which see each other and all items before.
+    Blocks(usize),
+    /// So many positions in a row are an item, and as many after them ask what comes next. An item's positions see
+    /// themselves and all items before, but not each other, for a set has no order; those that ask see themselves, their
+    /// item and all before. They are at one place.
+    Sets(usize),
+}
+
+impl Sees {
+    /// Whether position `q` sees position `k`.
+    fn allows(self, q: usize, k: usize) -> bool {
+        match self {
+            Self::Before => k <= q,
+            Self::Blocks(block) => k / block <= q / block,
+            Self::Sets(tokens) => {
+                let (of_q, of_k) = (q / (2 * tokens), k / (2 * tokens));
+                let asks = |position: usize| position % (2 * tokens) >= tokens;
+                q == k || !asks(k) && (of_k < of_q || of_k == of_q && asks(q))
+            }
+        }
+    }
+
+    /// Positions in a row that are at one place.
+    fn per_place(self) -> usize {
+        match self {
+            Self::Before | Self::Blocks(_) => 1,
+            Self::Sets(tokens) => 2 * tokens,
+        }
+    }
+}
+
 /// Sizes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CausalSizes {
@@ -42,10 +77,10 @@ pub struct CausalSizes {
     pub heads: usize,
     /// Blocks.
     pub layers: usize,
-    /// T at most.
+    /// Places at most: T, but where several positions are at one.
     pub places: usize,
-    /// Positions in a row that see each other: the tokens of an item. 1 for a plain causal transformer.
-    pub block: usize,
+    /// Which positions see which.
+    pub sees: Sees,
     /// How positions are told.
     pub positions: Positions,
 }
@@ -222,16 +257,18 @@ impl CausalTransformer {
     /// Longer sequences than there are places; whatever the device says.
     pub fn forward(&self, x: &Tensor, dropout: &Dropout) -> Result<Tensor> {
         let (_, t, _) = x.dims3()?;
-        if t > self.sizes.places {
+        let per_place = self.sizes.sees.per_place();
+        if t.div_ceil(per_place) > self.sizes.places {
             let problem = format!("a sequence of {t}, but the model has {} places", self.sizes.places);
             return Err(CoreError::input("generator", problem, "this is a defect: report it").into());
         }
         let (mut x, mut bias) = match self.sizes.positions {
-            Positions::Absolute => (x.broadcast_add(&self.positions.narrow(0, 0, t)?)?, None),
+            Positions::Absolute => (x.broadcast_add(&self.absolute(t, per_place)?)?, None),
             Positions::Distance => (x.clone(), Some(self.distance_bias(t, x.device())?)),
         };
-        if self.sizes.block > 1 {
-            let mask = self.block_mask(t, x.device())?;
+        let causal = self.sizes.sees == Sees::Before;
+        if !causal {
+            let mask = self.mask(t, x.device())?;
             bias = Some(match bias {
                 Some(bias) => (bias + mask)?,
                 None => mask,
@@ -241,13 +278,8 @@ impl CausalTransformer {
         let scale = ((self.sizes.d_model / self.sizes.heads) as f32).sqrt().recip();
         for block in &self.blocks {
             let n = block.attention_norm.forward(&x)?;
-            let args = ops::Attention {
-                heads: self.sizes.heads,
-                scale,
-                key_mask: None,
-                dropout: dropout.of_op(),
-                causal: self.sizes.block <= 1,
-            };
+            let args =
+                ops::Attention { heads: self.sizes.heads, scale, key_mask: None, dropout: dropout.of_op(), causal };
             let attended = ops::attention(&block.q.forward(&n)?, &block.kv.forward(&n)?, bias.as_ref(), &args)?;
             x = dropout.add(&x, &block.o.forward(&attended)?)?;
             let n = block.perceptron_norm.forward(&x)?;
@@ -257,10 +289,19 @@ impl CausalTransformer {
         self.norm.forward(&x)
     }
 
-    /// 0 where a position sees another, else minus infinity: causal between blocks, everything inside one. `[H, T, T]`
-    fn block_mask(&self, t: usize, device: &Device) -> Result<Tensor> {
-        let block = self.sizes.block;
-        let row = |q: usize| (0..t).map(move |k| if k / block <= q / block { 0.0 } else { f32::NEG_INFINITY });
+    /// The vectors of the places of t positions, `[T, D]`.
+    fn absolute(&self, t: usize, per_place: usize) -> Result<Tensor> {
+        if per_place == 1 {
+            return Ok(self.positions.narrow(0, 0, t)?);
+        }
+        let places: Vec<u32> = (0..t).map(|position| (position / per_place) as u32).collect();
+        ops::embedding(&Tensor::from_vec(places, t, self.positions.device())?, &self.positions)
+    }
+
+    /// 0 where a position sees another, else minus infinity: `[H, T, T]`.
+    fn mask(&self, t: usize, device: &Device) -> Result<Tensor> {
+        let sees = self.sizes.sees;
+        let row = |q: usize| (0..t).map(move |k| if sees.allows(q, k) { 0.0 } else { f32::NEG_INFINITY });
         let mask: Vec<f32> = (0..t).flat_map(row).collect();
         let heads = std::iter::repeat_n(mask, self.sizes.heads).flatten().collect::<Vec<f32>>();
         Ok(Tensor::from_vec(heads, (self.sizes.heads, t, t), device)?)
@@ -271,5 +312,25 @@ impl CausalTransformer {
         let distances: Vec<u32> = (0..t).flat_map(|q| (0..t).map(move |k| q.saturating_sub(k) as u32)).collect();
         let distances = Tensor::from_vec(distances, (t, t), device)?;
         Ok(ops::embedding(&distances, &self.positions)?.permute((2, 0, 1))?.contiguous()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(sees: Sees, q: usize) -> Vec<usize> {
+        (0..12).filter(|&k| sees.allows(q, k)).collect()
+    }
+
+    #[test]
+    fn positions_see_what_their_kind_says() {
+        assert_eq!(seen(Sees::Before, 3), [0, 1, 2, 3]);
+        assert_eq!(seen(Sees::Blocks(3), 4), [0, 1, 2, 3, 4, 5]);
+        // Items at 0 1, 4 5, 8 9; questions at 2 3, 6 7, 10 11.
+        assert_eq!(seen(Sees::Sets(2), 0), [0]);
+        assert_eq!(seen(Sees::Sets(2), 5), [0, 1, 5]);
+        assert_eq!(seen(Sees::Sets(2), 6), [0, 1, 4, 5, 6]);
+        assert_eq!(seen(Sees::Sets(2), 11), [0, 1, 4, 5, 8, 9, 11]);
     }
 }

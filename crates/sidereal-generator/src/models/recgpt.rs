@@ -26,7 +26,7 @@ use sidereal_nn::ops;
 use sidereal_nn::params::{Init, Params};
 use sidereal_nn::rng::Rng;
 
-use super::causal::{CausalSizes, CausalStart, CausalTransformer, Norm, Positions};
+use super::causal::{CausalSizes, CausalStart, CausalTransformer, Norm, Positions, Sees};
 pub use super::parallel::Decoding;
 use super::parallel::items::Items;
 use super::parallel::network::Parallel;
@@ -130,7 +130,7 @@ impl RecgptConfig {
             heads: self.heads,
             layers: self.layers,
             places: self.max_history * levels,
-            block: levels,
+            sees: Sees::Blocks(levels),
             positions: Positions::Absolute,
         }
     }

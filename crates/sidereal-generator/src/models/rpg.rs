@@ -29,7 +29,7 @@ use sidereal_core::array_file::ArrayFile;
 use sidereal_core::{Embeddings, Error as CoreError};
 use sidereal_nn::params::Params;
 
-use super::causal::{CausalSizes, Positions};
+use super::causal::{CausalSizes, Positions, Sees};
 pub use super::parallel::Decoding;
 use super::parallel::Settings;
 use super::parallel::items::Items;
@@ -202,7 +202,7 @@ impl RpgConfig {
             heads: self.heads,
             layers: self.layers,
             places: self.max_history,
-            block: 1,
+            sees: Sees::Before,
             positions: Positions::Absolute,
         }
     }

@@ -13,8 +13,6 @@
 //! # Shapes
 //! items `[B, T]` -> states `[B, T, D]` -> log-probabilities `[B, N]`
 
-mod scorer;
-
 use std::path::Path;
 
 use candle_core::Tensor;
@@ -25,7 +23,8 @@ use sidereal_nn::ops::{self, Marked};
 use sidereal_nn::params::{Init, Params};
 use sidereal_nn::rng::Rng;
 
-use super::causal::{CausalSizes, CausalStart, CausalTransformer, Positions};
+use super::causal::{CausalSizes, CausalStart, CausalTransformer, Positions, Sees};
+use super::dense::{DenseReader, DenseScorer, Started, check_items};
 use super::repeats::Repeats;
 use super::unit_length::{unit_rows, unit_values};
 use super::{Cost, ModelConfig, ModelKind, Needs, Role, Shape, Status};
@@ -131,7 +130,7 @@ impl SasrecConfig {
             heads: self.heads,
             layers: self.layers,
             places: self.max_history + 1,
-            block: 1,
+            sees: Sees::Before,
             positions: self.positions,
         }
     }
@@ -333,33 +332,6 @@ impl Sasrec {
         Ok(table.broadcast_mul(&Tensor::from_vec(kept, (self.learnt, 1), table.device())?)?)
     }
 
-    /// States after the start and after every item but the last of each row, all rows one below the other.
-    ///
-    /// # Shapes
-    /// result: `[sum of rows' lengths, D]`
-    fn states(&self, table: &Tensor, rows: &[&[ItemIndex]], dropout: &Dropout) -> Result<Tensor> {
-        let d = self.config.d_model;
-        let device = self.params.device();
-        let width = rows.iter().map(|row| row.len()).max().unwrap_or(0).max(1);
-        // Row 0 of the inputs' table is the start; padding reads it too, and nothing looks at what comes of it.
-        let mut ids = vec![0u32; rows.len() * width];
-        let mut places = Vec::new();
-        for (number, row) in rows.iter().enumerate() {
-            let ids = &mut ids[number * width..][..width];
-            for (id, &item) in ids[1.min(width)..].iter_mut().zip(row.iter()).take(row.len().saturating_sub(1)) {
-                *id = item + 1;
-            }
-            places.extend((0..row.len()).map(|place| (number * width + place) as u32));
-        }
-        let inputs = Tensor::cat(&[&self.start.reshape((1, d))?, table], 0)?; // [N + 1, D]
-        let ids = Tensor::from_vec(ids, (rows.len(), width), device)?;
-        let scale = if self.config.cosine { 1.0 } else { (d as f64).sqrt() };
-        let x = (ops::embedding(&ids, &inputs)? * scale)?; // [B, T, D]
-        let states = self.body.forward(&x, dropout)?.reshape((rows.len() * width, d))?;
-        let count = places.len();
-        ops::embedding(&Tensor::from_vec(places, count, device)?, &states)
-    }
-
     /// The target's logit, then those of drawn items, which stand for all others: each counts for as many as it was
     /// drawn from. An item drawn against itself does not count.
     fn sampled_logits(
@@ -386,10 +358,44 @@ impl Sasrec {
         let own = ((states * own)?.sum_keepdim(1)? / f64::from(self.config.temperature))?; // [R, 1]
         Ok(Tensor::cat(&[&own, &others], 1)?)
     }
+}
+
+impl DenseReader for Sasrec {
+    fn method(&self) -> &'static str {
+        "sasrec"
+    }
+
+    fn items(&self) -> usize {
+        self.items
+    }
+
+    fn max_history(&self) -> usize {
+        self.config.max_history
+    }
+
+    fn table(&self) -> Result<Tensor> {
+        self.item_table(None)
+    }
+
+    fn states(&self, table: &Tensor, rows: &[&[ItemIndex]], dropout: &Dropout) -> Result<Tensor> {
+        let (d, device) = (self.config.d_model, self.params.device());
+        let Started { ids, width, places } = Started::new(rows);
+        let inputs = Tensor::cat(&[&self.start.reshape((1, d))?, table], 0)?; // [N + 1, D]
+        let ids = Tensor::from_vec(ids, (rows.len(), width), device)?;
+        let scale = if self.config.cosine { 1.0 } else { (d as f64).sqrt() };
+        let x = (ops::embedding(&ids, &inputs)? * scale)?; // [B, T, D]
+        let states = self.body.forward(&x, dropout)?.reshape((rows.len() * width, d))?;
+        let count = places.len();
+        ops::embedding(&Tensor::from_vec(places, count, device)?, &states)
+    }
 
     fn logits(&self, states: &Tensor, table: &Tensor) -> Result<Tensor> {
         let states = if self.config.cosine { unit_rows(states)? } else { states.clone() };
         Ok((ops::tied_head(&states, table)? / f64::from(self.config.temperature))?)
+    }
+
+    fn repeats(&self) -> Option<&Repeats> {
+        self.repeats.as_ref()
     }
 }
 
@@ -433,10 +439,7 @@ impl Network for Sasrec {
     }
 
     fn ranker(&self, materials: &Materials<'_>) -> Result<Box<dyn Ranker>> {
-        if materials.catalog.len() != self.items {
-            let problem = format!("weights for {} items, but {} are to be ranked", self.items, materials.catalog.len());
-            return Err(CoreError::mismatch(problem, "load the generator with this catalog").into());
-        }
-        Ok(Box::new(ItemRanker(scorer::Scorer::new(self)?)))
+        check_items(self.items, materials)?;
+        Ok(Box::new(ItemRanker(DenseScorer::new(self.detached())?)))
     }
 }
