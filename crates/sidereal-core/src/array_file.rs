@@ -32,6 +32,7 @@ pub enum Array<'a> {
     U64(&'a [u64]),
     I64(&'a [i64]),
     F32(&'a [f32]),
+    F64(&'a [f64]),
 }
 
 impl<'a> Array<'a> {
@@ -43,6 +44,7 @@ impl<'a> Array<'a> {
             Self::U64(v) => (Dtype::U64, bytemuck::cast_slice(v)),
             Self::I64(v) => (Dtype::I64, bytemuck::cast_slice(v)),
             Self::F32(v) => (Dtype::F32, bytemuck::cast_slice(v)),
+            Self::F64(v) => (Dtype::F64, bytemuck::cast_slice(v)),
         }
     }
 
@@ -206,7 +208,7 @@ pub trait Element: bytemuck::Pod {
 macro_rules! element {
     ($($t:ty => $d:ident),*) => { $(impl Element for $t { const DTYPE: Dtype = Dtype::$d; })* };
 }
-element!(u8 => U8, u16 => U16, u32 => U32, u64 => U64, i64 => I64, f32 => F32);
+element!(u8 => U8, u16 => U16, u32 => U32, u64 => U64, i64 => I64, f32 => F32, f64 => F64);
 
 /// A column of numbers, owned or in a mapped file.
 #[derive(Debug, Clone)]

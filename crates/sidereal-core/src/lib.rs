@@ -1,9 +1,9 @@
 //! Words and formats of generative recommendation.
 //!
-//! The modules, in the order of the data: [`item`]s and [`embeddings`] come in, a tokenizer gives every item a
-//! [`semantic_id`], the [`catalog`] joins both and holds the prefix [`trie`] (which a [`filter`] narrows for one
-//! request), [`history`] and [`split`] say what a model may learn from, [`vocab`] numbers the codes for it, and
-//! [`metrics`] judges its rankings. [`artifact`] and [`array_file`] put all of it on disk.
+//! The modules, in the order of the data: [`item`]s with [`attributes`] and [`embeddings`] come in, a tokenizer gives
+//! every item a [`semantic_id`], the [`catalog`] joins both and holds the prefix [`trie`] (which a [`filter`], perhaps of
+//! a [`predicate`], narrows for one request), [`history`] and [`split`] say what a model may learn from, [`vocab`] numbers
+//! the codes for it, and [`metrics`] judges its rankings. [`artifact`] and [`array_file`] put all of it on disk.
 //!
 //! Absent on purpose: tensors, network, threads of its own, printing. Everything here runs on any machine.
 
@@ -15,12 +15,15 @@ pub mod item;
 
 pub mod embeddings;
 
+pub mod attributes;
+
 pub mod semantic_id;
 
 pub mod catalog;
 pub mod collision;
 pub mod filter;
 pub mod lc_rec;
+pub mod predicate;
 pub mod trie;
 
 pub mod history;

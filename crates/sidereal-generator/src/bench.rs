@@ -29,8 +29,11 @@ pub struct Times {
 }
 
 impl Times {
-    /// Runs `work` `warmup` times unmeasured and `runs` times measured.
-    fn of<T>(warmup: usize, runs: usize, mut work: impl FnMut() -> Result<T>) -> Result<(Self, T)> {
+    /// Runs `work` `warmup` times unmeasured and `runs` times measured; gives the last result.
+    ///
+    /// # Errors
+    /// 0 runs; whatever `work` says.
+    pub fn of<T>(warmup: usize, runs: usize, mut work: impl FnMut() -> Result<T>) -> Result<(Self, T)> {
         let mut last = None;
         for _ in 0..warmup {
             last = Some(work()?);

@@ -1,7 +1,12 @@
 //! Beam search against brute force, with models that are tables of random numbers.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
+
 use proptest::prelude::*;
+use sidereal_core::catalog::{Change, LiveCatalog};
+use sidereal_core::filter::{Allowed, Bits};
 use sidereal_core::metrics::rank_of_target;
 use sidereal_core::{Catalog, CodeVocab, CollisionPolicy, ItemId, ItemIndex, LeafFilter, SemanticIds};
 use sidereal_generator::beam::{BeamOptions, Request, beam_search};
@@ -128,6 +133,24 @@ impl Case {
         beam_search(&self.model(), &catalog, &requests, BeamOptions { width, norm: self.norm }).unwrap()
     }
 
+    /// The same items, the last of them appended while the catalog serves, and some removed.
+    fn live(&self, built: usize, removed: &[ItemIndex]) -> Arc<Catalog> {
+        let (levels, id) = (self.codes_per_level.len(), |i: usize| ItemId::from(format!("i{i}")));
+        let (first, rest) = self.codes.split_at(built * levels);
+        let sids = SemanticIds::new(levels, first.to_vec()).unwrap();
+        let ids: Vec<ItemId> = (0..built).map(id).collect();
+        let base = Catalog::build(&ids, &sids, &self.codes_per_level, CollisionPolicy::Postings, None).unwrap();
+        let mut live = LiveCatalog::new(&base).unwrap();
+        for (row, at) in rest.chunks(levels).zip(built..) {
+            let sids = SemanticIds::new(levels, row.to_vec()).unwrap();
+            live.apply(&Change { add: &[id(at)], add_ids: Some(&sids), ..Change::default() }).unwrap();
+        }
+        if !removed.is_empty() {
+            live.apply(&Change { remove: removed, ..Change::default() }).unwrap();
+        }
+        live.now()
+    }
+
     fn alive_items(&self, request: usize) -> Vec<ItemIndex> {
         let items = (self.codes.len() / self.codes_per_level.len()) as ItemIndex;
         (0..items).filter(|item| !self.denied[request].contains(item)).collect()
@@ -226,6 +249,48 @@ proptest! {
     }
 
     #[test]
+    fn a_catalog_that_serves_answers_as_one_that_was_built_of_the_same_items(
+        case in cases(),
+        built in any::<prop::sample::Index>(),
+        removed in prop::collection::btree_set(0u32..50, 0..20),
+        allowed in prop::option::of(prop::collection::btree_set(0u32..50, 0..40)),
+    ) {
+        let items = case.codes.len() / case.codes_per_level.len();
+        let removed: Vec<ItemIndex> = removed.into_iter().filter(|&item| (item as usize) < items).collect();
+        prop_assume!(removed.len() < items);
+        let live = case.live(1 + built.index(items), &removed);
+        let merged = live.merged().unwrap();
+        let (model, options) = (case.model(), BeamOptions { width: case.width, norm: case.norm });
+        for (request, history) in case.histories.iter().enumerate() {
+            let search = |catalog: &Catalog| {
+                let denied = &case.denied[request];
+                let filter = match &allowed {
+                    Some(allowed) => {
+                        let allowed = Allowed::new(catalog, &Bits::of(50, allowed.iter().copied()));
+                        LeafFilter::new(catalog, &allowed, denied).unwrap()
+                    }
+                    None => LeafFilter::deny_items(catalog, denied),
+                };
+                let found = beam_search(&model, catalog, &[Request { history, filter: &filter }], options).unwrap();
+                let exact = ExactScorer::new(&model, catalog, case.norm, 10).unwrap();
+                (found[0].clone(), exact.ranking(history, &filter).unwrap(), filter.why_nothing())
+            };
+            let (found, exact, reason) = search(&live);
+            let (expected, expected_exact, _) = search(&merged);
+            prop_assert_eq!(&found.items, &expected.items);
+            prop_assert_eq!(&exact.items, &expected_exact.items);
+            let may = |item: &ItemIndex| {
+                !removed.contains(item) && !case.denied[request].contains(item)
+                    && allowed.as_ref().is_none_or(|allowed| allowed.contains(item))
+            };
+            let alive = (0..items as ItemIndex).filter(may).count();
+            prop_assert!(found.items.iter().all(|scored| may(&scored.item)));
+            prop_assert!(found.items.len() >= alive.min(case.width), "{} of {alive}", found.items.len());
+            prop_assert_eq!(reason.is_some(), alive == 0);
+        }
+    }
+
+    #[test]
     fn children_scores_are_a_distribution_over_the_alive_leaves(case in cases()) {
         let case = Case { norm: ScoreNorm::Children, ..case };
         for (request, ranking) in case.search(64).iter().enumerate() {
@@ -281,6 +346,54 @@ fn a_filter_that_denies_everything_gives_an_empty_ranking() {
     assert!(rankings[0].items.is_empty() && rankings[0].leaves.is_empty());
     assert_eq!(rankings[0].stats.beams, [0, 0]);
     assert_eq!(rankings[1].items.len(), 5);
+}
+
+#[test]
+fn searches_during_changes_merges_and_swaps_answer_from_one_version_each() {
+    let case = Case { codes: (0..240u16).flat_map(|i| [i % 4, i / 4 % 3]).collect(), ..fixed_case() };
+    let mut live = LiveCatalog::new(&case.catalog()).unwrap();
+    let now = RwLock::new(live.now());
+    let (model, done) = (case.model(), AtomicBool::new(false));
+    let search = || {
+        let mut versions = 0;
+        let mut last = String::new();
+        while !done.load(Ordering::Acquire) || versions == 0 {
+            let catalog = Arc::clone(&now.read().unwrap());
+            let filter = LeafFilter::deny_items(&catalog, &[0, 7, 100]);
+            let requests = [Request { history: &case.histories[0], filter: &filter }];
+            let options = BeamOptions { width: 8, norm: ScoreNorm::Level };
+            let found = beam_search(&model, &catalog, &requests, options).unwrap();
+            let mut items: Vec<ItemIndex> = found[0].items.iter().map(|scored| scored.item).collect();
+            assert!(items.iter().all(|&item| catalog.is_alive(item) && ![0, 7, 100].contains(&item)));
+            items.sort_unstable();
+            assert!(items.windows(2).all(|w| w[0] < w[1]) && items.len() >= 8);
+            versions += usize::from(catalog.version() != last);
+            last = catalog.version().to_owned();
+        }
+        versions
+    };
+    std::thread::scope(|scope| {
+        let searchers = [scope.spawn(search), scope.spawn(search)];
+        for round in 0..100u16 {
+            let add: Vec<ItemId> = (0..3).map(|i| ItemId::from(format!("new {round} {i}"))).collect();
+            let sids =
+                SemanticIds::new(2, (0..3).flat_map(|i| [(round + i) % 4, (round / 4 + i) % 3]).collect()).unwrap();
+            let first = live.now().len() as ItemIndex;
+            // One that was built in, one that came in the round before.
+            let remove: Vec<ItemIndex> = [u32::from(round) * 2 + 1, first.saturating_sub(2)]
+                .into_iter()
+                .filter(|&item| live.now().is_alive(item))
+                .collect();
+            live.apply(&Change { add: &add, add_ids: Some(&sids), remove: &remove, restore: &[] }).unwrap();
+            if round % 7 == 0 {
+                let merged = live.now().merged().unwrap();
+                live.install(merged).unwrap();
+            }
+            *now.write().unwrap() = live.now();
+        }
+        done.store(true, Ordering::Release);
+        assert!(searchers.into_iter().all(|searcher| searcher.join().unwrap() > 0));
+    });
 }
 
 #[test]

@@ -1,13 +1,12 @@
 //! Measurements of the project's own work on this machine, on inputs that other programs can be given.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use serde_json::{Value, json};
 use sidereal_core::CodeVocab;
 use sidereal_core::{Catalog, Error, SemanticIds, Trie};
 use sidereal_generator::bench::{
-    TrainInput, bench_beam, bench_beam_input, bench_catalog, bench_model, bench_train_step, process_cpu_s,
+    Times, TrainInput, bench_beam, bench_beam_input, bench_catalog, bench_model, bench_train_step, process_cpu_s,
 };
 use sidereal_generator::models::t5::T5Config;
 use sidereal_generator::models::tiger::TigerConfig;
@@ -18,10 +17,12 @@ use sidereal_tokenizer::bench::RqVaeWish;
 use crate::Result;
 
 mod encode;
+mod filter;
 mod job;
 mod machine;
 
 pub use encode::{EncodeWish, encode};
+pub use filter::{FilterWish, filter};
 pub use job::{JobWish, job, job_input};
 pub use machine::Machine;
 
@@ -160,62 +161,18 @@ pub fn trie(wish: &TrieWish) -> Result<Value> {
     let codes_per_level: Vec<u32> = (0..sids.levels())
         .map(|level| sids.rows().map(|row| u32::from(row[level]) + 1).max().unwrap_or(1).max(wish.codes))
         .collect();
-    let mut trie_times = MiddleTimes::default();
-    let mut trie = None;
-    for _ in 0..wish.runs.max(1) {
-        drop(trie.take());
-        trie = Some(trie_times.of(|| Trie::build(&sids, &codes_per_level))?);
-    }
-    let trie = trie.ok_or_else(|| Error::config("--runs", "no run", "ask for one"))?;
-    let mut figures = json!({ "what": "trie", "ids": sids.len(), "leaves": trie.leaves(), "levels": sids.levels(),
-        "codes_per_level": codes_per_level, "trie_mb": trie.bytes() as f64 / 1e6, "build_s": trie_times.wall(),
-        "build_cpu_s": trie_times.cpu(), "machine": Machine::measure() });
+    let (times, trie) = Times::of(0, wish.runs.max(1), || Ok(Trie::build(&sids, &codes_per_level)?))?;
+    let (leaves, trie_mb) = (trie.leaves(), trie.bytes() as f64 / 1e6);
     drop(trie);
-    let mut catalog_times = MiddleTimes::default();
-    let catalog = catalog_times.of(|| bench_catalog(&sids, &codes_per_level))?;
+    let (catalog_times, catalog) = Times::of(0, 1, || bench_catalog(&sids, &codes_per_level))?;
     let folder = tempfile::tempdir().map_err(|e| Error::io("create", std::env::temp_dir(), e))?;
     catalog.save(folder.path())?;
     drop(catalog);
-    let mut open_times = MiddleTimes::default();
-    for _ in 0..wish.runs.max(3) {
-        open_times.of(|| Catalog::open(folder.path()))?;
-    }
-    if let Some(figures) = figures.as_object_mut() {
-        figures.insert("catalog_build_cpu_s".to_owned(), json!(catalog_times.cpu()));
-        figures.insert("open_ms".to_owned(), json!(open_times.wall().map(|s| s * 1e3)));
-    }
-    Ok(figures)
-}
-
-/// Wall and processor times of some runs.
-#[derive(Default)]
-struct MiddleTimes {
-    wall: Vec<f64>,
-    cpu: Vec<f64>,
-}
-
-impl MiddleTimes {
-    fn of<T>(&mut self, work: impl FnOnce() -> T) -> T {
-        let (began, used) = (Instant::now(), process_cpu_s());
-        let done = work();
-        self.wall.push(began.elapsed().as_secs_f64());
-        self.cpu.extend(process_cpu_s().zip(used).map(|(now, before)| now - before));
-        done
-    }
-
-    fn wall(&self) -> Option<f64> {
-        median(&self.wall)
-    }
-
-    fn cpu(&self) -> Option<f64> {
-        median(&self.cpu)
-    }
-}
-
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied()
+    let (open_times, _) = Times::of(1, wish.runs.max(3), || Ok(Catalog::open(folder.path())?))?;
+    Ok(json!({ "what": "trie", "machine": Machine::measure(), "ids": sids.len(), "leaves": leaves,
+        "levels": sids.levels(), "codes_per_level": codes_per_level, "trie_mb": trie_mb,
+        "build_s": times.wall_median_s(), "build_cpu_s": times.cpu_median_s(),
+        "catalog_build_cpu_s": catalog_times.cpu_median_s(), "open_ms": open_times.wall_median_s() * 1e3 }))
 }
 
 fn with_what(what: &str, mut value: Value) -> Value {

@@ -28,6 +28,7 @@ pub mod pipeline;
 pub mod evaluation;
 
 pub mod evaluate;
+pub mod limits;
 pub mod recommend;
 
 pub mod accuracy;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
+use sidereal_core::attributes::Attributes;
 use sidereal_core::{Catalog, Error, ItemIndex, Items, LeafFilter, Progress};
 use sidereal_generator::fusion::{FusedRanker, Fusion, FusionConfig};
 use sidereal_generator::network::user_key;
@@ -13,6 +14,7 @@ use sidereal_nn::device::DeviceChoice;
 
 use crate::Result;
 use crate::life::added::AddedItems;
+use crate::limits::{LimitWish, Limits};
 use crate::materials::RunMaterials;
 use crate::run::{Run, Stage};
 use crate::stages;
@@ -22,6 +24,7 @@ use crate::stages::fusion::Known;
 pub struct Recommender {
     loaded: Arc<Loaded>,
     fused: Option<FusedRanker>,
+    limits: Limits,
 }
 
 /// What all who answer from one run share.
@@ -65,6 +68,9 @@ pub struct Answer {
     pub catalog_version: String,
     /// The items, best first.
     pub items: Vec<AnswerItem>,
+    /// Why there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// How it was found.
     pub stats: BTreeMap<&'static str, serde_json::Value>,
 }
@@ -118,7 +124,7 @@ impl Recommender {
     fn with(&self, ranker: Option<Arc<dyn Ranker>>, run: &Run, fusion: Fusion, known: Known) -> Result<Self> {
         let knowledge = stages::fusion::knowledge(run, self.catalog(), known)?;
         let fused = FusedRanker::new(ranker, Arc::new(knowledge), fusion)?;
-        Ok(Self { loaded: Arc::clone(&self.loaded), fused: Some(fused) })
+        Ok(Self { loaded: Arc::clone(&self.loaded), fused: Some(fused), limits: self.limits.clone() })
     }
 
     /// As [`Recommender::load`], but the generator answers alone.
@@ -143,7 +149,8 @@ impl Recommender {
         let added = AddedItems::load(&run.dir(Stage::Catalog), &catalog)?;
         let known = items.as_ref().map_or(0, Items::len) as u32;
         let others = (known..catalog.len() as u32).map(|item| (catalog.item_id(item).to_owned(), item)).collect();
-        Ok(Self { loaded: Arc::new(Loaded { catalog, items, added, others, generator }), fused: None })
+        let loaded = Arc::new(Loaded { catalog, items, added, others, generator });
+        Ok(Self { loaded, fused: None, limits: Limits::default() })
     }
 
     /// The catalog.
@@ -159,6 +166,36 @@ impl Recommender {
     /// The fitted weights, where a fusion answers.
     pub fn fusion(&self) -> Option<&Fusion> {
         self.fused.as_ref().map(FusedRanker::fusion)
+    }
+
+    /// Limits all answers from now on.
+    ///
+    /// # Errors
+    /// As [`Limits::of`]; a condition where neither the catalog nor the run's data has attributes.
+    pub fn limit(&mut self, run: &Run, wish: &LimitWish) -> Result<()> {
+        if wish.is_empty() {
+            self.limits = Limits::default();
+            return Ok(());
+        }
+        let attributes = match Attributes::open(&run.dir(Stage::Catalog))? {
+            Some(attributes) => attributes,
+            None => self.loaded.items.as_ref().map(Attributes::of).unwrap_or_default(),
+        };
+        self.limits = Limits::of(&self.loaded.catalog, &attributes, wish)?;
+        Ok(())
+    }
+
+    /// What answers are limited to.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What a question may be answered with.
+    fn filter(&self, deny: &[ItemIndex]) -> Result<LeafFilter> {
+        Ok(match self.limits.allowed() {
+            Some(allowed) => LeafFilter::new(&self.loaded.catalog, allowed, deny)?,
+            None => LeafFilter::deny_items(&self.loaded.catalog, deny),
+        })
     }
 
     /// An item's title.
@@ -190,8 +227,7 @@ impl Recommender {
     /// # Errors
     /// An empty history; whatever the device says.
     pub fn rank(&self, queries: &[Query<'_>], beam: usize) -> Result<Vec<Ranking>> {
-        let filters: Vec<LeafFilter> =
-            queries.iter().map(|query| LeafFilter::deny_items(&self.loaded.catalog, query.deny)).collect();
+        let filters: Vec<LeafFilter> = queries.iter().map(|query| self.filter(query.deny)).collect::<Result<_>>()?;
         let questions: Vec<Question<'_>> = queries
             .iter()
             .zip(&filters)
@@ -219,15 +255,19 @@ impl Recommender {
         let rankings =
             self.rank(&[Query { history: &history, deny, user: None, time: None }], wish.beam.max(wish.k))?;
         let ranked = rankings.iter().flat_map(|ranking| &ranking.items).take(wish.k);
-        let items = ranked.map(|scored| self.answer_item(scored.item, scored.score)).collect();
+        let items: Vec<AnswerItem> = ranked.map(|scored| self.answer_item(scored.item, scored.score)).collect();
+        let reason = if items.is_empty() { self.filter(deny)?.why_nothing() } else { None };
         let candidates: u64 = rankings.iter().map(|ranking| ranking.stats.candidates).sum();
-        let stats = BTreeMap::from([
+        let mut stats = BTreeMap::from([
             ("beam", wish.beam.max(wish.k).into()),
             ("candidates", candidates.into()),
             ("score_norm", self.loaded.generator.info().score_norm.name().into()),
             ("latency_ms", (began.elapsed().as_secs_f64() * 1e3).into()),
         ]);
-        Ok(Answer { catalog_version: self.loaded.catalog.version().to_owned(), items, stats })
+        if let Some(told) = self.limits.told() {
+            stats.insert("limits", serde_json::json!(told));
+        }
+        Ok(Answer { catalog_version: self.loaded.catalog.version().to_owned(), items, reason, stats })
     }
 
     fn answer_item(&self, item: ItemIndex, score: f32) -> AnswerItem {

@@ -66,7 +66,7 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 1234)]
         seed: u64,
     },
-    /// Building the trie.
+    /// Building the trie, the catalog with it, and opening it.
     Trie {
         /// Catalog codes [N, L] (.npy); by default random.
         #[arg(long)]
@@ -83,6 +83,33 @@ pub(crate) enum Bench {
         /// Timed runs.
         #[arg(long, default_value_t = 3)]
         runs: usize,
+    },
+    /// What filters and changes of the catalog cost a beam search of the TIGER shape.
+    Filter {
+        /// Items of the random catalog.
+        #[arg(long, default_value_t = 1_000_000)]
+        items: usize,
+        /// Requests of a round.
+        #[arg(long, default_value_t = 16)]
+        users: usize,
+        /// Beam width.
+        #[arg(long, default_value_t = 50)]
+        beam: usize,
+        /// Items denied to each request.
+        #[arg(long, default_value_t = 1000)]
+        denied: usize,
+        /// Percent of the items that the condition leaves.
+        #[arg(long, default_value_t = 1)]
+        percent_left: u32,
+        /// Items that came, and as many that went, while the catalog serves.
+        #[arg(long, default_value_t = 10_000)]
+        changes: usize,
+        /// Rounds over all ways; one more before them warms up.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// The seed.
+        #[arg(long, default_value_t = 1234)]
+        seed: u64,
     },
     /// RQ-VAE of TIGER's shape on random vectors: encoding, and steps of training.
     RqVae {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use sidereal::Result;
-use sidereal::bench::{BeamWish, EncodeWish, JobWish, TrainWish, TrieWish};
+use sidereal::bench::{BeamWish, EncodeWish, FilterWish, JobWish, TrainWish, TrieWish};
 
 use crate::args::Bench;
 use crate::commands::Context;
@@ -23,6 +23,10 @@ pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
         }
         Bench::Trie { input, ids, levels, codes, runs } => {
             sidereal::bench::trie(&TrieWish { input, ids, levels, codes, runs })?
+        }
+        Bench::Filter { items, users, beam, denied, percent_left, changes, rounds, seed } => {
+            let wish = FilterWish { items, users, beam, denied, percent_left, changes, rounds, seed };
+            sidereal::bench::filter(&wish, device)?
         }
         Bench::RqVae { items, steps, runs } => sidereal::bench::rq_vae(items, steps, runs)?,
         Bench::Encode { method, settings, input, items, width, levels, codes, runs } => {

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use sidereal::limits::LimitWish;
 use sidereal::recommend::{Recommender, Wish};
 use sidereal::{Result, Run};
 
@@ -16,7 +17,10 @@ pub(crate) fn execute(context: &Context, arguments: &Recommend) -> Result<ExitCo
     let run = Run::open(&arguments.run)?;
     let beam = arguments.beam.unwrap_or(DEFAULT_BEAM.max(arguments.k));
     let wish = Wish { k: arguments.k, beam, include_seen: arguments.include_seen };
-    let recommender = Recommender::load(&run, context.global.device, arguments.allow_other_catalog)?;
+    let mut recommender = Recommender::load(&run, context.global.device, arguments.allow_other_catalog)?;
+    let limits =
+        LimitWish { filter: arguments.filter.clone(), allow: arguments.allow.clone(), deny: arguments.deny.clone() };
+    recommender.limit(&run, &limits)?;
     match (&arguments.history, &arguments.users) {
         (Some(history), _) => {
             let ids: Vec<&str> = history.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
@@ -27,6 +31,9 @@ pub(crate) fn execute(context: &Context, arguments: &Recommend) -> Result<ExitCo
                 for item in &answer.items {
                     let title = item.title.as_deref().unwrap_or("");
                     output::line(&format!("{:8.3}  {}  {title}", item.score, item.item_id))?;
+                }
+                if let Some(reason) = &answer.reason {
+                    output::line(reason)?;
                 }
             }
         }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use sidereal_core::artifact::{MANIFEST, Manifest, StageWriter, read_manifest, verify_files};
+use sidereal_core::attributes::Attributes;
 use sidereal_core::{Catalog, Error};
 
 use crate::Result;
@@ -81,6 +82,9 @@ pub(crate) fn replace(
     let writer = StageWriter::begin(&run.dir(Stage::Catalog))?;
     next.save(writer.dir())?;
     added.save(writer.dir())?;
+    if let Some(attributes) = Attributes::open(&folder(run).join(now.version()))? {
+        attributes.save(writer.dir())?;
+    }
     manifest.facts = facts;
     writer.finish(manifest)?;
     Ok(())

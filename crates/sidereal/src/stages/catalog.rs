@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 use sidereal_core::artifact::Manifest;
+use sidereal_core::attributes::Attributes;
 use sidereal_core::{Catalog, CollisionPolicy, Embeddings, Error, ItemId};
 use sidereal_data::PreparedData;
 use sidereal_tokenizer::ItemTokenizer;
@@ -55,6 +56,7 @@ pub fn build(run: &Run, policy: CollisionPolicy) -> Result<Outcome> {
         let (catalog, repair) = join(&tokenizer, policy, ids, &embeddings, prior.as_deref())?;
         versions::keep_changed(run)?;
         catalog.save(out.dir())?;
+        Attributes::of(&data.items).save(out.dir())?;
         let mut facts = facts(&catalog);
         if let Some(record) = repair {
             facts["repair"] = resolved(&record);
