@@ -55,6 +55,7 @@ pub fn recommend_users(
         "catalog": recommender.catalog().version(), "generator": run.digest(Stage::Generator)?,
         "data": run.digest(Stage::Data)?, "users": users_digest,
         "k": wish.k, "beam": wish.beam, "include_seen": wish.include_seen,
+        "precision": recommender.generator().precision(),
     })
     .to_string();
     let done = |rows| Done { users: asked, users_without_history: asked - with_history.len(), rows };

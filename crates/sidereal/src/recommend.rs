@@ -10,6 +10,7 @@ use sidereal_generator::fusion::{FusedRanker, Fusion, FusionConfig};
 use sidereal_generator::network::user_key;
 use sidereal_generator::{Generator, Question, Ranker, Ranking};
 use sidereal_nn::device::DeviceChoice;
+use sidereal_nn::kernels::Precision;
 
 use crate::Result;
 use crate::life::added::AddedItems;
@@ -26,6 +27,21 @@ pub struct Recommender {
     others: HashMap<String, ItemIndex>,
     generator: Generator,
     fused: Option<FusedRanker>,
+}
+
+/// Where a generator computes, and what it multiplies.
+#[derive(Debug, Clone, Copy)]
+pub struct Engine {
+    /// Where.
+    pub device: DeviceChoice,
+    /// What; f32 is the reference.
+    pub precision: Precision,
+}
+
+impl From<DeviceChoice> for Engine {
+    fn from(device: DeviceChoice) -> Self {
+        Self { device, precision: Precision::F32 }
+    }
 }
 
 /// What one request wants.
@@ -82,9 +98,9 @@ impl Recommender {
     ///
     /// # Errors
     /// A stage that has not run or is damaged; a generator of a catalog that this one does not come from, unless
-    /// `allow_other_catalog`; a fusion of another generator.
-    pub fn load(run: &Run, device: DeviceChoice, allow_other_catalog: bool) -> Result<Self> {
-        let mut recommender = Self::load_generator(run, device, allow_other_catalog)?;
+    /// `allow_other_catalog`; a fusion of another generator; a precision that the generator does not have.
+    pub fn load(run: &Run, engine: impl Into<Engine>, allow_other_catalog: bool) -> Result<Self> {
+        let mut recommender = Self::load_generator(run, engine, allow_other_catalog)?;
         if run.has(Stage::Fusion) {
             let data = run.data()?;
             let split = run.split(&data.histories)?;
@@ -114,11 +130,11 @@ impl Recommender {
     ///
     /// # Errors
     /// As [`Recommender::load`].
-    pub fn load_generator(run: &Run, device: DeviceChoice, allow_other_catalog: bool) -> Result<Self> {
+    pub fn load_generator(run: &Run, engine: impl Into<Engine>, allow_other_catalog: bool) -> Result<Self> {
         run.manifest(Stage::Generator)?;
         let dir = run.dir(Stage::Generator);
         let needs = Generator::read_info(&dir)?.recipe.model().needs();
-        let materials = RunMaterials::load(run, needs, device)?;
+        let materials = RunMaterials::load(run, needs, engine.into())?;
         let generator = Generator::load(&dir, &materials.as_materials(), allow_other_catalog)?;
         let catalog = materials.into_catalog();
         let items = match run.has(Stage::Data) {
@@ -214,6 +230,7 @@ impl Recommender {
             ("beam", wish.beam.max(wish.k).into()),
             ("candidates", candidates.into()),
             ("score_norm", self.generator.info().score_norm.name().into()),
+            ("precision", self.generator.precision().name().into()),
             ("latency_ms", (began.elapsed().as_secs_f64() * 1e3).into()),
         ]);
         Ok(Answer { catalog_version: self.catalog.version().to_owned(), items, stats })

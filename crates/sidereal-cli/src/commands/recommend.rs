@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use sidereal::recommend::{Recommender, Wish};
+use sidereal::recommend::{Engine, Recommender, Wish};
 use sidereal::{Result, Run};
 
 use crate::args::Recommend;
@@ -16,7 +16,8 @@ pub(crate) fn execute(context: &Context, arguments: &Recommend) -> Result<ExitCo
     let run = Run::open(&arguments.run)?;
     let beam = arguments.beam.unwrap_or(DEFAULT_BEAM.max(arguments.k));
     let wish = Wish { k: arguments.k, beam, include_seen: arguments.include_seen };
-    let recommender = Recommender::load(&run, context.global.device, arguments.allow_other_catalog)?;
+    let engine = Engine { device: context.global.device, precision: arguments.precision };
+    let recommender = Recommender::load(&run, engine, arguments.allow_other_catalog)?;
     match (&arguments.history, &arguments.users) {
         (Some(history), _) => {
             let ids: Vec<&str> = history.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
