@@ -1,6 +1,7 @@
 //! Tiles with the instructions of x86-64.
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 use super::{Columns, Job, LANES, Precision, Write};
 use crate::kernels::instructions::Instructions;
@@ -81,17 +82,16 @@ macro_rules! kernel {
                 let other = if N == 2 { ($columns)(job.bytes, column + $lanes) } else { first };
                 let valid = (job.columns - column).min(N * $lanes);
                 // Registers that are not full go through a place of their own.
-                let mut spare;
-                let (out, out_step, write) = if valid == N * $lanes {
-                    (&mut job.out[row * job.out_step + column..], job.out_step, job.write)
+                let mut spare = [const { MaybeUninit::<f32>::uninit() }; MOST_ROWS * WIDEST];
+                let (to, out_step, write) = if valid == N * $lanes {
+                    let out = &mut job.out[row * job.out_step + column..][..(R - 1) * job.out_step + valid];
+                    (out.as_mut_ptr(), job.out_step, job.write)
                 } else {
-                    spare = [0f32; MOST_ROWS * WIDEST];
-                    (&mut spare[..], WIDEST, Write::Set)
+                    (spare.as_mut_ptr().cast::<f32>(), WIDEST, Write::Set)
                 };
-                let to = out[..(R - 1) * out_step + N * $lanes].as_mut_ptr();
                 for (r, sums) in sums.iter().enumerate() {
                     // SAFETY: row r < R has `row_words` words from `r * step` on inside `rows`, and N registers from
-                    // `r * out_step` on inside `out`; neither needs alignment.
+                    // `r * out_step` on where it writes, which has R of them; neither needs alignment.
                     unsafe {
                         let (facts, to) = (at.add(r * step + depth), to.add(r * out_step));
                         $registers::write(to, ($finish)(sums[0], facts, first), write);
@@ -100,10 +100,11 @@ macro_rules! kernel {
                         }
                     }
                 }
-                if valid < N * $lanes {
-                    for (r, spare) in spare.chunks_exact(WIDEST).enumerate().take(R) {
-                        let out = &mut job.out[(row + r) * job.out_step + column..][..valid];
-                        out.iter_mut().zip(spare).for_each(|(out, value)| job.write.apply(out, *value));
+                for (r, spare) in spare.chunks_exact(WIDEST).enumerate().take(if valid < N * $lanes { R } else { 0 }) {
+                    let out = &mut job.out[(row + r) * job.out_step + column..][..valid];
+                    for (out, value) in out.iter_mut().zip(spare) {
+                        // SAFETY: `valid` is below N registers, which were written for each of R rows.
+                        job.write.apply(out, unsafe { value.assume_init() });
                     }
                 }
             }
