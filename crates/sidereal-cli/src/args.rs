@@ -8,6 +8,7 @@ use sidereal::embed::{BATCH_TOKENS, ComputeType, Template};
 use sidereal::encode::OnInvalid;
 use sidereal::features::Kind;
 use sidereal::nn::device::DeviceChoice;
+use sidereal::nn::kernels::Precision;
 use sidereal::run::Stage;
 
 mod bench;
@@ -115,6 +116,9 @@ pub(crate) enum Command {
         /// Judge a seeded sample of this many users.
         #[arg(long)]
         users: Option<usize>,
+        /// What the generator multiplies: f32, bf16 or int8; several, the first compared with the others.
+        #[arg(long, value_delimiter = ',', default_value = "f32")]
+        precision: Vec<Precision>,
         /// Without the generator.
         #[arg(long)]
         baselines_only: bool,
@@ -528,6 +532,9 @@ pub(crate) struct Recommend {
     /// Beam width; by default the larger of 50 and k.
     #[arg(long)]
     pub(crate) beam: Option<usize>,
+    /// What the generator multiplies: f32, bf16 or int8.
+    #[arg(long, default_value = "f32")]
+    pub(crate) precision: Precision,
     /// Items of the history may be answered too.
     #[arg(long)]
     pub(crate) include_seen: bool,

@@ -8,6 +8,7 @@ use std::time::Instant;
 use candle_core::Device;
 use serde::Serialize;
 use sidereal_core::{Catalog, CodeVocab, CollisionPolicy, Error as CoreError, ItemId, LeafFilter, SemanticIds};
+use sidereal_nn::kernels::{Instructions, Precision};
 use sidereal_nn::optimizer::{AdamW, AdamWConfig};
 use sidereal_nn::rng::Rng;
 
@@ -218,6 +219,10 @@ pub fn bench_train_step(
 /// A beam search, measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BeamBench {
+    /// What the model multiplied.
+    pub precision: Precision,
+    /// What the processor could do, or was allowed to.
+    pub instructions: &'static str,
     /// Items of the catalog.
     pub items: usize,
     /// W.
@@ -253,9 +258,10 @@ pub fn bench_beam(
     beam: usize,
     batch: usize,
     runs: usize,
+    precision: Precision,
 ) -> Result<BeamBench> {
     let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, catalog.codes_per_level());
-    let inference = model.inference(&vocab)?;
+    let inference = model.inference(&vocab, precision)?;
     let filter = LeafFilter::allow_all();
     let unpadded = |history: &'_ Vec<u32>| -> usize {
         history.iter().rposition(|&token| token != CodeVocab::PAD).map_or(0, |last| last + 1)
@@ -274,6 +280,8 @@ pub fn bench_beam(
     let users = requests.len();
     let sequence = |leaf: u32| catalog.trie().semantic_id(leaf);
     Ok(BeamBench {
+        precision,
+        instructions: Instructions::current().name(),
         items: catalog.len(),
         beam,
         batch,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sidereal_core::artifact::{read_json, write_json};
 use sidereal_core::{Catalog, CodeVocab, Error as CoreError};
+use sidereal_nn::kernels::Precision;
 
 use crate::Result;
 use crate::models::GeneratorConfig;
@@ -51,16 +52,22 @@ pub struct Generator {
     info: GeneratorInfo,
     network: Box<dyn Network>,
     ranker: Arc<dyn Ranker>,
+    precision: Precision,
 }
 
 impl Generator {
     /// Joins weights and what they mean.
     ///
     /// # Errors
-    /// Materials that do not fit the weights.
+    /// Materials that do not fit the weights; a precision that the model does not have.
     pub fn new(info: GeneratorInfo, network: Box<dyn Network>, materials: &Materials<'_>) -> Result<Self> {
+        let precision = materials.precision;
+        if precision != Precision::F32 && !network.has_precisions() {
+            let problem = format!("{} answers in f32 alone, not in {}", info.method, precision.name());
+            return Err(CoreError::config("precision", problem, "use f32, or train a model that writes codes").into());
+        }
         let ranker = network.ranker(materials)?.into();
-        Ok(Self { info, network, ranker })
+        Ok(Self { info, network, ranker, precision })
     }
 
     /// Reads what a folder written by [`Generator::save`] says of itself, without its weights.
@@ -122,6 +129,11 @@ impl Generator {
     /// Its weights.
     pub fn network(&self) -> &dyn Network {
         self.network.as_ref()
+    }
+
+    /// What its ranker multiplies.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Its weights, ready to answer.

@@ -22,6 +22,7 @@ pub mod training;
 
 pub mod generator;
 
+mod pool;
 pub mod scoring;
 
 pub mod beam;

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use sidereal_core::{Catalog, CodeVocab, Embeddings, Error as CoreError, ItemIndex};
+use sidereal_nn::kernels::Precision;
 use sidereal_nn::params::Params;
 
 use crate::Result;
@@ -29,12 +30,14 @@ pub struct Materials<'a> {
     pub training_counts: Option<&'a [u32]>,
     /// Where to compute.
     pub device: &'a Device,
+    /// What the ranker multiplies; weights are kept and trained in f32 whatever this is.
+    pub precision: Precision,
 }
 
 impl<'a> Materials<'a> {
     /// A catalog alone.
     pub fn of_catalog(catalog: &'a Catalog, device: &'a Device) -> Self {
-        Self { catalog, vectors: None, codebooks: None, training_counts: None, device }
+        Self { catalog, vectors: None, codebooks: None, training_counts: None, device, precision: Precision::F32 }
     }
 
     /// How the catalog's codes are numbered as tokens.
@@ -118,6 +121,11 @@ pub trait Network: Debug + Send + Sync {
     /// not depend on threads.
     fn part_rows(&self) -> usize {
         32
+    }
+
+    /// Whether its rankers answer in other precisions than f32 too.
+    fn has_precisions(&self) -> bool {
+        false
     }
 
     /// The weights as they are now, ready to answer over these materials.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::{CodeVocab, ItemIndex};
 
 use crate::Result;
+use crate::pool::Buffer;
 
 /// Over which tokens a code's probability is normalised (methods: scores).
 ///
@@ -38,7 +39,7 @@ impl ScoreNorm {
 /// `values`: `[R, K]`, R prefixes, K the level's codes
 #[derive(Debug, Clone, PartialEq)]
 pub struct CodeScores {
-    values: Vec<f32>,
+    values: Buffer<f32>,
     codes: usize,
 }
 
@@ -48,6 +49,11 @@ impl CodeScores {
     /// # Panics
     /// If `values` is not whole rows.
     pub fn new(values: Vec<f32>, codes: usize) -> Self {
+        Self::pooled(values.into(), codes)
+    }
+
+    /// The same, of a buffer that goes back to its pool.
+    pub(crate) fn pooled(values: Buffer<f32>, codes: usize) -> Self {
         assert!(codes > 0 && values.len().is_multiple_of(codes), "{} values are not rows of {codes}", values.len());
         Self { values, codes }
     }

@@ -12,9 +12,11 @@ use sidereal_generator::batches::Batch;
 use sidereal_generator::beam::{BeamOptions, Request, beam_search};
 use sidereal_generator::dropout::Dropout;
 use sidereal_generator::exact::ExactScorer;
-use sidereal_generator::models::t5::T5;
+use sidereal_generator::models::t5::{T5, T5Inference};
+use sidereal_generator::scoring::CodeScores;
 use sidereal_generator::{NextCodeModel, Ranking, ScoreNorm};
-use sidereal_nn::tolerance::LOGITS;
+use sidereal_nn::kernels::{Instructions, Precision};
+use sidereal_nn::tolerance::{BF16, INT8, LOGITS};
 
 const VARIANTS: [&str; 3] = ["t5_relu_tied", "t5_gated_gelu", "t5_gated_gelu_noscale"];
 /// The order of beams is compared only where neighbours differ by more: the fixtures' own advice.
@@ -152,7 +154,8 @@ fn constrained_beams_equal_hugging_face_generate_on_every_path() {
         let requests: Vec<Request<'_>> =
             histories(&f.batch).into_iter().map(|history| Request { history, filter: &filter }).collect();
         let options = BeamOptions { width: beams.num_beams, norm: ScoreNorm::Full };
-        for inference in [f.model.inference(&vocab).unwrap(), f.model.device_inference(&vocab).unwrap()] {
+        for inference in [f.model.inference(&vocab, Precision::F32).unwrap(), f.model.device_inference(&vocab).unwrap()]
+        {
             let rankings = beam_search(&inference, &catalog, &requests, options).unwrap();
             for (user, ranking) in rankings.iter().enumerate() {
                 assert_eq!(ranking.leaves.len(), beams.num_beams);
@@ -168,7 +171,7 @@ fn exact_ranking_equals_the_exhaustive_one() {
     for variant in VARIANTS {
         let (f, beams) = (fixture(variant), Beams::read(variant));
         let (catalog, vocab) = beams.catalog();
-        let inference = f.model.inference(&vocab).unwrap();
+        let inference = f.model.inference(&vocab, Precision::F32).unwrap();
         let scorer = ExactScorer::new(&inference, &catalog, ScoreNorm::Full, 100).unwrap();
         for (user, history) in histories(&f.batch).into_iter().enumerate() {
             let ranking = scorer.ranking(history, &LeafFilter::allow_all()).unwrap();
@@ -183,7 +186,7 @@ fn exact_ranking_equals_the_exhaustive_one() {
 fn a_request_is_scored_alike_alone_and_in_company_of_other_lengths() {
     let (f, beams) = (fixture("t5_relu_tied"), Beams::read("t5_relu_tied"));
     let (_, vocab) = beams.catalog();
-    for inference in [f.model.inference(&vocab).unwrap(), f.model.device_inference(&vocab).unwrap()] {
+    for inference in [f.model.inference(&vocab, Precision::F32).unwrap(), f.model.device_inference(&vocab).unwrap()] {
         let histories = histories(&f.batch);
         let (_, together) = inference.begin(&histories, ScoreNorm::Level).unwrap();
         for (row, history) in histories.iter().enumerate() {
@@ -196,10 +199,38 @@ fn a_request_is_scored_alike_alone_and_in_company_of_other_lengths() {
 }
 
 #[test]
+fn every_precision_answers_near_the_reference_with_all_instructions() {
+    for variant in VARIANTS {
+        let (f, beams) = (fixture(variant), Beams::read(variant));
+        let (_, vocab) = beams.catalog();
+        let histories = histories(&f.batch);
+        let scores = |model: &T5Inference| -> Vec<f32> {
+            let (first, begun) = model.begin(&histories, ScoreNorm::Full).unwrap();
+            let (parents, codes) = ([0, 0, 1, 2, 2, 2], [3, 5, 0, 15, 7, 7]);
+            let (_, next) = model.step(&first, &parents, &codes, ScoreNorm::Full).unwrap();
+            let rows = |of: &CodeScores| -> Vec<f32> { (0..of.rows()).flat_map(|r| of.row(r).to_vec()).collect() };
+            [rows(&begun), rows(&next)].concat()
+        };
+        let reference = scores(&f.model.device_inference(&vocab).unwrap());
+        for (precision, tolerance) in [(Precision::F32, LOGITS), (Precision::Bf16, BF16), (Precision::Int8, INT8)] {
+            for instructions in Instructions::ALL {
+                let allowed = Instructions::limit(instructions);
+                let found = scores(&f.model.inference(&vocab, precision).unwrap());
+                for (found, reference) in found.iter().zip(&reference) {
+                    let holds = tolerance.holds(f64::from(*found), f64::from(*reference));
+                    assert!(holds, "{variant}, {precision:?} with {allowed:?}: {found} for {reference}");
+                }
+            }
+            Instructions::limit(Instructions::Avx512Bf16);
+        }
+    }
+}
+
+#[test]
 fn paths_agree_on_scores_of_prefixes_under_every_norm() {
     let (f, beams) = (fixture("t5_gated_gelu"), Beams::read("t5_gated_gelu"));
     let (_, vocab) = beams.catalog();
-    let (cpu, device) = (f.model.inference(&vocab).unwrap(), f.model.device_inference(&vocab).unwrap());
+    let (cpu, device) = (f.model.inference(&vocab, Precision::F32).unwrap(), f.model.device_inference(&vocab).unwrap());
     let histories = histories(&f.batch);
     for norm in [ScoreNorm::Full, ScoreNorm::Level] {
         let (a, b) = (cpu.begin(&histories, norm).unwrap(), device.begin(&histories, norm).unwrap());

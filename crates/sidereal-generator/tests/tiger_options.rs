@@ -8,6 +8,7 @@ use sidereal_generator::models::ModelConfig;
 use sidereal_generator::models::t5::{Extensions, FeedForward, T5, T5Config};
 use sidereal_generator::models::tiger::{Output, TigerConfig};
 use sidereal_generator::{GeneratorConfig, Materials, Network, NextCodeModel, Question, Ranker, Row, ScoreNorm};
+use sidereal_nn::kernels::Precision;
 use sidereal_nn::rng::Rng;
 use sidereal_nn::tolerance::FINITE_DIFFERENCES;
 
@@ -141,7 +142,8 @@ fn both_paths_give_the_same_scores_under_every_combination() {
     for config in combinations() {
         let model = t5(&config, &world);
         let layout: HistoryLayout = config.layout(&CodeVocab::new(CodeVocab::FIRST_CODE, &CODES));
-        let (cpu, device) = (model.inference(&layout.vocab).unwrap(), model.device_inference(&layout.vocab).unwrap());
+        let (cpu, device) =
+            (model.inference(&layout.vocab, Precision::F32).unwrap(), model.device_inference(&layout.vocab).unwrap());
         let of_length = [vec![], vec![5], vec![3, 3, 19, 0, 8, 2]];
         let histories: Vec<Vec<u32>> =
             of_length.iter().zip(USERS).map(|(items, user)| layout.tokens(&world.catalog, items, user)).collect();

@@ -22,5 +22,5 @@ mod weights;
 pub use instructions::Instructions;
 pub use operand::{Operand, operand_words, prepare};
 pub use precision::Precision;
-pub use tile::Write;
+pub use tile::{Line, Write};
 pub use weights::Weights;

@@ -56,6 +56,7 @@ pub fn recommend_users(
         "data": run.digest(Stage::Data)?, "users": users_digest,
         "k": wish.k, "beam": wish.beam, "include_seen": wish.include_seen,
         "limits": recommender.limits().told().map(|told| &told.digest),
+        "precision": recommender.generator().precision(),
     })
     .to_string();
     let done = |rows| Done { users: asked, users_without_history: asked - with_history.len(), rows };

@@ -11,6 +11,7 @@ use sidereal_generator::bench::{
 use sidereal_generator::models::t5::T5Config;
 use sidereal_generator::models::tiger::TigerConfig;
 use sidereal_nn::device::DeviceChoice;
+use sidereal_nn::kernels::{Instructions, Precision};
 use sidereal_nn::rng::Rng;
 use sidereal_tokenizer::bench::RqVaeWish;
 
@@ -97,6 +98,8 @@ pub struct BeamWish {
     pub k: usize,
     pub batch: usize,
     pub runs: usize,
+    pub precision: Precision,
+    pub instructions: Option<Instructions>,
     pub save_output: Option<PathBuf>,
     pub seed: u64,
 }
@@ -106,6 +109,9 @@ pub struct BeamWish {
 /// # Errors
 /// Files that cannot be read or do not fit; whatever the device says.
 pub fn beam(wish: &BeamWish, device: DeviceChoice) -> Result<Value> {
+    if let Some(most) = wish.instructions {
+        Instructions::limit(most);
+    }
     let codes = [CODES; LEVELS];
     let (mut catalog, mut histories) = bench_beam_input(wish.items, &codes, wish.users, 20, wish.seed)?;
     if let Some(path) = &wish.catalog {
@@ -120,7 +126,7 @@ pub fn beam(wish: &BeamWish, device: DeviceChoice) -> Result<Value> {
     let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, catalog.codes_per_level());
     let t5 = TigerConfig::default().t5(&vocab)?;
     let model = bench_model(wish.model.as_deref(), t5, wish.seed, &device.open()?)?;
-    let found = bench_beam(&model, &catalog, &histories, wish.k, wish.batch, wish.runs)?;
+    let found = bench_beam(&model, &catalog, &histories, wish.k, wish.batch, wish.runs, wish.precision)?;
     if let Some(path) = &wish.save_output {
         let answer = json!({ "sequences": found.sequences, "scores": found.scores });
         sidereal_core::artifact::write_json(path, &answer)?;

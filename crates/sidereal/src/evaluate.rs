@@ -5,10 +5,11 @@ use std::time::Instant;
 use sidereal_core::metrics::{Bootstrap, DEFAULT_KS, Metric, PairedTest, Row, RowReport, paired_test};
 use sidereal_core::{Catalog, Error, ItemIndex, Progress};
 use sidereal_nn::device::DeviceChoice;
+use sidereal_nn::kernels::Precision;
 
 use crate::Result;
 use crate::evaluation::{Comparison, Evaluation, Metrics, Modes};
-use crate::recommend::Recommender;
+use crate::recommend::{Engine, Recommender};
 use crate::run::{Run, Stage};
 use crate::stages::fusion::Known;
 
@@ -41,10 +42,11 @@ pub struct Question {
 /// # Errors
 /// A stage that has not run; no user with a target; a beam width of 0.
 pub fn evaluate(run: &Run, question: Question, device: DeviceChoice, progress: &dyn Progress) -> Result<Evaluation> {
-    evaluate_with(run, &[], question, device, progress)
+    evaluate_with(run, &[], question, &[device.into()], progress)
 }
 
-/// Evaluates a run, and beside it the trained models of other runs over the same data and split.
+/// Evaluates a run, and beside it the trained models of other runs over the same data and split; with several engines a
+/// row for each, so that what a coarser precision costs is told by a paired test.
 ///
 /// # Errors
 /// As [`evaluate`]; a run over other items, events or held-out targets, or with other items in its catalog: it would be
@@ -53,7 +55,7 @@ pub fn evaluate_with(
     run: &Run,
     others: &[Run],
     question: Question,
-    device: DeviceChoice,
+    engines: &[Engine],
     progress: &dyn Progress,
 ) -> Result<Evaluation> {
     let began = Instant::now();
@@ -67,10 +69,17 @@ pub fn evaluate_with(
     let mut rows: Vec<(String, Modes<Row>)> = Vec::new();
     if !question.baselines_only {
         for run in std::iter::once(run).chain(others) {
-            for (kind, recommender) in recommenders(run, question, device, progress)? {
-                let name = row_name(&rows, &format!("{}{kind}", recommender.generator().info().method), run);
-                let row = exam.trained_row(&name, &recommender, question.beam)?;
-                rows.push((name, row));
+            for &engine in engines {
+                for (kind, recommender) in recommenders(run, question, engine, progress)? {
+                    let generator = recommender.generator();
+                    let precision = match generator.precision() {
+                        Precision::F32 => String::new(),
+                        other => format!(" in {}", other.name()),
+                    };
+                    let name = row_name(&rows, &format!("{}{kind}{precision}", generator.info().method), run);
+                    let row = exam.trained_row(&name, &recommender, question.beam)?;
+                    rows.push((name, row));
+                }
             }
         }
     }
@@ -79,6 +88,7 @@ pub fn evaluate_with(
     let mut evaluation = judge(&exam, &catalog, &rows, trained, question.seed)?;
     evaluation.split = if question.validation { "validation" } else { "test" }.to_owned();
     evaluation.beam = question.beam;
+    evaluation.precision = engines.first().map(|engine| engine.precision).unwrap_or_default();
     evaluation.seconds = began.elapsed().as_secs_f64();
     Ok(evaluation)
 }
@@ -88,10 +98,10 @@ pub fn evaluate_with(
 fn recommenders(
     run: &Run,
     question: Question,
-    device: DeviceChoice,
+    engine: Engine,
     progress: &dyn Progress,
 ) -> Result<Vec<(&'static str, Recommender)>> {
-    let alone = Recommender::load_generator(run, device, false)?;
+    let alone = Recommender::load_generator(run, engine, false)?;
     if !run.has(Stage::Fusion) {
         return Ok(vec![("", alone)]);
     }

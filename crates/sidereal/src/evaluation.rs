@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sidereal_nn::kernels::Precision;
 
 /// Metrics by name: `recall@10`, `ndcg@10`, `mrr`, `coverage@10`, ...
 pub type Metrics = BTreeMap<String, f64>;
@@ -74,6 +75,9 @@ pub struct Evaluation {
     pub items: usize,
     /// Beam width W.
     pub beam: usize,
+    /// What the generator's first row multiplied; rows of others say so in their names.
+    #[serde(default)]
+    pub precision: Precision,
     /// The generator's method name; absent where only baselines were evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generator: Option<String>,

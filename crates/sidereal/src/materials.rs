@@ -4,10 +4,11 @@ use candle_core::Device;
 use sidereal_core::{Catalog, Embeddings};
 use sidereal_generator::Materials;
 use sidereal_generator::models::Needs;
-use sidereal_nn::device::DeviceChoice;
+use sidereal_nn::kernels::Precision;
 use sidereal_tokenizer::{ItemTokenizer, LevelsSee};
 
 use crate::Result;
+use crate::recommend::Engine;
 use crate::run::{Run, Stage};
 
 /// The owner of a generator's [`Materials`].
@@ -17,6 +18,7 @@ pub(crate) struct RunMaterials {
     vectors: Option<Embeddings>,
     codebooks: Option<Vec<Embeddings>>,
     device: Device,
+    precision: Precision,
 }
 
 impl RunMaterials {
@@ -25,12 +27,12 @@ impl RunMaterials {
     ///
     /// # Errors
     /// A run without catalog; files that are damaged; a device that is not there.
-    pub(crate) fn load(run: &Run, needs: Needs, device: DeviceChoice) -> Result<Self> {
+    pub(crate) fn load(run: &Run, needs: Needs, engine: Engine) -> Result<Self> {
         let catalog = run.catalog()?;
         let vectors =
             if needs.vectors && run.has(Stage::Embeddings) { Some(run.catalog_embeddings(&catalog)?) } else { None };
         let codebooks = if needs.codebooks && run.has(Stage::Tokenizer) { codebooks(&run.tokenizer()?)? } else { None };
-        Ok(Self { catalog, vectors, codebooks, device: device.open()? })
+        Ok(Self { catalog, vectors, codebooks, device: engine.device.open()?, precision: engine.precision })
     }
 
     /// As the generator takes them.
@@ -41,6 +43,7 @@ impl RunMaterials {
             codebooks: self.codebooks.as_deref(),
             training_counts: None,
             device: &self.device,
+            precision: self.precision,
         }
     }
 

@@ -11,6 +11,7 @@ use sidereal_generator::fusion::{FusedRanker, Fusion, FusionConfig};
 use sidereal_generator::network::user_key;
 use sidereal_generator::{Generator, Question, Ranker, Ranking};
 use sidereal_nn::device::DeviceChoice;
+use sidereal_nn::kernels::Precision;
 
 use crate::Result;
 use crate::life::added::AddedItems;
@@ -35,6 +36,21 @@ struct Loaded {
     /// Items that the data does not have, by id.
     others: HashMap<String, ItemIndex>,
     generator: Generator,
+}
+
+/// Where a generator computes, and what it multiplies.
+#[derive(Debug, Clone, Copy)]
+pub struct Engine {
+    /// Where.
+    pub device: DeviceChoice,
+    /// What; f32 is the reference.
+    pub precision: Precision,
+}
+
+impl From<DeviceChoice> for Engine {
+    fn from(device: DeviceChoice) -> Self {
+        Self { device, precision: Precision::F32 }
+    }
 }
 
 /// What one request wants.
@@ -94,9 +110,9 @@ impl Recommender {
     ///
     /// # Errors
     /// A stage that has not run or is damaged; a generator of a catalog that this one does not come from, unless
-    /// `allow_other_catalog`; a fusion of another generator.
-    pub fn load(run: &Run, device: DeviceChoice, allow_other_catalog: bool) -> Result<Self> {
-        let generator = Self::load_generator(run, device, allow_other_catalog)?;
+    /// `allow_other_catalog`; a fusion of another generator; a precision that the generator does not have.
+    pub fn load(run: &Run, engine: impl Into<Engine>, allow_other_catalog: bool) -> Result<Self> {
+        let generator = Self::load_generator(run, engine, allow_other_catalog)?;
         if run.has(Stage::Fusion) { generator.fused(run, Known::BeforeTest) } else { Ok(generator) }
     }
 
@@ -131,11 +147,11 @@ impl Recommender {
     ///
     /// # Errors
     /// As [`Recommender::load`].
-    pub fn load_generator(run: &Run, device: DeviceChoice, allow_other_catalog: bool) -> Result<Self> {
+    pub fn load_generator(run: &Run, engine: impl Into<Engine>, allow_other_catalog: bool) -> Result<Self> {
         run.manifest(Stage::Generator)?;
         let dir = run.dir(Stage::Generator);
         let needs = Generator::read_info(&dir)?.recipe.model().needs();
-        let materials = RunMaterials::load(run, needs, device)?;
+        let materials = RunMaterials::load(run, needs, engine.into())?;
         let generator = Generator::load(&dir, &materials.as_materials(), allow_other_catalog)?;
         let catalog = materials.into_catalog();
         let items = match run.has(Stage::Data) {
@@ -262,6 +278,7 @@ impl Recommender {
             ("beam", wish.beam.max(wish.k).into()),
             ("candidates", candidates.into()),
             ("score_norm", self.loaded.generator.info().score_norm.name().into()),
+            ("precision", self.loaded.generator.precision().name().into()),
             ("latency_ms", (began.elapsed().as_secs_f64() * 1e3).into()),
         ]);
         if let Some(told) = self.limits.told() {

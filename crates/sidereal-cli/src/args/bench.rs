@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use sidereal::nn::kernels::{Instructions, Precision};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
@@ -59,6 +60,12 @@ pub(crate) enum Bench {
         /// Timed runs over all histories.
         #[arg(long, default_value_t = 3)]
         runs: usize,
+        /// What the model multiplies: f32, bf16 or int8.
+        #[arg(long, default_value = "f32")]
+        precision: Precision,
+        /// Use no more of the processor than portable, avx2, avx512, avx512vnni or avx512bf16.
+        #[arg(long)]
+        instructions: Option<Instructions>,
         /// Write sequences and scores as JSON, to be compared with another program's.
         #[arg(long)]
         save_output: Option<PathBuf>,

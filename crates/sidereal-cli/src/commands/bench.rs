@@ -17,9 +17,35 @@ pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
             let wish = TrainWish { batch, encoder_tokens, decoder_tokens, vocab, dropout, steps, runs, seed };
             sidereal::bench::train(&wish, device)?
         }
-        Bench::Beam { model, catalog, histories, items, users, k, batch, runs, save_output, seed } => {
-            let wish = BeamWish { model, catalog, histories, items, users, k, batch, runs, save_output, seed };
-            sidereal::bench::beam(&wish, device)?
+        Bench::Beam {
+            model,
+            catalog,
+            histories,
+            items,
+            users,
+            k,
+            batch,
+            runs,
+            precision,
+            instructions,
+            save_output,
+            seed,
+        } => {
+            let sizes = BeamWish {
+                model,
+                catalog,
+                histories,
+                items,
+                users,
+                k,
+                batch,
+                runs,
+                precision,
+                instructions,
+                save_output,
+                seed,
+            };
+            sidereal::bench::beam(&sizes, device)?
         }
         Bench::Trie { input, ids, levels, codes, runs } => {
             sidereal::bench::trie(&TrieWish { input, ids, levels, codes, runs })?

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use sidereal::evaluate::{Question, evaluate_with};
 use sidereal::evaluation::{Evaluation, Metrics};
+use sidereal::nn::kernels::Precision;
+use sidereal::recommend::Engine;
 use sidereal::{Result, Run};
 
 use crate::args::SplitName;
@@ -16,6 +18,7 @@ pub(crate) struct Wish {
     pub(crate) split: SplitName,
     pub(crate) beam: usize,
     pub(crate) users: Option<usize>,
+    pub(crate) precision: Vec<Precision>,
     pub(crate) baselines_only: bool,
     pub(crate) seed: u64,
 }
@@ -30,7 +33,9 @@ pub(crate) fn execute(context: &Context, run: &Path, with: &[PathBuf], wish: Wis
         baselines_only: wish.baselines_only,
         seed: wish.seed,
     };
-    let evaluation = evaluate_with(&run, &others, question, context.global.device, context.progress.as_ref())?;
+    let device = context.global.device;
+    let engines: Vec<Engine> = wish.precision.iter().map(|&precision| Engine { device, precision }).collect();
+    let evaluation = evaluate_with(&run, &others, question, &engines, context.progress.as_ref())?;
     if context.global.json {
         output::json(&evaluation)?
     } else {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use sidereal::limits::LimitWish;
-use sidereal::recommend::{Recommender, Wish};
+use sidereal::recommend::{Engine, Recommender, Wish};
 use sidereal::{Result, Run};
 
 use crate::args::Recommend;
@@ -17,7 +17,8 @@ pub(crate) fn execute(context: &Context, arguments: &Recommend) -> Result<ExitCo
     let run = Run::open(&arguments.run)?;
     let beam = arguments.beam.unwrap_or(DEFAULT_BEAM.max(arguments.k));
     let wish = Wish { k: arguments.k, beam, include_seen: arguments.include_seen };
-    let mut recommender = Recommender::load(&run, context.global.device, arguments.allow_other_catalog)?;
+    let engine = Engine { device: context.global.device, precision: arguments.precision };
+    let mut recommender = Recommender::load(&run, engine, arguments.allow_other_catalog)?;
     let limits =
         LimitWish { filter: arguments.filter.clone(), allow: arguments.allow.clone(), deny: arguments.deny.clone() };
     recommender.limit(&run, &limits)?;

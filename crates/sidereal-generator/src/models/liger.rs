@@ -158,6 +158,10 @@ impl Network for Liger {
         self.tiger.loss(rows, noise)
     }
 
+    fn has_precisions(&self) -> bool {
+        true
+    }
+
     fn ranker(&self, materials: &Materials<'_>) -> Result<Box<dyn Ranker>> {
         let vectors = materials.need_vectors(PLACE)?;
         let met = |item: &ItemIndex| self.counts.get(*item as usize).is_some_and(|&count| count > 0);

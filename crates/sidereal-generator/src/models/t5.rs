@@ -21,10 +21,7 @@ mod first_embeddings;
 mod forward;
 mod frozen;
 mod inputs;
-mod kernels;
 mod objective;
-mod packed;
-mod pool;
 mod position;
 mod weights;
 
@@ -32,6 +29,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use sidereal_core::{CodeVocab, Embeddings, Error as CoreError};
+use sidereal_nn::kernels::loops::MAX_POSITIONS;
+use sidereal_nn::kernels::{self, Precision, Write};
 use sidereal_nn::params::Params;
 
 pub use config::{FeedForward, T5Config};
@@ -47,7 +46,6 @@ use crate::network::WEIGHTS_FILE;
 use crate::scoring::{CodeScores, NextCodeModel, ScoreNorm};
 use forward::{Forward, Padding};
 use frozen::Frozen;
-use packed::Packed;
 use weights::{Model, Weights};
 
 /// The name of the sizes' file in a model's folder, as Hugging Face has it.
@@ -221,20 +219,30 @@ impl T5 {
         forward.decode(&inputs, batch.levels, &states, &padding)
     }
 
-    /// The weights as they are now, ready to write codes: on the CPU copied into a layout of its own, elsewhere shared.
+    /// The weights as they are now, ready to write codes: on the CPU packed for its kernels, elsewhere shared.
     ///
     /// # Errors
-    /// A code vocabulary that is larger than V, or has more levels than inference supports.
-    pub fn inference(&self, vocab: &CodeVocab) -> Result<T5Inference> {
-        self.inference_over(vocab, None)
+    /// A code vocabulary that is larger than V, or has more levels than inference supports; a precision other than f32
+    /// on another device than the CPU.
+    pub fn inference(&self, vocab: &CodeVocab, precision: Precision) -> Result<T5Inference> {
+        self.inference_over(vocab, None, precision)
     }
 
     /// As [`T5::inference`], over other items than those of the training where `vectors` are given.
     ///
     /// # Errors
     /// As [`T5::inference`]; vectors of another width than the training's.
-    pub fn inference_over(&self, vocab: &CodeVocab, vectors: Option<&Embeddings>) -> Result<T5Inference> {
+    pub fn inference_over(
+        &self,
+        vocab: &CodeVocab,
+        vectors: Option<&Embeddings>,
+        precision: Precision,
+    ) -> Result<T5Inference> {
         if !self.device.is_cpu() {
+            if precision != Precision::F32 {
+                let problem = format!("{} is for the CPU, but the generator is elsewhere", precision.name());
+                return Err(CoreError::config("precision", problem, "use f32, or --device cpu").into());
+            }
             return self.device_inference_over(vocab, vectors);
         }
         self.check_vocab(vocab)?;
@@ -242,8 +250,8 @@ impl T5 {
             Some(extensions) if extensions.change_histories() => Some(Box::new(self.frozen(vectors, true)?)),
             _ => None,
         };
-        let cpu = cpu::CpuT5::new(&self.config, vocab, &self.model.weights, extended)?;
-        self.asked(vocab, Engine::Cpu(cpu))
+        let cpu = cpu::CpuT5::new(&self.config, vocab, &self.model.weights, extended, precision)?;
+        self.asked(vocab, Engine::Cpu(Box::new(cpu)))
     }
 
     /// Inference by the path that other devices take, on any device.
@@ -261,7 +269,11 @@ impl T5 {
 
     fn asked(&self, vocab: &CodeVocab, engine: Engine) -> Result<T5Inference> {
         let head = self.model.weights.added.vector_head.as_ref();
-        let head = head.map(|head| Ok::<_, crate::Error>(Packed::new(&head.flatten_all()?.to_vec1()?, head.dim(1)?)));
+        let pack = |head: &Tensor| {
+            let values = head.flatten_all()?.to_vec1()?;
+            Ok::<_, crate::Error>(kernels::Weights::new(&values, head.dim(1)?, Precision::F32))
+        };
+        let head = head.map(pack);
         Ok(T5Inference { vocab: vocab.clone(), engine, vector_head: head.transpose()? })
     }
 
@@ -271,9 +283,9 @@ impl T5 {
             let problem = format!("the catalog's codes need {needed} tokens, but the generator has {has}");
             return Err(CoreError::mismatch(problem, "use the catalog that the generator was trained on").into());
         }
-        if vocab.levels() == 0 || vocab.levels() > kernels::MAX_LEVELS {
+        if vocab.levels() == 0 || vocab.levels() > MAX_POSITIONS {
             let problem = format!("semantic IDs of {} levels", vocab.levels());
-            return Err(CoreError::mismatch(problem, format!("use 1 to {} levels", kernels::MAX_LEVELS)).into());
+            return Err(CoreError::mismatch(problem, format!("use 1 to {} levels", MAX_POSITIONS)).into());
         }
         Ok(())
     }
@@ -331,7 +343,7 @@ fn level_vectors(vectors: &Embeddings, device: &Device) -> Result<Tensor> {
 pub struct T5Inference {
     vocab: CodeVocab,
     engine: Engine,
-    vector_head: Option<Packed>, // [D, width of item vectors]
+    vector_head: Option<kernels::Weights>, // [D, width of item vectors]
 }
 
 impl T5Inference {
@@ -350,7 +362,8 @@ impl T5Inference {
         };
         let width = head.output();
         let mut vectors = vec![0.0; histories.len() * width];
-        head.product(&mut vectors, width, &states, histories.len(), false);
+        let rows = kernels::prepare(Precision::F32, &states, histories.len(), head.input(), &mut []);
+        head.product(&mut vectors, width, rows, Write::Set);
         unit_values(&mut vectors, width);
         Ok(Some(vectors))
     }
@@ -358,7 +371,7 @@ impl T5Inference {
 
 #[derive(Debug)]
 enum Engine {
-    Cpu(cpu::CpuT5),
+    Cpu(Box<cpu::CpuT5>),
     Device(device::DeviceT5),
 }
 

@@ -314,7 +314,7 @@ impl Tiger {
     pub(super) fn code_ranker(&self, materials: &Materials<'_>) -> Result<CodeRanker<T5Inference>> {
         let vocab = materials.vocab();
         let vectors = self.config.vectors("the generator's recipe", materials)?;
-        let inference = self.t5.inference_over(&vocab, vectors)?;
+        let inference = self.t5.inference_over(&vocab, vectors, materials.precision)?;
         Ok(CodeRanker::with_layout(inference, self.config.score_norm, self.config.layout(&vocab)))
     }
 }
@@ -334,6 +334,10 @@ impl Network for Tiger {
             noise: noise.map_or(0, |noise| Rng::new(noise, "objective").next_u64()),
         };
         self.t5.objective(&batch, &objective, &dropout)
+    }
+
+    fn has_precisions(&self) -> bool {
+        true
     }
 
     fn ranker(&self, materials: &Materials<'_>) -> Result<Box<dyn Ranker>> {

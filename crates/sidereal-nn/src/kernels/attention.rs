@@ -4,13 +4,13 @@
 //! step for each token. A tile's scores stay in the first cache from the one product to the other.
 
 use super::bf16;
-use super::instructions::Instructions;
+use super::instructions::{Instructions, vectorised};
 use super::loops;
 use super::precision::Precision;
 use super::tile::{Job, LANES, Line, Write};
 
 /// Rows of queries that are looked at together.
-const ROWS: usize = 8;
+const ROWS: usize = 12;
 
 /// Sizes of one head's keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,53 +84,11 @@ impl Head {
         assert!(self.precision != Precision::Int8, "keys and values are f32 or bf16");
         let (width, tokens) = (self.width, self.tokens);
         let (key_lines, value_lines) = lines[..self.lines()].split_at_mut(self.key_lines());
-        let depth = self.precision.words(width);
-        if depth == 0 || tokens == 0 {
+        if self.key_lines() == 0 {
             return;
         }
-        for (block, lines) in key_lines.chunks_exact_mut(depth).enumerate() {
-            for lane in 0..LANES {
-                let token = block * LANES + lane;
-                if token >= tokens {
-                    lines.iter_mut().for_each(|line| line.0[lane] = 0);
-                    continue;
-                }
-                let key = keys.row(token, width);
-                match self.precision {
-                    Precision::F32 => {
-                        for (line, value) in lines.iter_mut().zip(key) {
-                            line.0[lane] = value.to_bits();
-                        }
-                    }
-                    _ => {
-                        for (line, pair) in lines.iter_mut().zip(key.chunks(2)) {
-                            line.0[lane] = bf16::word(pair[0], pair.get(1).copied().unwrap_or(0.0));
-                        }
-                    }
-                }
-            }
-        }
-        let depth = self.precision.words(tokens);
-        for (block, lines) in value_lines.chunks_exact_mut(depth).enumerate() {
-            let columns = block * LANES..width.min((block + 1) * LANES);
-            for (p, line) in lines.iter_mut().enumerate() {
-                line.0[columns.len()..].fill(0);
-                match self.precision {
-                    Precision::F32 => {
-                        for (word, value) in line.0.iter_mut().zip(&values.row(p, width)[columns.clone()]) {
-                            *word = value.to_bits();
-                        }
-                    }
-                    _ => {
-                        let first = &values.row(2 * p, width)[columns.clone()];
-                        let second = (2 * p + 1 < tokens).then(|| &values.row(2 * p + 1, width)[columns.clone()]);
-                        for (c, (word, value)) in line.0.iter_mut().zip(first).enumerate() {
-                            *word = bf16::word(*value, second.map_or(0.0, |second| second[c]));
-                        }
-                    }
-                }
-            }
-        }
+        pack_keys(key_lines, self.precision, keys, tokens, width);
+        pack_values(value_lines, self.precision, values, tokens, width);
     }
 
     /// Looks at packed keys and values; rows of `out` are `out_step` apart. Nothing to look at gives 0.
@@ -212,6 +170,67 @@ impl Head {
             bf16::round_row(bytemuck::cast_slice_mut(out), &rows.data[row * rows.step..][..width]);
         }
         (bytemuck::cast_slice(space), words)
+    }
+}
+
+vectorised! {
+    /// A column for each token.
+    fn pack_keys(lines: &mut [Line], precision: Precision, keys: Rows<'_>, tokens: usize, width: usize) {
+        // Words of a row, a part at a time.
+        const PART: usize = 64;
+        let depth = precision.words(width);
+        for (block, lines) in lines.chunks_exact_mut(depth).enumerate() {
+            for lane in 0..LANES {
+                let token = block * LANES + lane;
+                if token >= tokens {
+                    lines.iter_mut().for_each(|line| line.0[lane] = 0);
+                    continue;
+                }
+                let elements = PART * precision.elements();
+                for (part, lines) in keys.row(token, width).chunks(elements).zip(lines.chunks_mut(PART)) {
+                    let mut words = [0u32; PART];
+                    match precision {
+                        Precision::F32 => words.iter_mut().zip(part).for_each(|(word, value)| *word = value.to_bits()),
+                        _ => {
+                            let halves: &mut [u16] = bytemuck::cast_slice_mut(&mut words);
+                            halves.iter_mut().zip(part).for_each(|(half, value)| *half = bf16::rounded(*value));
+                        }
+                    }
+                    for (line, word) in lines.iter_mut().zip(words) {
+                        line.0[lane] = word;
+                    }
+                }
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// A step for each token, or for two neighbours.
+    fn pack_values(lines: &mut [Line], precision: Precision, values: Rows<'_>, tokens: usize, width: usize) {
+        let depth = precision.words(tokens);
+        for (block, lines) in lines.chunks_exact_mut(depth).enumerate() {
+            let columns = LANES.min(width - block * LANES);
+            // The token's columns of this block, zeros behind the last of either.
+            let of = |token: usize| {
+                let mut row = [0f32; LANES];
+                if token < tokens {
+                    row[..columns].copy_from_slice(&values.row(token, width)[block * LANES..][..columns]);
+                }
+                row
+            };
+            for (p, line) in lines.iter_mut().enumerate() {
+                match precision {
+                    Precision::F32 => line.0 = of(p).map(f32::to_bits),
+                    _ => {
+                        let (first, second) = (of(2 * p), of(2 * p + 1));
+                        for (lane, word) in line.0.iter_mut().enumerate() {
+                            *word = bf16::word(first[lane], second[lane]);
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the processor can do, found out once, and loops that are compiled for several kinds of it.
 
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Sets of instructions that kernels are written for, each with all before it.
@@ -74,6 +75,20 @@ impl Instructions {
         let current = most.min(Self::of_processor());
         CURRENT.store(current as u8, Ordering::Relaxed);
         current
+    }
+}
+
+impl FromStr for Instructions {
+    type Err = sidereal_core::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|one| one.name() == text).ok_or_else(|| {
+            sidereal_core::Error::config(
+                "instructions",
+                format!("none is called {text:?}"),
+                "use portable, avx2, avx512, avx512vnni or avx512bf16",
+            )
+        })
     }
 }
 

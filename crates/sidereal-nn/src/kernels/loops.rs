@@ -4,7 +4,7 @@
 
 use super::attention::Bias;
 use super::instructions::{sum_of_lanes, vectorised};
-use super::row::{dot, exp, max, square_sum};
+use super::row::{dot, exp, max, square_sum, sum_of};
 
 const LANES: usize = 16;
 
@@ -78,10 +78,10 @@ fn exp_and_sum(values: &mut [f32], top: f32) -> f32 {
 }
 
 vectorised! {
-    /// ln of the summed exponentials of a row. NaN if the row holds one.
-    pub fn log_sum_exp(row: &[f32]) -> f32 {
-        let top = max(row);
-        top + super::row::sum_of(row, |v| exp(v - top)).ln()
+    /// ln of the summed exponentials of a row that stands at two places. NaN if the row holds one.
+    pub fn log_sum_exp(row: &[f32], rest: &[f32]) -> f32 {
+        let top = max(row).max(max(rest));
+        top + (sum_of(row, |v| exp(v - top)) + sum_of(rest, |v| exp(v - top))).ln()
     }
 }
 
@@ -98,26 +98,32 @@ vectorised! {
         let inner = out.len();
         let count = positions.len();
         let query = positions[count - 1];
-        for (head, out) in out.chunks_exact_mut(head_width).enumerate() {
-            let at = head * head_width;
-            let mut weights = [0f32; MAX_POSITIONS];
-            let weights = &mut weights[..count];
-            for (p, weight) in weights.iter_mut().enumerate() {
-                let key = &positions[p][inner + at..inner + at + head_width];
-                *weight = dot(&query[at..at + head_width], key) + bias[head * count + p];
+        // Heads whose weights stand side by side, so that one exponential serves many.
+        let together = (MAX_POSITIONS / count).max(1);
+        for (group, out) in out.chunks_mut(together * head_width).enumerate() {
+            let heads = out.len() / head_width;
+            let first = group * together;
+            let mut weights = [f32::NEG_INFINITY; MAX_POSITIONS];
+            for (h, weights) in weights.chunks_exact_mut(count).take(heads).enumerate() {
+                let at = (first + h) * head_width;
+                let query = &query[at..at + head_width];
+                for (p, weight) in weights.iter_mut().enumerate() {
+                    *weight = dot(query, &positions[p][inner + at..][..head_width]) + bias[(first + h) * count + p];
+                }
+                let top = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                weights.iter_mut().for_each(|weight| *weight -= top);
             }
-            let top = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let mut total = 0.0;
-            for weight in weights.iter_mut() {
-                *weight = exp(*weight - top);
-                total += *weight;
-            }
-            out.fill(0.0);
-            for (p, weight) in weights.iter().enumerate() {
-                let value = &positions[p][2 * inner + at..2 * inner + at + head_width];
-                let weight = weight / total;
-                for (out, value) in out.iter_mut().zip(value) {
-                    *out += weight * value;
+            weights.iter_mut().for_each(|weight| *weight = exp(*weight));
+            for ((h, out), weights) in out.chunks_exact_mut(head_width).enumerate().zip(weights.chunks_exact(count)) {
+                let at = 2 * inner + (first + h) * head_width;
+                let share = 1.0 / weights.iter().sum::<f32>();
+                for (p, weight) in weights.iter().enumerate() {
+                    let (value, weight) = (&positions[p][at..at + head_width], weight * share);
+                    if p == 0 {
+                        out.iter_mut().zip(value).for_each(|(out, value)| *out = weight * value);
+                    } else {
+                        out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
+                    }
                 }
             }
         }
@@ -150,7 +156,7 @@ mod tests {
     fn a_row_with_nan_has_no_log_sum() {
         let mut row = vec![0.5f32; 40];
         row[20] = f32::NAN;
-        assert!(log_sum_exp(&row).is_nan());
-        assert!((log_sum_exp(&[0.0; 8]) - 8f32.ln()).abs() < 1e-6);
+        assert!(log_sum_exp(&row, &[]).is_nan() && log_sum_exp(&[0.0], &row).is_nan());
+        assert!((log_sum_exp(&[0.0; 8], &[0.0; 21]) - 29f32.ln()).abs() < 1e-6);
     }
 }

@@ -1,5 +1,7 @@
 //! How numbers are held in a product.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 /// What a product multiplies. It adds up in f32 (in whole numbers where it multiplies bytes), whatever this is.
@@ -49,5 +51,15 @@ impl Precision {
     /// Words that `width` elements take.
     pub(crate) fn words(self, width: usize) -> usize {
         width.div_ceil(self.elements())
+    }
+}
+
+impl FromStr for Precision {
+    type Err = sidereal_core::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|one| one.name() == text).ok_or_else(|| {
+            sidereal_core::Error::config("precision", format!("none is called {text:?}"), "use f32, bf16 or int8")
+        })
     }
 }

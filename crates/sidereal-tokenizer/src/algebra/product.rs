@@ -1,6 +1,6 @@
 //! The one matrix product of the numeric code, and exact distances beside it.
 
-use crate::algebra::vectorised::vectorised;
+use sidereal_nn::kernels::instructions::vectorised;
 
 /// `out = rows * columns`.
 ///

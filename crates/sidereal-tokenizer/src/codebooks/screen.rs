@@ -18,9 +18,11 @@
 //! that level, no term is larger than |c'| (|x'| + S) and each is rounded once or twice. It covers a residual that was
 //! itself rounded to f32 after every level.
 
+use sidereal_nn::kernels::bf16::{rounded, widened};
+use sidereal_nn::kernels::instructions::{sum_of_lanes, vectorised};
+
 use crate::algebra::bf16::{self, Bf16Columns, Bf16Rows, PANEL};
 use crate::algebra::product::{product, squared_norm, transposed};
-use crate::algebra::vectorised::{sum_of_lanes, vectorised};
 
 /// Products of one block of rows: they stay in the second-level cache.
 const PRODUCTS_PER_BLOCK: usize = 1 << 17;
@@ -268,7 +270,7 @@ vectorised! {
         let mut lanes = [0f64; 8];
         for values in codeword.chunks(lanes.len()) {
             for (lane, &v) in lanes.iter_mut().zip(values) {
-                let lost = f64::from(v - bf16::widened(bf16::rounded(v)));
+                let lost = f64::from(v - widened(rounded(v)));
                 *lane += lost * lost;
             }
         }

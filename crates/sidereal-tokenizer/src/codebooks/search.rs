@@ -16,8 +16,9 @@
 
 use std::sync::Arc;
 
+use sidereal_nn::kernels::instructions::vectorised;
+
 use crate::algebra::product::{product_f64, squared_distance};
-use crate::algebra::vectorised::vectorised;
 use crate::codebooks::screen::{Kernel, Margins, RowLengths, Screen, ScreenScratch};
 
 /// Scores that are looked at together.

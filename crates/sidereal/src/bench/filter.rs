@@ -11,6 +11,7 @@ use sidereal_generator::bench::{bench_beam_input, bench_model, process_cpu_s};
 use sidereal_generator::models::tiger::TigerConfig;
 use sidereal_generator::{NextCodeModel, ScoreNorm};
 use sidereal_nn::device::DeviceChoice;
+use sidereal_nn::kernels::Precision;
 use sidereal_nn::rng::Rng;
 
 use super::{CODES, LEVELS};
@@ -42,7 +43,7 @@ pub fn filter(wish: &FilterWish, device: DeviceChoice) -> Result<Value> {
     let (catalog, histories) = bench_beam_input(wish.items, &codes, wish.users, 20, wish.seed)?;
     let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, catalog.codes_per_level());
     let model = bench_model(None, TigerConfig::default().t5(&vocab)?, wish.seed, &device.open()?)?;
-    let model = model.inference(&vocab)?;
+    let model = model.inference(&vocab, Precision::F32)?;
     let mut rng = Rng::new(wish.seed, "bench filter");
     let denied: Vec<Vec<ItemIndex>> =
         histories.iter().map(|_| (0..wish.denied).map(|_| rng.below(catalog.len()) as ItemIndex).collect()).collect();

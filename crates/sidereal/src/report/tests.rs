@@ -53,6 +53,7 @@ fn evaluation(strength: f64) -> Evaluation {
         users: 22_363,
         items: 12_101,
         beam: 50,
+        precision: sidereal_nn::kernels::Precision::F32,
         generator: Some("tiger".to_owned()),
         catalog_version: "9f31c2a4".to_owned(),
         no_filter: Some(rows[0].1.no_filter.clone()),

@@ -237,7 +237,7 @@ fn learnt(run: &Path, items: &Items) -> Result<(Vectors, Value)> {
     let run = Run::open(run)?;
     let place = run.dir(Stage::Generator);
     let info = Generator::read_info(&place)?;
-    let materials = RunMaterials::load(&run, info.recipe.model().needs(), DeviceChoice::Cpu)?;
+    let materials = RunMaterials::load(&run, info.recipe.model().needs(), DeviceChoice::Cpu.into())?;
     let generator = Generator::load(&place, &materials.as_materials(), false)?;
     let Some(vectors) = generator.network().item_vectors()? else {
         let problem = format!("{} learns no vectors of items", info.method);

@@ -33,7 +33,7 @@ pub fn make(
     let work_dir = run.work_dir(Stage::Generator);
     let outcome = run.stage(Stage::Generator, wanted, |out| {
         let data = run.data()?;
-        let materials = RunMaterials::load(run, needs, device)?;
+        let materials = RunMaterials::load(run, needs, device.into())?;
         run.check_items(materials.catalog(), &data)?;
         let split = run.split(&data.histories)?;
         std::fs::create_dir_all(&work_dir).map_err(|e| Error::io("create", &work_dir, e))?;

@@ -1,81 +1,51 @@
-//! T5 inference on the CPU in f32, without tensors in between.
+//! T5 inference on the CPU, without tensors in between.
 //!
 //! # What makes it fast?
-//! Weights are stored [in, out], ready for the product, queries, keys and values of a block in one matrix. Histories
-//! are not padded: a group of requests is one matrix of all its tokens. Cross-attention keys and values are computed
-//! once a request and shared by its beams, keys as `[H * dk, T]` so that queries meet them in their natural order. The
-//! keys and values of a prefix stay where the step that made them wrote them; a prefix is a list of rows, one for each
-//! step, so nothing is copied when the beam search reorders its beams. The first step has one row a request.
+//! Weights are packed for the kernels once, in the precision that was asked for; queries, keys and values of a block in
+//! one matrix. Histories are not padded: a group of requests is one matrix of all its tokens. What the first block makes
+//! of a token is looked up where it depends on nothing but the token. Cross-attention keys and values are computed and
+//! packed once a request and shared by its beams. The keys and values of a prefix stay where the step that made them wrote
+//! them; a prefix is a list of rows, one for each step, so nothing is copied when the beam search reorders its beams. The
+//! first step has one row a request. Memory comes from a pool and goes back to it.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use sidereal_core::{CodeVocab, Error as CoreError};
+use sidereal_nn::kernels::attention::{Bias, Head, Rows};
+use sidereal_nn::kernels::loops::{MAX_POSITIONS, attend_prefix, gelu_gate, log_sum_exp, rms_norm};
+use sidereal_nn::kernels::{Instructions, Line, Operand, Precision, Weights as Packed, Write, operand_words, prepare};
 
-use super::config::{FeedForward, T5Config};
+use super::config::T5Config;
 use super::device::longer;
 use super::extensions::Extensions;
 use super::frozen::Frozen;
-use super::kernels::{
-    MAX_LEVELS, Output, View, attend_prefix, gelu_gate, log_sum_exp, matmul, relu, rms_norm, softmax,
-};
-use super::packed::Packed;
-use super::pool::{Buffer, Pool};
 use super::position::buckets;
-use super::weights::{self, Weights};
+use super::weights::Weights;
 use crate::Result;
 use crate::history_layout::split_marks;
+use crate::pool::{Buffer, Pool};
 use crate::scoring::{CodeScores, ScoreNorm};
 
-/// Weights in the order and layout of their use.
+mod packed;
+
+use packed::{FeedForwardBlock, PackedT5, SelfAttention, flat};
+
+/// A T5 that answers on the CPU.
 #[derive(Debug)]
 pub(super) struct CpuT5 {
     config: T5Config,
     vocab: CodeVocab,
-    embedding: Vec<f32>,    // [V, D]
-    heads: Vec<Packed>,     // by level: [D, K], the output scale multiplied in
-    other_head: Packed,     // [D, tokens of no level]
-    level_heads: bool,      // whether each level's head is over its own codes alone
-    encoder_bias: Vec<f32>, // [buckets, H]
-    decoder_bias: Vec<f32>, // [buckets, H]
-    encoder: Vec<EncoderBlock>,
-    decoder: Vec<DecoderBlock>,
-    encoder_norm: Vec<f32>, // [D]
-    decoder_norm: Vec<f32>, // [D]
+    precision: Precision,
+    instructions: Instructions,
+    packed: PackedT5,
+    /// What the first blocks' queries, keys and values are by token, where they depend on nothing else.
+    encoder_tokens: Option<Vec<f32>>, // [V, 3 * H * dk]
+    decoder_tokens: Option<Vec<f32>>, // [V, 3 * H * dk]
     /// What begins with more than rows of the table, if anything does.
     extended: Option<Box<Frozen>>,
-    pool: Pool,
-}
-
-#[derive(Debug)]
-struct EncoderBlock {
-    norm: Vec<f32>,
-    qv: Packed,  // [D, 2 * H * dk]
-    k: Vec<f32>, // [D, H * dk]
-    o: Packed,   // [H * dk, D]
-    ff: FeedForwardBlock,
-}
-
-#[derive(Debug)]
-struct DecoderBlock {
-    norm: Vec<f32>,
-    qkv: Packed, // [D, 3 * H * dk]
-    o: Packed,   // [H * dk, D]
-    cross_norm: Vec<f32>,
-    cross_q: Packed,   // [D, H * dk]
-    cross_k: Vec<f32>, // [D, H * dk]
-    cross_v: Packed,   // [D, H * dk]
-    cross_o: Packed,   // [H * dk, D]
-    ff: FeedForwardBlock,
-}
-
-#[derive(Debug)]
-struct FeedForwardBlock {
-    norm: Vec<f32>,
-    up: Packed,           // [D, F]
-    gate: Option<Packed>, // [D, F]
-    down: Packed,         // [F, D]
+    numbers: Pool<f32>,
+    lines: Pool<Line>,
 }
 
 /// A group of requests after some codes.
@@ -96,67 +66,46 @@ pub(super) struct CpuState {
 struct Encoded {
     /// Each request's tokens among all tokens.
     spans: Vec<Range<usize>>,
-    cross: Vec<CrossKeysValues>, // by decoder block
-}
-
-#[derive(Debug)]
-struct CrossKeysValues {
-    keys: Buffer,   // [H * dk, tokens]
-    values: Buffer, // [tokens, H * dk]
+    /// Each request's keys and values by decoder block, head after head, packed.
+    cross: Vec<Vec<Buffer<Line>>>,
 }
 
 /// Queries, keys and values that one step computed for its rows.
 #[derive(Debug)]
 struct StepRows {
-    qkv: Vec<Buffer>, // by decoder block: [R, 3 * H * dk]
+    qkv: Vec<Buffer<f32>>, // by decoder block: [R, 3 * H * dk]
 }
 
 impl CpuT5 {
-    /// Copies weights into their layout for inference; `extended` makes the inputs where a table alone does not.
+    /// Packs weights for inference; `extended` makes the inputs where a table alone does not.
     pub(super) fn new(
         config: &T5Config,
         vocab: &CodeVocab,
         weights: &Weights,
         extended: Option<Box<Frozen>>,
+        precision: Precision,
     ) -> Result<Self> {
-        let embedding = flat(&weights.embedding)?;
-        let separate = weights.head.as_ref().map(flat).transpose()?;
-        let (d, v, scale) = (config.d_model, config.vocab_size, config.output_scale() as f32);
-        let head_of = |tokens: &[u32]| {
-            let mut columns = Vec::with_capacity(d * tokens.len());
-            for i in 0..d {
-                columns.extend(tokens.iter().map(|&token| match &separate {
-                    Some(head) => head[i * v + token as usize] * scale,
-                    None => embedding[token as usize * d + i] * scale,
-                }));
-            }
-            Packed::new(&columns, tokens.len())
+        let packed = PackedT5::new(config, vocab, weights, precision)?;
+        let changed = |what: fn(&Extensions) -> bool| extended.as_ref().is_some_and(|model| model.has(what));
+        let eps = config.layer_norm_epsilon as f32;
+        let of_tokens = |block: Option<&SelfAttention>, changed: bool| {
+            block.filter(|_| !changed).and_then(|block| block.of_tokens(&packed.embedding, eps))
         };
-        let levels: Vec<Vec<u32>> = (0..vocab.levels()).map(|level| vocab.level_range(level).collect()).collect();
-        let others: Vec<u32> = (0..v as u32).filter(|&token| vocab.code(token).is_none()).collect();
-        let (heads, other_head) = match weights.added.level_heads.as_slice() {
-            [] => (levels.iter().map(|tokens| head_of(tokens)).collect(), head_of(&others)),
-            own => {
-                let scaled = |head: &Tensor| Ok(Packed::new(&flat(&(head * f64::from(scale))?)?, head.dim(1)?));
-                // A head of a level knows no other tokens.
-                (own.iter().map(scaled).collect::<Result<_>>()?, Packed::new(&[], 0))
-            }
-        };
+        let first = packed.encoder.first().map(|block| &block.attention);
+        let encoder_tokens = of_tokens(first, changed(Extensions::change_histories));
+        let first = packed.decoder.first().map(|block| &block.attention);
+        let decoder_tokens = of_tokens(first, changed(Extensions::change_prefixes));
         Ok(Self {
             config: config.clone(),
             vocab: vocab.clone(),
-            embedding,
-            heads,
-            other_head,
-            level_heads: !weights.added.level_heads.is_empty(),
-            encoder_bias: flat(&weights.encoder_bias)?,
-            decoder_bias: flat(&weights.decoder_bias)?,
-            encoder: weights.encoder.iter().map(|b| EncoderBlock::new(config, b)).collect::<Result<_>>()?,
-            decoder: weights.decoder.iter().map(|b| DecoderBlock::new(config, b)).collect::<Result<_>>()?,
-            encoder_norm: flat(&weights.encoder_norm)?,
-            decoder_norm: flat(&weights.decoder_norm)?,
+            precision,
+            instructions: Instructions::current(),
+            packed,
+            encoder_tokens,
+            decoder_tokens,
             extended,
-            pool: Pool::default(),
+            numbers: Pool::default(),
+            lines: Pool::default(),
         })
     }
 
@@ -171,7 +120,7 @@ impl CpuT5 {
         Ok(self.first(histories)?.1.to_vec())
     }
 
-    fn first(&self, histories: &[&[u32]]) -> Result<(CpuState, Buffer)> {
+    fn first(&self, histories: &[&[u32]]) -> Result<(CpuState, Buffer<f32>)> {
         let encoded = Arc::new(self.encode(histories)?);
         let before = CpuState {
             encoded,
@@ -204,9 +153,9 @@ impl CpuT5 {
     }
 
     /// What the encoder begins with, one history after the other without padding: `[tokens, D]`.
-    fn history_rows(&self, histories: &[&[u32]], rows: usize) -> Result<Buffer> {
+    fn history_rows(&self, histories: &[&[u32]], rows: usize) -> Result<Buffer<f32>> {
         let d = self.config.d_model;
-        let mut x = self.pool.take(rows * d);
+        let mut x = self.numbers.take(rows * d);
         if let Some(model) = self.extended.as_ref().filter(|m| m.has(Extensions::change_histories)) {
             x.copy_from_slice(&model.history_rows(histories)?);
             return Ok(x);
@@ -219,9 +168,9 @@ impl CpuT5 {
     }
 
     /// What the decoder begins with at the last token of each prefix: `[R, D]`.
-    fn prefix_rows(&self, prefixes: &[u32], len: usize) -> Result<Buffer> {
+    fn prefix_rows(&self, prefixes: &[u32], len: usize) -> Result<Buffer<f32>> {
         let (d, rows) = (self.config.d_model, prefixes.len() / len);
-        let mut x = self.pool.take(rows * d);
+        let mut x = self.numbers.take(rows * d);
         if let Some(model) = self.extended.as_ref().filter(|m| m.has(Extensions::change_prefixes)) {
             x.copy_from_slice(&flat(&model.last_rows(prefixes, rows, len)?)?);
             return Ok(x);
@@ -232,44 +181,55 @@ impl CpuT5 {
         Ok(x)
     }
 
-    /// Encoder states of histories that begin with `x`, one after the other without padding: `[tokens, D]`.
-    fn encoder_states(&self, mut x: Buffer, spans: &[Range<usize>]) -> Buffer {
+    /// Encoder states of histories, one after the other without padding: `[tokens, D]`.
+    fn encoder_states(&self, histories: &[&[u32]], spans: &[Range<usize>]) -> Result<Buffer<f32>> {
         let c = &self.config;
-        let (d, inner, dk, heads) = (c.d_model, c.inner(), c.d_kv, c.num_heads);
+        let (d, inner, dk, eps) = (c.d_model, c.inner(), c.d_kv, c.layer_norm_epsilon as f32);
         let rows = spans.last().map_or(0, |span| span.end);
         let longest = spans.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let bias = self.offset_bias(longest);
-        let mut normed = self.pool.take(rows * d);
-        let mut qv = self.pool.take(rows * 2 * inner);
-        let mut keys = self.pool.take(rows * inner);
-        let mut attended = self.pool.take(rows * inner);
-        let mut scores = self.pool.take(longest * longest);
-        for block in &self.encoder {
-            rms_norm(&mut normed, &x, &block.norm, c.layer_norm_epsilon as f32);
-            block.qv.product(&mut qv, 2 * inner, &normed, rows, false);
-            let by_column = Output { data: &mut keys, row_step: 1, column_step: rows, add: false };
-            let n = View::new(&normed, rows, d, d);
-            matmul(by_column, n, View::new(&block.k, d, inner, inner)); // [H * dk, tokens]
-            for span in spans.iter().filter(|span| !span.is_empty()) {
-                let t = span.len();
-                for head in 0..heads {
-                    let q = View::new(&qv[span.start * 2 * inner + head * dk..], t, dk, 2 * inner);
-                    let k = View::new(&keys[head * dk * rows + span.start..], dk, t, rows);
-                    let scores = &mut scores[..t * t];
-                    matmul(Output::write(scores, t), q, k); // [T, T]
-                    // Row i needs the biases of offsets -i .. T - i, which stand together.
-                    let bias = &bias[head * (2 * longest - 1)..(head + 1) * (2 * longest - 1)];
-                    softmax(scores, t, bias, longest - 1, 1);
-                    let v = View::new(&qv[span.start * 2 * inner + inner + head * dk..], t, dk, 2 * inner);
-                    let out = Output::write(&mut attended[span.start * inner + head * dk..], inner);
-                    matmul(out, View::new(scores, t, t, t), v); // [T, dk]
+        let mut x = self.history_rows(histories, rows)?;
+        let mut work = self.workspace(rows);
+        let mut normed = self.numbers.take(rows * d);
+        let mut qkv = self.numbers.take(rows * 3 * inner);
+        let mut attended = self.numbers.take(rows * inner);
+        let mut lines = self.lines.take(self.head(longest).lines());
+        let mut space = self.numbers.take(self.head(longest).space());
+        for (layer, block) in self.packed.encoder.iter().enumerate() {
+            match self.encoder_tokens.as_ref().filter(|_| layer == 0) {
+                Some(table) => {
+                    let tokens = histories.iter().flat_map(|history| split_marks(history).1);
+                    for (row, &token) in qkv.chunks_exact_mut(3 * inner).zip(tokens) {
+                        row.copy_from_slice(row_of(table, token as usize, 3 * inner));
+                    }
+                }
+                None => {
+                    rms_norm(&mut normed, &x, &block.attention.norm, eps);
+                    let operand = work.rows(&normed, rows, d);
+                    block.attention.qkv.product(&mut qkv, 3 * inner, operand, Write::Set);
                 }
             }
-            block.o.product(&mut x, d, &attended, rows, true);
-            self.feed_forward(&mut x, &mut normed, rows, &block.ff);
+            for span in spans.iter().filter(|span| !span.is_empty()) {
+                let head = self.head(span.len());
+                for h in 0..c.num_heads {
+                    let part = |part: usize| {
+                        let first = span.start * 3 * inner + part * inner + h * dk;
+                        Rows { data: &qkv[first..], step: 3 * inner }
+                    };
+                    head.pack(&mut lines, part(1), part(2));
+                    // Row i needs the biases of offsets -i .. T - i, which stand together.
+                    let values = &bias[h * (2 * longest - 1)..(h + 1) * (2 * longest - 1)];
+                    let bias = Bias { values, start: longest - 1, back: 1 };
+                    let out = &mut attended[span.start * inner + h * dk..];
+                    let count = span.len();
+                    head.attend(out, inner, part(0), count, &lines, Some(bias), &mut space, self.instructions);
+                }
+            }
+            block.attention.o.product(&mut x, d, work.rows(&attended, rows, inner), Write::Add);
+            self.feed_forward(&mut x, &mut normed, rows, &block.ff, &mut work);
         }
-        rms_norm(&mut normed, &x, &self.encoder_norm, c.layer_norm_epsilon as f32);
-        normed
+        rms_norm(&mut normed, &x, &self.packed.encoder_norm, eps);
+        Ok(normed)
     }
 
     fn encode(&self, histories: &[&[u32]]) -> Result<Encoded> {
@@ -280,22 +240,46 @@ impl CpuT5 {
             spans.push(rows..rows + tokens);
             rows += tokens;
         }
-        let (d, inner) = (self.config.d_model, self.config.inner());
-        let states = self.encoder_states(self.history_rows(histories, rows)?, &spans);
-        let cross = self.decoder.iter().map(|block| {
-            let mut keys = self.pool.take(inner * rows);
-            let by_column = Output { data: &mut keys, row_step: 1, column_step: rows, add: false };
-            let view = View::new(&states, rows, d, d);
-            matmul(by_column, view, View::new(&block.cross_k, d, inner, inner));
-            let mut values = self.pool.take(rows * inner);
-            block.cross_v.product(&mut values, inner, &states, rows, false);
-            CrossKeysValues { keys, values }
-        });
-        Ok(Encoded { cross: cross.collect(), spans })
+        let (d, inner, dk) = (self.config.d_model, self.config.inner(), self.config.d_kv);
+        let states = self.encoder_states(histories, &spans)?;
+        let mut work = self.workspace(rows);
+        let operand = work.rows(&states, rows, d);
+        let mut kv = self.numbers.take(rows * 2 * inner);
+        let mut cross = Vec::with_capacity(self.packed.decoder.len());
+        for block in &self.packed.decoder {
+            block.cross_kv.product(&mut kv, 2 * inner, operand, Write::Set);
+            let of_request = spans.iter().map(|span| {
+                let head = self.head(span.len());
+                let mut lines = self.lines.take(self.config.num_heads * head.lines());
+                for h in (0..self.config.num_heads).filter(|_| !span.is_empty()) {
+                    let part = |part: usize| {
+                        let first = span.start * 2 * inner + part * inner + h * dk;
+                        Rows { data: &kv[first..], step: 2 * inner }
+                    };
+                    head.pack(&mut lines[h * head.lines()..], part(0), part(1));
+                }
+                lines
+            });
+            cross.push(of_request.collect());
+        }
+        Ok(Encoded { cross, spans })
+    }
+
+    /// Keys and values of one head over `tokens`.
+    fn head(&self, tokens: usize) -> Head {
+        Head { precision: self.precision.of_attention(), tokens, width: self.config.d_kv }
+    }
+
+    /// Space for the operands of products of `rows`.
+    fn workspace(&self, rows: usize) -> Workspace {
+        let c = &self.config;
+        let words = [c.d_model, c.inner(), c.d_ff].map(|width| operand_words(self.precision, rows, width));
+        let space = self.numbers.take(words.into_iter().max().unwrap_or(0));
+        Workspace { precision: self.precision, space }
     }
 
     /// One decoder step: row `r` continues row `parents[r]` with `tokens[r]`. Also what the heads see: `[R, D]`.
-    fn advance(&self, state: &CpuState, parents: &[u32], tokens: &[u32]) -> Result<(CpuState, Buffer)> {
+    fn advance(&self, state: &CpuState, parents: &[u32], tokens: &[u32]) -> Result<(CpuState, Buffer<f32>)> {
         let c = &self.config;
         let (d, inner, rows) = (c.d_model, c.inner(), tokens.len());
         let level = state.steps.len();
@@ -312,16 +296,27 @@ impl CpuT5 {
 
         let prefixes = longer(&state.prefixes, level, parents, tokens);
         let mut x = self.prefix_rows(&prefixes, level + 1)?;
-        let mut normed = self.pool.take(rows * d);
-        let mut attended = self.pool.take(rows * inner);
-        let mut queries = self.pool.take(rows * inner);
-        let mut computed = Vec::with_capacity(self.decoder.len());
-        for (layer, block) in self.decoder.iter().enumerate() {
-            rms_norm(&mut normed, &x, &block.norm, eps);
-            let mut qkv = self.pool.take(rows * 3 * inner);
-            block.qkv.product(&mut qkv, 3 * inner, &normed, rows, false);
+        let mut work = self.workspace(rows);
+        let mut normed = self.numbers.take(rows * d);
+        let mut attended = self.numbers.take(rows * inner);
+        let mut queries = self.numbers.take(rows * inner);
+        let mut computed = Vec::with_capacity(self.packed.decoder.len());
+        for (layer, block) in self.packed.decoder.iter().enumerate() {
+            let mut qkv = self.numbers.take(rows * 3 * inner);
+            match self.decoder_tokens.as_ref().filter(|_| layer == 0) {
+                Some(table) => {
+                    for (row, &token) in qkv.chunks_exact_mut(3 * inner).zip(tokens) {
+                        row.copy_from_slice(row_of(table, token as usize, 3 * inner));
+                    }
+                }
+                None => {
+                    rms_norm(&mut normed, &x, &block.attention.norm, eps);
+                    let operand = work.rows(&normed, rows, d);
+                    block.attention.qkv.product(&mut qkv, 3 * inner, operand, Write::Set);
+                }
+            }
             for (row, out) in attended.chunks_exact_mut(inner).enumerate() {
-                let mut positions: [&[f32]; MAX_LEVELS] = [&[]; MAX_LEVELS];
+                let mut positions: [&[f32]; MAX_POSITIONS] = [&[]; MAX_POSITIONS];
                 for ((slot, step), of) in positions.iter_mut().zip(&state.steps).zip(&through) {
                     *slot = row_of(&step.qkv[layer], of[row] as usize, 3 * inner);
                 }
@@ -329,16 +324,16 @@ impl CpuT5 {
                 attend_prefix(out, &positions[..=level], &bias, c.d_kv);
             }
             computed.push(qkv);
-            block.o.product(&mut x, d, &attended, rows, true);
+            block.attention.o.product(&mut x, d, work.rows(&attended, rows, inner), Write::Add);
 
             rms_norm(&mut normed, &x, &block.cross_norm, eps);
-            block.cross_q.product(&mut queries, inner, &normed, rows, false);
+            block.cross_q.product(&mut queries, inner, work.rows(&normed, rows, d), Write::Set);
             self.attend_history(&mut attended, &queries, &state.encoded, layer, &segments);
-            block.cross_o.product(&mut x, d, &attended, rows, true);
+            block.cross_o.product(&mut x, d, work.rows(&attended, rows, inner), Write::Add);
 
-            self.feed_forward(&mut x, &mut normed, rows, &block.ff);
+            self.feed_forward(&mut x, &mut normed, rows, &block.ff, &mut work);
         }
-        rms_norm(&mut normed, &x, &self.decoder_norm, eps);
+        rms_norm(&mut normed, &x, &self.packed.decoder_norm, eps);
         let mut steps = state.steps.clone();
         steps.push(Arc::new(StepRows { qkv: computed }));
         Ok((CpuState { encoded: Arc::clone(&state.encoded), steps, through, request_of, prefixes }, normed))
@@ -354,69 +349,68 @@ impl CpuT5 {
         segments: &[(usize, Range<usize>)],
     ) {
         let (inner, dk) = (self.config.inner(), self.config.d_kv);
-        let all = encoded.spans.last().map_or(0, |span| span.end);
-        let cross = &encoded.cross[layer];
-        let widest = segments.iter().map(|(request, rows)| rows.len() * encoded.spans[*request].len()).max();
-        let mut scores = self.pool.take(widest.unwrap_or(0));
+        let longest = encoded.spans.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        let mut space = self.numbers.take(self.head(longest).space());
         for (request, rows) in segments {
-            let span = &encoded.spans[*request];
-            let (w, t) = (rows.len(), span.len());
-            if t == 0 {
-                // Nothing to look at: an empty history contributes nothing.
-                out[rows.start * inner..rows.end * inner].fill(0.0);
-                continue;
-            }
-            for head in 0..self.config.num_heads {
-                let q = View::new(&queries[rows.start * inner + head * dk..], w, dk, inner);
-                let k = View::new(&cross.keys[head * dk * all + span.start..], dk, t, all);
-                let scores = &mut scores[..w * t];
-                matmul(Output::write(scores, t), q, k); // [W, T]
-                softmax(scores, t, &[], 0, 0);
-                let v = View::new(&cross.values[span.start * inner + head * dk..], t, dk, inner);
-                let out = Output::write(&mut out[rows.start * inner + head * dk..], inner);
-                matmul(out, View::new(scores, w, t, t), v); // [W, dk]
+            // An empty history contributes nothing.
+            let head = self.head(encoded.spans[*request].len());
+            for h in 0..self.config.num_heads {
+                let lines = &encoded.cross[layer][*request][h * head.lines()..];
+                let queries = Rows { data: &queries[rows.start * inner + h * dk..], step: inner };
+                let out = &mut out[rows.start * inner + h * dk..];
+                head.attend(out, inner, queries, rows.len(), lines, None, &mut space, self.instructions);
             }
         }
     }
 
     /// `x += ff(norm(x))`; `normed` is overwritten.
-    fn feed_forward(&self, x: &mut [f32], normed: &mut [f32], rows: usize, ff: &FeedForwardBlock) {
+    fn feed_forward(
+        &self,
+        x: &mut [f32],
+        normed: &mut [f32],
+        rows: usize,
+        ff: &FeedForwardBlock,
+        work: &mut Workspace,
+    ) {
         let (d, f) = (self.config.d_model, self.config.d_ff);
         rms_norm(normed, x, &ff.norm, self.config.layer_norm_epsilon as f32);
-        let mut inside = self.pool.take(rows * f);
-        ff.up.product(&mut inside, f, normed, rows, false); // [rows, F]
+        let mut inside = self.numbers.take(rows * f);
+        let operand = work.rows(normed, rows, d);
         match &ff.gate {
-            None => relu(&mut inside),
+            None => ff.up.product(&mut inside, f, operand, Write::Relu), // [rows, F]
             Some(gate) => {
-                let mut gated = self.pool.take(rows * f);
-                gate.product(&mut gated, f, normed, rows, false);
+                let mut gated = self.numbers.take(rows * f);
+                ff.up.product(&mut inside, f, operand, Write::Set);
+                gate.product(&mut gated, f, operand, Write::Set);
                 gelu_gate(&mut inside, &gated);
             }
         }
-        ff.down.product(x, d, &inside, rows, true);
+        ff.down.product(x, d, work.rows(&inside, rows, f), Write::Add);
     }
 
     fn code_scores(&self, states: &[f32], rows: usize, level: usize, norm: ScoreNorm) -> CodeScores {
-        let head = &self.heads[level];
-        let codes = head.output();
-        let mut values = vec![0.0; rows * codes];
-        head.product(&mut values, codes, states, rows, false);
-        let mut totals: Vec<f32> = values.chunks_exact(codes).map(log_sum_exp).collect();
-        if norm == ScoreNorm::Full && !self.level_heads {
-            let others = self.heads.iter().enumerate().filter(|(other, _)| *other != level).map(|(_, head)| head);
-            for head in others.chain([&self.other_head]).filter(|head| head.output() > 0) {
-                let mut logits = self.pool.take(rows * head.output());
-                head.product(&mut logits, head.output(), states, rows, false);
-                for (total, row) in totals.iter_mut().zip(logits.chunks_exact(head.output())) {
-                    let (a, b) = (*total, log_sum_exp(row));
-                    *total = a.max(b) + (-(a - b).abs()).exp().ln_1p();
-                }
-            }
+        let heads = &self.packed.heads;
+        let codes = heads[level].output();
+        let mut work = self.workspace(rows);
+        let operand = work.rows(states, rows, self.config.d_model);
+        let mut values = self.numbers.take(rows * codes);
+        heads[level].product(&mut values, codes, operand, Write::Set);
+        // The logits of all other tokens, where probabilities are over all.
+        let others = heads.iter().enumerate().filter(|(other, _)| *other != level).map(|(_, head)| head);
+        let others = others.chain([&self.packed.other_head]);
+        let full = norm == ScoreNorm::Full && !self.packed.level_heads;
+        let width = if full { others.clone().map(Packed::output).sum() } else { 0 };
+        let mut logits = self.numbers.take(rows * width);
+        let mut start = 0;
+        for head in others.filter(|head| full && head.output() > 0) {
+            head.product(&mut logits[start..], width, operand, Write::Set);
+            start += head.output();
         }
-        for (row, total) in values.chunks_exact_mut(codes).zip(totals) {
+        for (r, row) in values.chunks_exact_mut(codes).enumerate() {
+            let total = log_sum_exp(row, &logits[r * width..(r + 1) * width]);
             row.iter_mut().for_each(|logit| *logit -= total);
         }
-        CodeScores::new(values, codes)
+        CodeScores::pooled(values, codes)
     }
 
     fn embed(&self, token: u32) -> Result<&[f32]> {
@@ -424,7 +418,7 @@ impl CpuT5 {
         if token as usize >= v {
             return Err(unknown_token(token, v));
         }
-        Ok(row_of(&self.embedding, token as usize, d))
+        Ok(row_of(&self.packed.embedding, token as usize, d))
     }
 
     /// The encoder's bias by offset (key position less query position), from `1 - T` to `T - 1`: `[H, 2 T - 1]`.
@@ -435,13 +429,13 @@ impl CpuT5 {
         // Seen from the last of T positions the offsets are 1 - T ..= 0, from the first 0 ..= T - 1.
         let mut of_offset = buckets(&self.config, longest - 1, 1, longest, true);
         of_offset.extend(&buckets(&self.config, 0, 1, longest, true)[1..]);
-        by_head(&self.encoder_bias, &of_offset, self.config.num_heads)
+        by_head(&self.packed.encoder_bias, &of_offset, self.config.num_heads)
     }
 
     /// The decoder's bias of the positions up to `level`, seen from it: `[H, level + 1]`.
     fn causal_bias(&self, level: usize) -> Vec<f32> {
         let of_position = buckets(&self.config, level, 1, level + 1, false);
-        by_head(&self.decoder_bias, &of_position, self.config.num_heads)
+        by_head(&self.packed.decoder_bias, &of_position, self.config.num_heads)
     }
 }
 
@@ -472,67 +466,15 @@ fn segments(request_of: &[u32]) -> Vec<(usize, Range<usize>)> {
         .collect()
 }
 
-fn flat(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(tensor.flatten_all()?.to_vec1()?)
+/// Space for the operand of one product.
+struct Workspace {
+    precision: Precision,
+    space: Buffer<f32>,
 }
 
-/// Matrices of equally many rows side by side: `[R, sum of widths]`.
-fn side_by_side(parts: &[(&[f32], usize)]) -> Vec<f32> {
-    let rows = parts.first().map_or(0, |(data, width)| data.len() / width);
-    let mut joined = Vec::with_capacity(parts.iter().map(|(data, _)| data.len()).sum());
-    for row in 0..rows {
-        for (data, width) in parts {
-            joined.extend_from_slice(row_of(data, row, *width));
-        }
-    }
-    joined
-}
-
-/// Keys and values of a `[D, 2 * inner]` matrix as two matrices.
-fn halves(kv: &[f32], inner: usize) -> (Vec<f32>, Vec<f32>) {
-    let half = |from: usize| kv.chunks_exact(2 * inner).flat_map(|row| row[from..from + inner].to_vec()).collect();
-    (half(0), half(inner))
-}
-
-impl EncoderBlock {
-    fn new(config: &T5Config, block: &weights::EncoderBlock) -> Result<Self> {
-        let inner = config.inner();
-        let (k, v) = halves(&flat(&block.attention.kv)?, inner);
-        Ok(Self {
-            norm: flat(&block.norm)?,
-            qv: Packed::new(&side_by_side(&[(&flat(&block.attention.q)?, inner), (&v, inner)]), 2 * inner),
-            k,
-            o: Packed::new(&flat(&block.attention.o)?, config.d_model),
-            ff: FeedForwardBlock::new(config, &block.ff)?,
-        })
-    }
-}
-
-impl DecoderBlock {
-    fn new(config: &T5Config, block: &weights::DecoderBlock) -> Result<Self> {
-        let inner = config.inner();
-        let q = flat(&block.attention.q)?;
-        let (cross_k, cross_v) = halves(&flat(&block.cross.kv)?, inner);
-        Ok(Self {
-            norm: flat(&block.norm)?,
-            qkv: Packed::new(&side_by_side(&[(&q, inner), (&flat(&block.attention.kv)?, 2 * inner)]), 3 * inner),
-            o: Packed::new(&flat(&block.attention.o)?, config.d_model),
-            cross_norm: flat(&block.cross_norm)?,
-            cross_q: Packed::new(&flat(&block.cross.q)?, inner),
-            cross_k,
-            cross_v: Packed::new(&cross_v, inner),
-            cross_o: Packed::new(&flat(&block.cross.o)?, config.d_model),
-            ff: FeedForwardBlock::new(config, &block.ff)?,
-        })
-    }
-}
-
-impl FeedForwardBlock {
-    fn new(config: &T5Config, ff: &weights::FeedForwardBlock) -> Result<Self> {
-        let (d, f) = (config.d_model, config.d_ff);
-        let gate = ff.gate.as_ref().map(|gate| Ok::<_, crate::Error>(Packed::new(&flat(gate)?, f))).transpose()?;
-        debug_assert_eq!(gate.is_some(), config.feed_forward_proj == FeedForward::GatedGelu);
-        let (up, down) = (Packed::new(&flat(&ff.up)?, f), Packed::new(&flat(&ff.down)?, d));
-        Ok(Self { norm: flat(&ff.norm)?, up, gate, down })
+impl Workspace {
+    /// Rows ready for a product, `[rows, width]`.
+    fn rows<'a>(&'a mut self, x: &'a [f32], rows: usize, width: usize) -> Operand<'a> {
+        prepare(self.precision, x, rows, width, &mut self.space)
     }
 }

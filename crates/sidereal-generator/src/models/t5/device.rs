@@ -5,11 +5,11 @@
 
 use candle_core::Tensor;
 use sidereal_core::{CodeVocab, Error as CoreError};
+use sidereal_nn::kernels::loops::log_sum_exp;
 use sidereal_nn::ops;
 
 use super::forward::Padding;
 use super::frozen::Frozen;
-use super::kernels::log_sum_exp;
 use crate::Result;
 use crate::batches::Batch;
 use crate::dropout::Dropout;
@@ -154,8 +154,8 @@ impl DeviceT5 {
         let row_scores = |row: &Vec<f32>| {
             let slice = &row[range.clone()];
             let total = match norm {
-                ScoreNorm::Full => log_sum_exp(row),
-                ScoreNorm::Level | ScoreNorm::Children => log_sum_exp(slice),
+                ScoreNorm::Full => log_sum_exp(row, &[]),
+                ScoreNorm::Level | ScoreNorm::Children => log_sum_exp(slice, &[]),
             };
             slice.iter().map(|logit| logit - total).collect::<Vec<f32>>()
         };

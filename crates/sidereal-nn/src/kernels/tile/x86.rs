@@ -1,8 +1,9 @@
 //! Tiles with the instructions of x86-64.
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
-use super::{Job, LANES, Precision, Write};
+use super::{Columns, Job, LANES, Precision, Write};
 use crate::kernels::instructions::Instructions;
 
 /// The product with these instructions; false where there is no kernel.
@@ -33,28 +34,27 @@ pub(super) fn run(job: &mut Job<'_>, instructions: Instructions) -> bool {
 }
 
 /// The most rows of any tile, and the widest.
-const MOST_ROWS: usize = 8;
+const MOST_ROWS: usize = 12;
 const WIDEST: usize = 2 * LANES;
 
 /// A function that computes a [`Job`] in tiles of two registers.
 ///
 /// `load` takes a pointer to a register's columns, `broadcast` a word of a row; `step` adds their product to a sum,
-/// `finish` makes f32 of it with the row's facts and pointers to its columns' scales and sums; `write` is what [`Write`]
-/// says.
+/// `columns` looks up what a register's columns need to become f32, and `finish` makes f32 of a sum with that and with
+/// what stands behind the row's words; `registers` writes.
 macro_rules! kernel {
     ($(#[$meta:meta])* $name:ident($features:literal, $lanes:literal, [$($rows:literal)+]) {
-        $zero:expr, $load:expr, $broadcast:expr, $step:expr, $finish:expr, $write:ident
+        $zero:expr, $load:expr, $broadcast:expr, $step:expr, $columns:expr, $finish:expr, $registers:ident
     }) => {
         $(#[$meta])*
         #[target_feature(enable = $features)]
         fn $name(job: &mut Job<'_>) {
-            /// R rows by N registers; `facts` has the scale and zero point of the row it is asked for.
+            /// R rows by N registers.
             #[inline]
             #[target_feature(enable = $features)]
             fn tile<const R: usize, const N: usize>(job: &mut Job<'_>, row: usize, column: usize) {
                 let (depth, step) = (job.depth, job.step);
-                let words = job.row_words();
-                let rows = &job.rows[row * step..][..(R - 1) * step + words];
+                let rows = &job.rows[row * step..][..(R - 1) * step + job.row_words()];
                 let blocks = (N * $lanes).div_ceil(LANES);
                 let lines = &job.lines[column / LANES * depth..][..blocks * depth];
                 let (at, from) = (rows.as_ptr(), lines.as_ptr().cast::<u32>());
@@ -78,22 +78,33 @@ macro_rules! kernel {
                         }
                     }
                 }
-                let valid = job.columns - column;
-                let mut spare = [0f32; WIDEST];
+                let first = ($columns)(job.bytes, column);
+                let other = if N == 2 { ($columns)(job.bytes, column + $lanes) } else { first };
+                let valid = (job.columns - column).min(N * $lanes);
+                // Registers that are not full go through a place of their own.
+                let mut spare = [const { MaybeUninit::<f32>::uninit() }; MOST_ROWS * WIDEST];
+                let (to, out_step, write) = if valid == N * $lanes {
+                    let out = &mut job.out[row * job.out_step + column..][..(R - 1) * job.out_step + valid];
+                    (out.as_mut_ptr(), job.out_step, job.write)
+                } else {
+                    (spare.as_mut_ptr().cast::<f32>(), WIDEST, Write::Set)
+                };
                 for (r, sums) in sums.iter().enumerate() {
-                    let facts = &rows[r * step + depth..r * step + words];
-                    let to = (row + r) * job.out_step + column;
-                    for (n, &sum) in sums.iter().enumerate().take(N) {
-                        let value = ($finish)(sum, facts, job.bytes.as_ref(), column + n * $lanes);
-                        if (n + 1) * $lanes <= valid {
-                            $write(&mut job.out[to + n * $lanes..][..$lanes], value, job.write);
-                        } else {
-                            $write(&mut spare[n * $lanes..][..$lanes], value, Write::Set);
+                    // SAFETY: row r < R has `row_words` words from `r * step` on inside `rows`, and N registers from
+                    // `r * out_step` on where it writes, which has R of them; neither needs alignment.
+                    unsafe {
+                        let (facts, to) = (at.add(r * step + depth), to.add(r * out_step));
+                        $registers::write(to, ($finish)(sums[0], facts, first), write);
+                        if N == 2 {
+                            $registers::write(to.add($lanes), ($finish)(sums[1], facts, other), write);
                         }
                     }
-                    // Columns of registers that are not full.
-                    for c in valid / $lanes * $lanes..valid.min(N * $lanes) {
-                        job.write.apply(&mut job.out[to + c], spare[c]);
+                }
+                for (r, spare) in spare.chunks_exact(WIDEST).enumerate().take(if valid < N * $lanes { R } else { 0 }) {
+                    let out = &mut job.out[(row + r) * job.out_step + column..][..valid];
+                    for (out, value) in out.iter_mut().zip(spare) {
+                        // SAFETY: `valid` is below N registers, which were written for each of R rows.
+                        job.write.apply(out, unsafe { value.assume_init() });
                     }
                 }
             }
@@ -122,34 +133,46 @@ macro_rules! kernel {
     };
 }
 
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn write_512(out: &mut [f32], value: __m512, write: Write) {
-    assert!(out.len() >= 16);
-    let at = out.as_mut_ptr();
-    // SAFETY: `out` has the 16 elements that are read and written, as just checked; neither needs alignment.
-    unsafe {
-        match write {
-            Write::Set => _mm512_storeu_ps(at, value),
-            Write::Add => _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), value)),
-            // The second operand where one is NaN.
-            Write::Relu => _mm512_storeu_ps(at, _mm512_max_ps(_mm512_setzero_ps(), value)),
+mod registers_512 {
+    use super::*;
+
+    /// Writes 16 numbers.
+    ///
+    /// # Safety
+    /// `to` has 16 elements that may be read and written.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn write(to: *mut f32, value: __m512, write: Write) {
+        // SAFETY: the caller's.
+        unsafe {
+            match write {
+                Write::Set => _mm512_storeu_ps(to, value),
+                Write::Add => _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), value)),
+                // The second operand where one is NaN.
+                Write::Relu => _mm512_storeu_ps(to, _mm512_max_ps(_mm512_setzero_ps(), value)),
+            }
         }
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn write_256(out: &mut [f32], value: __m256, write: Write) {
-    assert!(out.len() >= 8);
-    let at = out.as_mut_ptr();
-    // SAFETY: `out` has the 8 elements that are read and written, as just checked; neither needs alignment.
-    unsafe {
-        match write {
-            Write::Set => _mm256_storeu_ps(at, value),
-            Write::Add => _mm256_storeu_ps(at, _mm256_add_ps(_mm256_loadu_ps(at), value)),
-            // The second operand where one is NaN.
-            Write::Relu => _mm256_storeu_ps(at, _mm256_max_ps(_mm256_setzero_ps(), value)),
+mod registers_256 {
+    use super::*;
+
+    /// Writes 8 numbers.
+    ///
+    /// # Safety
+    /// `to` has 8 elements that may be read and written.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn write(to: *mut f32, value: __m256, write: Write) {
+        // SAFETY: the caller's.
+        unsafe {
+            match write {
+                Write::Set => _mm256_storeu_ps(to, value),
+                Write::Add => _mm256_storeu_ps(to, _mm256_add_ps(_mm256_loadu_ps(to), value)),
+                // The second operand where one is NaN.
+                Write::Relu => _mm256_storeu_ps(to, _mm256_max_ps(_mm256_setzero_ps(), value)),
+            }
         }
     }
 }
@@ -177,13 +200,14 @@ unsafe fn half_line(at: *const u32) -> __m256i {
 }
 
 kernel! {
-    f32_avx512("avx512f", 16, [1 2 3 4 5 6 7 8]) {
+    f32_avx512("avx512f", 16, [1 2 3 4 5 6 7 8 9 10 11 12]) {
         _mm512_setzero_ps(),
         |at| _mm512_castsi512_ps(line(at)),
         |word: u32| _mm512_set1_ps(f32::from_bits(word)),
         |sum, x, w| _mm512_fmadd_ps(x, w, sum),
-        |sum, _, _, _| sum,
-        write_512
+        |_, _| (),
+        |sum, _, _| sum,
+        registers_512
     }
 }
 
@@ -193,8 +217,9 @@ kernel! {
         |at| _mm256_castsi256_ps(half_line(at)),
         |word: u32| _mm256_set1_ps(f32::from_bits(word)),
         |sum, x, w| _mm256_fmadd_ps(x, w, sum),
-        |sum, _, _, _| sum,
-        write_256
+        |_, _| (),
+        |sum, _, _| sum,
+        registers_256
     }
 }
 
@@ -206,13 +231,14 @@ fn as_bf16(v: __m512i) -> __m512bh {
 }
 
 kernel! {
-    bf16_dot("avx512f,avx512bw,avx512bf16", 16, [1 2 3 4 5 6 7 8]) {
+    bf16_dot("avx512f,avx512bw,avx512bf16", 16, [1 2 3 4 5 6 7 8 9 10 11 12]) {
         _mm512_setzero_ps(),
         |at| as_bf16(line(at)),
         |word: u32| as_bf16(_mm512_set1_epi32(word as i32)),
         |sum, x, w| _mm512_dpbf16_ps(sum, x, w),
-        |sum, _, _, _| sum,
-        write_512
+        |_, _| (),
+        |sum, _, _| sum,
+        registers_512
     }
 }
 
@@ -229,8 +255,9 @@ kernel! {
         |sum, x: (__m512, __m512), w: (__m512, __m512)| {
             _mm512_fmadd_ps(x.1, w.1, _mm512_fmadd_ps(x.0, w.0, sum))
         },
-        |sum, _, _, _| sum,
-        write_512
+        |_, _| (),
+        |sum, _, _| sum,
+        registers_512
     }
 }
 
@@ -246,52 +273,67 @@ kernel! {
         |sum, x: (__m256, __m256), w: (__m256, __m256)| {
             _mm256_fmadd_ps(x.1, w.1, _mm256_fmadd_ps(x.0, w.0, sum))
         },
-        |sum, _, _, _| sum,
-        write_256
+        |_, _| (),
+        |sum, _, _| sum,
+        registers_256
     }
 }
 
-/// Scale and zero point of a row of bytes.
-#[inline(always)]
-fn row_facts(facts: &[u32]) -> (f32, i32) {
-    match facts {
-        &[scale, zero, ..] => (f32::from_bits(scale), zero as i32),
-        _ => (f32::NAN, 0),
-    }
-}
-
+/// Scales and sums of 16 columns of bytes.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn number_512(sum: __m512i, facts: &[u32], columns: Option<&super::Columns<'_>>, column: usize) -> __m512 {
-    let Some(columns) = columns else { return _mm512_set1_ps(f32::NAN) };
-    let (scale, zero) = row_facts(facts);
+fn columns_512(columns: Option<Columns<'_>>, column: usize) -> (__m512, __m512i) {
+    let Some(columns) = columns else { return (_mm512_set1_ps(f32::NAN), _mm512_setzero_si512()) };
     let (scales, sums) = (&columns.scales[column..column + 16], &columns.sums[column..column + 16]);
     // SAFETY: both slices have 16 elements, and reading them needs no alignment.
-    let (scales, sums) = unsafe { (_mm512_loadu_ps(scales.as_ptr()), _mm512_loadu_si512(sums.as_ptr().cast())) };
+    unsafe { (_mm512_loadu_ps(scales.as_ptr()), _mm512_loadu_si512(sums.as_ptr().cast())) }
+}
+
+/// Scales and sums of 8 columns of bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn columns_256(columns: Option<Columns<'_>>, column: usize) -> (__m256, __m256i) {
+    let Some(columns) = columns else { return (_mm256_set1_ps(f32::NAN), _mm256_setzero_si256()) };
+    let (scales, sums) = (&columns.scales[column..column + 8], &columns.sums[column..column + 8]);
+    // SAFETY: both slices have 8 elements, and reading them needs no alignment.
+    unsafe { (_mm256_loadu_ps(scales.as_ptr()), _mm256_loadu_si256(sums.as_ptr().cast())) }
+}
+
+/// Sums of bytes as numbers.
+///
+/// # Safety
+/// `facts` are the scale and the zero point behind a row of bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn number_512(sum: __m512i, facts: *const u32, (scales, sums): (__m512, __m512i)) -> __m512 {
+    // SAFETY: the caller's.
+    let (scale, zero) = unsafe { (f32::from_bits(*facts), *facts.add(1) as i32) };
     let whole = _mm512_sub_epi32(sum, _mm512_mullo_epi32(_mm512_set1_epi32(zero), sums));
     _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(whole), scales), _mm512_set1_ps(scale))
 }
 
+/// Sums of bytes as numbers.
+///
+/// # Safety
+/// `facts` are the scale and the zero point behind a row of bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn number_256(sum: __m256i, facts: &[u32], columns: Option<&super::Columns<'_>>, column: usize) -> __m256 {
-    let Some(columns) = columns else { return _mm256_set1_ps(f32::NAN) };
-    let (scale, zero) = row_facts(facts);
-    let (scales, sums) = (&columns.scales[column..column + 8], &columns.sums[column..column + 8]);
-    // SAFETY: both slices have 8 elements, and reading them needs no alignment.
-    let (scales, sums) = unsafe { (_mm256_loadu_ps(scales.as_ptr()), _mm256_loadu_si256(sums.as_ptr().cast())) };
+unsafe fn number_256(sum: __m256i, facts: *const u32, (scales, sums): (__m256, __m256i)) -> __m256 {
+    // SAFETY: the caller's.
+    let (scale, zero) = unsafe { (f32::from_bits(*facts), *facts.add(1) as i32) };
     let whole = _mm256_sub_epi32(sum, _mm256_mullo_epi32(_mm256_set1_epi32(zero), sums));
     _mm256_mul_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(whole), scales), _mm256_set1_ps(scale))
 }
 
 kernel! {
-    bytes_dot("avx512f,avx512bw,avx512vnni", 16, [1 2 3 4 5 6 7 8]) {
+    bytes_dot("avx512f,avx512bw,avx512vnni", 16, [1 2 3 4 5 6 7 8 9 10 11 12]) {
         _mm512_setzero_si512(),
         |at| line(at),
         |word: u32| _mm512_set1_epi32(word as i32),
         |sum, x, w| _mm512_dpbusd_epi32(sum, x, w),
+        columns_512,
         number_512,
-        write_512
+        registers_512
     }
 }
 
@@ -307,8 +349,9 @@ kernel! {
         |sum, x: (__m512i, __m512i), w: (__m512i, __m512i)| {
             _mm512_add_epi32(sum, _mm512_add_epi32(_mm512_madd_epi16(x.0, w.0), _mm512_madd_epi16(x.1, w.1)))
         },
+        columns_512,
         number_512,
-        write_512
+        registers_512
     }
 }
 
@@ -323,7 +366,8 @@ kernel! {
         |sum, x: (__m256i, __m256i), w: (__m256i, __m256i)| {
             _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_madd_epi16(x.0, w.0), _mm256_madd_epi16(x.1, w.1)))
         },
+        columns_256,
         number_256,
-        write_256
+        registers_256
     }
 }
