@@ -17,6 +17,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("sidereal-embed", 2),
     ("sidereal-tokenizer", 2),
     ("sidereal-generator", 2),
+    ("sidereal-inference", 3),
     ("sidereal", 4),
     ("sidereal-cli", 5),
 ];

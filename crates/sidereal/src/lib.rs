@@ -10,6 +10,7 @@ pub use sidereal_core as core;
 pub use sidereal_data as data;
 pub use sidereal_embed as embed;
 pub use sidereal_generator as generator;
+pub use sidereal_inference as inference;
 pub use sidereal_nn as nn;
 pub use sidereal_tokenizer as tokenizer;
 

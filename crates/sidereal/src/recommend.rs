@@ -10,6 +10,7 @@ use sidereal_core::{Catalog, Error, ItemIndex, Items, LeafFilter, Progress};
 use sidereal_generator::fusion::{FusedRanker, Fusion, FusionConfig};
 use sidereal_generator::network::user_key;
 use sidereal_generator::{Generator, Question, Ranker, Ranking};
+use sidereal_inference::EngineOptions;
 use sidereal_nn::device::DeviceChoice;
 use sidereal_nn::kernels::Precision;
 
@@ -123,6 +124,15 @@ impl Recommender {
     pub fn fused(&self, run: &Run, known: Known) -> Result<Self> {
         let fusion = stages::fusion::load(run)?;
         self.with(Some(self.loaded.generator.shared_ranker()), run, fusion, known)
+    }
+
+    /// The generator as an engine that answers many at once, from this catalog and what becomes of it. It answers alone: what
+    /// a fusion knows does not follow a catalog that changes.
+    ///
+    /// # Errors
+    /// As [`Engine::new`](sidereal_inference::Engine::new).
+    pub fn engine(&self, options: EngineOptions) -> Result<sidereal_inference::Engine> {
+        sidereal_inference::Engine::new(self.catalog(), self.loaded.generator.shared_ranker(), options)
     }
 
     /// What is known beside the generator, by the fusion fitted anew without it.

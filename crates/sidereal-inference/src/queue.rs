@@ -1,0 +1,137 @@
+//! Requests that wait: first come, first served, but those that fit together go together.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::request::{Answer, Refusal, Request};
+
+/// How far behind the first a request may stand and still go with it, in batches.
+const LOOK_AHEAD: usize = 4;
+
+/// A request and where its answer goes.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) request: Request,
+    pub(crate) since: Instant,
+    pub(crate) reply: SyncSender<Result<Answer, Refusal>>,
+    pub(crate) cancelled: Arc<AtomicBool>,
+}
+
+impl Waiting {
+    /// Answers; nobody may be there to hear it.
+    pub(crate) fn tell(self, answer: Result<Answer, Refusal>) {
+        let _heard = self.reply.try_send(answer);
+    }
+
+    /// Why it is not worth while any more.
+    fn given_up(&self, now: Instant) -> Option<Refusal> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Some(Refusal::Cancelled);
+        }
+        let late = self.request.deadline.is_some_and(|deadline| deadline <= now);
+        late.then(|| Refusal::Late { waited_ms: (now - self.since).as_millis() as u64 })
+    }
+}
+
+/// The queue of an engine.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Waiting>,
+    stopped: bool,
+}
+
+/// What a worker gets: requests to answer, and requests that are given up.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    pub(crate) batch: Vec<Waiting>,
+    pub(crate) given_up: Vec<(Waiting, Refusal)>,
+}
+
+impl Queue {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new(), limit }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // Whoever panicked held no half-made change: every step below is a whole one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.state().waiting.len()
+    }
+
+    /// Puts a request at the end.
+    pub(crate) fn push(&self, waiting: Waiting) -> Result<(), Refusal> {
+        let mut state = self.state();
+        if state.stopped {
+            return Err(Refusal::Stopped);
+        }
+        if state.waiting.len() >= self.limit {
+            return Err(Refusal::Busy { queued: state.waiting.len() });
+        }
+        state.waiting.push_back(waiting);
+        drop(state);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Waits for a request and takes up to `most` that go with it: those of the same beam width that stand near the front.
+    /// None once the queue is stopped.
+    pub(crate) fn take(&self, most: usize) -> Option<Taken> {
+        let mut state = self.state();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            let taken = state.take(most);
+            if !taken.batch.is_empty() || !taken.given_up.is_empty() {
+                return Some(taken);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends the waiting of everyone.
+    pub(crate) fn stop(&self) -> Vec<Waiting> {
+        let mut state = self.state();
+        state.stopped = true;
+        let left = state.waiting.drain(..).collect();
+        drop(state);
+        self.changed.notify_all();
+        left
+    }
+}
+
+impl State {
+    fn take(&mut self, most: usize) -> Taken {
+        let mut taken = Taken::default();
+        let now = Instant::now();
+        let mut at = 0;
+        while at < self.waiting.len().min(LOOK_AHEAD.saturating_mul(most)) && taken.batch.len() < most {
+            let fits = |first: &Waiting, other: &Waiting| first.request.beam == other.request.beam;
+            let given_up = self.waiting[at].given_up(now);
+            if given_up.is_none() && taken.batch.first().is_some_and(|first| !fits(first, &self.waiting[at])) {
+                at += 1;
+                continue;
+            }
+            let Some(waiting) = self.waiting.remove(at) else { break };
+            match given_up {
+                Some(refusal) => taken.given_up.push((waiting, refusal)),
+                None => taken.batch.push(waiting),
+            }
+        }
+        taken
+    }
+}

@@ -1,0 +1,128 @@
+//! What is asked, and what comes back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use sidereal_core::filter::Allowed;
+use sidereal_core::{Catalog, ItemIndex};
+use sidereal_generator::{Error, ScoredItem};
+
+/// One question.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Items that were there, oldest first; may be empty: `[H]`.
+    pub history: Vec<ItemIndex>,
+    /// How many items are wanted.
+    pub k: usize,
+    /// Beam width W; at least k are kept whatever it is.
+    pub beam: usize,
+    /// Whether items of the history may be answered.
+    pub include_seen: bool,
+    /// Items that may not be answered.
+    pub deny: Vec<ItemIndex>,
+    /// What may be answered, where not everything may: made over any version of the catalog since its base.
+    pub allowed: Option<Arc<Allowed>>,
+    /// Who asks, where the model looks at it.
+    pub user: Option<u64>,
+    /// When, in the data's own unit, where the model looks at it.
+    pub time: Option<i64>,
+    /// When the answer is of no use any more.
+    pub deadline: Option<Instant>,
+}
+
+/// What is known of one question now.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// At most k items, best first; fewer where fewer may be answered.
+    pub items: Vec<ScoredItem>,
+    /// The catalog that was searched: item ids are to be looked up here, and its version is to be told.
+    pub catalog: Arc<Catalog>,
+    /// Why there is no item, where there is none.
+    pub reason: Option<String>,
+    /// Items of the history that the catalog does not know, which were left out.
+    pub unknown: usize,
+    /// Time in the queue.
+    pub waited: Duration,
+    /// Time with the worker, for the whole batch.
+    pub computed: Duration,
+    /// Requests that were answered together.
+    pub batch: usize,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The queue is full.
+    #[error(
+        "{queued} requests are waiting already: ask again later, or give the engine a longer queue or more workers"
+    )]
+    Busy {
+        /// How many are waiting.
+        queued: usize,
+    },
+    /// The deadline passed while the request was waiting.
+    #[error(
+        "the deadline passed after {waited_ms} ms of waiting: ask with a later one, or give the engine more workers"
+    )]
+    Late {
+        /// How long it waited.
+        waited_ms: u64,
+    },
+    /// The request was taken back.
+    #[error("the request was taken back")]
+    Cancelled,
+    /// The engine was stopped.
+    #[error("the engine was stopped before it came to the request")]
+    Stopped,
+    /// The request cannot be answered by anyone.
+    #[error(transparent)]
+    Bad(#[from] sidereal_core::Error),
+    /// The model could not answer.
+    #[error(transparent)]
+    Failed(#[from] Error),
+    /// The model broke off: a defect of the program.
+    #[error("the model broke off ({0}): this is a defect, report it; other requests are answered as before")]
+    Broken(String),
+}
+
+/// A request on its way. Dropping it takes the request back.
+#[derive(Debug)]
+pub struct Ticket {
+    pub(crate) answer: Receiver<Result<Answer, Refusal>>,
+    pub(crate) cancelled: Arc<AtomicBool>,
+}
+
+impl Ticket {
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// Any [`Refusal`] but [`Refusal::Busy`].
+    pub fn wait(self) -> Result<Answer, Refusal> {
+        self.answer.recv().unwrap_or(Err(Refusal::Stopped))
+    }
+
+    /// Waits for the answer, but no longer than `limit`; then the request is still on its way.
+    ///
+    /// # Errors
+    /// As [`Ticket::wait`].
+    pub fn wait_for(&self, limit: Duration) -> Result<Option<Answer>, Refusal> {
+        match self.answer.recv_timeout(limit) {
+            Ok(answer) => answer.map(Some),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(Refusal::Stopped),
+        }
+    }
+
+    /// Takes the request back, if nobody has begun with it.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
