@@ -106,7 +106,8 @@ impl Bits {
     /// The numbers below the bound that are not in the set.
     #[allow(clippy::should_implement_trait)]
     pub fn not(self) -> Self {
-        let full = Self { len: self.len, chunks: vec![Arc::new([u64::MAX; WORDS]); self.chunks.len()] };
+        let every: Chunk = Arc::new([u64::MAX; WORDS]);
+        let full = Self { len: self.len, chunks: vec![every; self.chunks.len()] };
         let mut bits = self.combine(&full, |a, b| !a & b);
         let tail = bits.len % CHUNK;
         if let Some(last) = bits.chunks.last_mut().filter(|_| tail > 0) {
