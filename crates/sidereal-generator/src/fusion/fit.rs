@@ -21,6 +21,8 @@ use crate::Result;
 
 /// Rounds at most; a handful is enough.
 const ROUNDS: usize = 50;
+/// The fit ends when a step promises less than this share of the first loss.
+const PRECISION: f64 = 1e-6;
 /// Users whose sums are made on one thread. A constant, so that sums are added in one order.
 const BLOCK: usize = 64;
 
@@ -123,6 +125,13 @@ impl Lists {
         for _ in 0..ROUNDS {
             let step = newton_step(&now, terms.len());
             let slope: f64 = step.iter().zip(&now.gradient).map(|(s, g)| s * g).sum();
+            if !slope.is_finite() {
+                let problem = "its candidates' scores are no usable numbers";
+                return Err(CoreError::input("fusion", problem, "train the generator again").into());
+            }
+            if slope < PRECISION * first.abs().max(1.0) {
+                break;
+            }
             // Halved until the loss falls: far from the end the quadratic model promises too much.
             let mut length = 1.0;
             let next = loop {
@@ -134,15 +143,10 @@ impl Lists {
                 }
                 length /= 2.0;
             };
-            let gain = now.loss - next.loss;
             now = next;
-            if gain.abs() < 1e-6 * first.abs().max(1.0) {
+            if length < 1e-6 {
                 break;
             }
-        }
-        if let Some(weight) = weights.iter().find(|weight| !weight.is_finite()) {
-            let problem = format!("a weight became {weight}: the generator's scores are no usable numbers");
-            return Err(CoreError::input("fusion", problem, "train the generator again").into());
         }
         let users = lists.len().max(1) as f64;
         Ok(Fitted { weights, loss: [first / users, now.loss / users] })
@@ -190,7 +194,7 @@ fn softmax(scores: &[f64]) -> (f64, f64) {
     (most, scores.iter().map(|score| (score - most).exp()).sum())
 }
 
-/// Candidates with less of the probability than this say nothing.
+/// Candidates with less of the probability than this are left out of the Hessian, not of the gradient.
 const NEGLIGIBLE: f64 = 1e-6;
 
 fn block_sums(lists: &[&List], terms: &[Term], weights: &[f64]) -> Sums {
@@ -206,12 +210,13 @@ fn block_sums(lists: &[&List], terms: &[Term], weights: &[f64]) -> Sums {
         mean.fill(0.0);
         for (features, score) in list.features.chunks_exact(FEATURES.len()).zip(&scores) {
             let share = (score - most).exp() / total;
+            let values = terms.iter().map(|term| term.of(features));
             if share < NEGLIGIBLE {
+                values.zip(&mut mean).for_each(|(value, mean)| *mean += share * value);
                 continue;
             }
             let root = share.sqrt();
-            for (term, mean) in terms.iter().zip(&mut mean) {
-                let value = term.of(features);
+            for (value, mean) in values.zip(&mut mean) {
                 *mean += share * value;
                 rows.push(root * value);
             }

@@ -138,7 +138,7 @@ fn fitted(
     progress: &dyn Progress,
 ) -> Result<Fusion> {
     let times = data.rough_times();
-    Ok(Fusion::fit(&FitJob {
+    Fusion::fit(&FitJob {
         config,
         generator: Some(recommender.generator().ranker()),
         knowledge,
@@ -148,7 +148,7 @@ fn fitted(
         examples: &split.validation,
         seed,
         progress,
-    })?)
+    })
 }
 
 /// The fitted weights of a run, checked against its generator.
@@ -190,7 +190,7 @@ fn counted(run: &Run, data: &PreparedData, split: &Split, catalog: &Catalog, lea
         texts.extend((texts.len()..catalog.len()).map(title));
     }
     let times = data.rough_times();
-    Ok(Knowledge::new(KnowledgeJob {
+    Knowledge::new(KnowledgeJob {
         histories: &data.histories,
         split,
         items: catalog.len(),
@@ -199,7 +199,7 @@ fn counted(run: &Run, data: &PreparedData, split: &Split, catalog: &Catalog, lea
         texts: Some(&texts),
         times: times.as_deref(),
         learnt,
-    })?)
+    })
 }
 
 /// Everything that is written about an item.
