@@ -20,7 +20,7 @@ mod tile;
 mod weights;
 
 pub use instructions::Instructions;
-pub use operand::{Operand, operand_words, prepare};
+pub use operand::{Operand, Rows, operand_words, prepare};
 pub use precision::Precision;
 pub use tile::{Line, Write};
 pub use weights::Weights;

@@ -362,7 +362,8 @@ impl T5Inference {
         };
         let width = head.output();
         let mut vectors = vec![0.0; histories.len() * width];
-        let rows = kernels::prepare(Precision::F32, &states, histories.len(), head.input(), &mut []);
+        let states = kernels::Rows { data: &states, step: head.input() };
+        let rows = kernels::prepare(Precision::F32, states, histories.len(), head.input(), &mut []);
         head.product(&mut vectors, width, rows, Write::Set);
         unit_values(&mut vectors, width);
         Ok(Some(vectors))

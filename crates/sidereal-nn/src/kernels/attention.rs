@@ -6,6 +6,7 @@
 use super::bf16;
 use super::instructions::{Instructions, vectorised};
 use super::loops;
+use super::operand::Rows;
 use super::precision::Precision;
 use super::tile::{Job, LANES, Line, Write};
 
@@ -23,15 +24,6 @@ pub struct Head {
     pub width: usize,
 }
 
-/// Rows inside a slice, `step` apart.
-#[derive(Debug, Clone, Copy)]
-pub struct Rows<'a> {
-    /// From the first element of the first row.
-    pub data: &'a [f32],
-    /// From a row to the next.
-    pub step: usize,
-}
-
 /// Numbers that are added to scores: row `r`'s begin at `start - r * back`.
 #[derive(Debug, Clone, Copy)]
 pub struct Bias<'a> {
@@ -41,12 +33,6 @@ pub struct Bias<'a> {
     pub start: usize,
     /// How much earlier those of the next row begin.
     pub back: usize,
-}
-
-impl<'a> Rows<'a> {
-    fn row(&self, row: usize, width: usize) -> &'a [f32] {
-        &self.data[row * self.step..row * self.step + width]
-    }
 }
 
 impl Head {

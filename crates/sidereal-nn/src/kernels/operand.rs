@@ -6,6 +6,21 @@ use super::precision::Precision;
 use super::row;
 use super::tile::ROW_FACTS;
 
+/// Rows inside a slice, `step` apart.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// From the first element of the first row.
+    pub data: &'a [f32],
+    /// From a row to the next.
+    pub step: usize,
+}
+
+impl<'a> Rows<'a> {
+    pub(super) fn row(&self, row: usize, width: usize) -> &'a [f32] {
+        &self.data[row * self.step..row * self.step + width]
+    }
+}
+
 /// Rows in the precision of a product.
 #[derive(Debug, Clone, Copy)]
 pub struct Operand<'a> {
@@ -47,37 +62,33 @@ pub fn operand_words(precision: Precision, rows: usize, width: usize) -> usize {
     if precision == Precision::F32 { 0 } else { rows * row_words(precision, width) }
 }
 
-/// Rounds rows for products; rows of f32 are taken as they are.
+/// Rounds `count` rows for products; rows of f32 are taken as they are.
 ///
 /// # Shapes
-/// `x`: `[rows, width]`, row-major; `space`: at least [`operand_words`]
+/// `x`: rows of `width`; `space`: at least [`operand_words`]
 ///
 /// # Panics
 /// If `x` or `space` is shorter.
-pub fn prepare<'a>(precision: Precision, x: &'a [f32], rows: usize, width: usize, space: &'a mut [f32]) -> Operand<'a> {
-    let x = &x[..rows * width];
+pub fn prepare<'a>(precision: Precision, x: Rows<'a>, count: usize, width: usize, space: &'a mut [f32]) -> Operand<'a> {
+    if precision == Precision::F32 {
+        let words = bytemuck::cast_slice(x.data);
+        return Operand { precision, words, step: x.step, rows: count, width };
+    }
     let step = row_words(precision, width);
-    let words = match precision {
-        Precision::F32 => bytemuck::cast_slice(x),
-        Precision::Bf16 => {
-            let words = &mut space[..rows * step];
-            for (row, out) in x.chunks_exact(width.max(1)).zip(words.chunks_exact_mut(step.max(1))) {
-                bf16::round_row(bytemuck::cast_slice_mut(out), row);
-            }
-            bytemuck::cast_slice(words)
-        }
-        Precision::Int8 => {
-            let words = &mut space[..rows * step];
-            for (row, out) in x.chunks_exact(width.max(1)).zip(words.chunks_exact_mut(step)) {
+    let words = &mut space[..count * step];
+    for (row, out) in words.chunks_exact_mut(step.max(1)).enumerate() {
+        let row = x.row(row, width);
+        match precision {
+            Precision::F32 | Precision::Bf16 => bf16::round_row(bytemuck::cast_slice_mut(out), row),
+            Precision::Int8 => {
                 let (bytes, facts) = out.split_at_mut(step - ROW_FACTS);
                 let (scale, zero) = row_to_bytes(bytemuck::cast_slice_mut(bytes), row);
                 facts[0] = scale;
                 facts[1] = f32::from_bits(zero);
             }
-            bytemuck::cast_slice(words)
         }
-    };
-    Operand { precision, words, step, rows, width }
+    }
+    Operand { precision, words: bytemuck::cast_slice(words), step, rows: count, width }
 }
 
 vectorised! {

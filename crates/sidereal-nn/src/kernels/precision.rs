@@ -31,8 +31,9 @@ impl Precision {
         }
     }
 
-    /// What attention multiplies: its keys and values come anew with every request, and bytes are too coarse for them.
-    pub fn of_attention(self) -> Self {
+    /// What is multiplied where bytes are too coarse: keys and values, which come anew with every request, and what makes
+    /// the scores themselves.
+    pub fn at_least_bf16(self) -> Self {
         match self {
             Self::F32 => Self::F32,
             Self::Bf16 | Self::Int8 => Self::Bf16,

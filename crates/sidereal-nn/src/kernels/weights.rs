@@ -124,7 +124,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kernels::{operand_words, prepare};
+    use crate::kernels::{Rows, operand_words, prepare};
 
     /// `instructions` is set as it would be found on a lesser processor.
     fn packed(values: &[f32], output: usize, precision: Precision, instructions: Instructions) -> Weights {
@@ -142,7 +142,7 @@ mod tests {
             }
             Precision::Int8 => {
                 let mut space = vec![0.0; operand_words(precision, 1, row.len())];
-                let operand = prepare(precision, row, 1, row.len(), &mut space);
+                let operand = prepare(precision, Rows { data: row, step: row.len() }, 1, row.len(), &mut space);
                 let facts = &operand.words[precision.words(row.len())..];
                 let (scale, zero) = (f32::from_bits(facts[0]), facts[1] as f32);
                 let bytes: &[u8] = bytemuck::cast_slice(operand.words);
@@ -169,7 +169,7 @@ mod tests {
                 let mut space = vec![0.0; operand_words(precision, rows, input)];
                 for instructions in Instructions::ALL {
                     let weights = packed(w, output, precision, instructions);
-                    let operand = prepare(precision, x, rows, input, &mut space);
+                    let operand = prepare(precision, Rows { data: x, step: input }, rows, input, &mut space);
                     let step = output + spare;
                     for write in [Write::Set, Write::Add, Write::Relu] {
                         let mut out = vec![0.25f32; rows * step];
@@ -203,7 +203,7 @@ mod tests {
         let values = |len: usize| (0..len).map(|i| ((i * 7919 + 13) % 251) as f32 / 125.0 - 1.0).collect::<Vec<f32>>();
         let (x, w) = (values(9 * 1001), values(1001 * 40));
         let mut space = vec![0.0; operand_words(Precision::Int8, 9, 1001)];
-        let operand = prepare(Precision::Int8, &x, 9, 1001, &mut space);
+        let operand = prepare(Precision::Int8, Rows { data: &x, step: 1001 }, 9, 1001, &mut space);
         let outs = Instructions::ALL.map(|instructions| {
             let mut out = vec![0.0; 9 * 40];
             packed(&w, 40, Precision::Int8, instructions).product(&mut out, 40, operand, Write::Set);
@@ -219,7 +219,7 @@ mod tests {
             for instructions in Instructions::ALL {
                 for write in [Write::Set, Write::Relu] {
                     let mut space = vec![0.0; operand_words(precision, 1, 3)];
-                    let operand = prepare(precision, &[1.0, f32::NAN, 2.0], 1, 3, &mut space);
+                    let operand = prepare(precision, Rows { data: &[1.0, f32::NAN, 2.0], step: 3 }, 1, 3, &mut space);
                     let mut out = [0.0; 2];
                     packed(&w, 2, precision, instructions).product(&mut out, 2, operand, write);
                     assert!(out.iter().all(|v| v.is_nan()), "{precision:?} {instructions:?} {write:?}");
@@ -231,7 +231,8 @@ mod tests {
     #[test]
     fn nothing_times_nothing_is_nothing() {
         let weights = Weights::new(&[], 0, Precision::Bf16);
-        weights.product(&mut [], 0, prepare(Precision::Bf16, &[], 3, 0, &mut []), Write::Set);
+        let nothing = prepare(Precision::Bf16, Rows { data: &[], step: 0 }, 3, 0, &mut []);
+        weights.product(&mut [], 0, nothing, Write::Set);
         assert_eq!((weights.input(), weights.output()), (0, 0));
     }
 }

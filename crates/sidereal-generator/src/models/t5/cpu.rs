@@ -12,9 +12,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use sidereal_core::{CodeVocab, Error as CoreError};
-use sidereal_nn::kernels::attention::{Bias, Head, Rows};
+use sidereal_nn::kernels::attention::{Bias, Head};
 use sidereal_nn::kernels::loops::{MAX_POSITIONS, attend_prefix, gelu_gate, log_sum_exp, rms_norm};
-use sidereal_nn::kernels::{Instructions, Line, Operand, Precision, Weights as Packed, Write, operand_words, prepare};
+use sidereal_nn::kernels::{
+    Instructions, Line, Operand, Precision, Rows, Weights as Packed, Write, operand_words, prepare,
+};
 
 use super::config::T5Config;
 use super::device::longer;
@@ -267,14 +269,15 @@ impl CpuT5 {
 
     /// Keys and values of one head over `tokens`.
     fn head(&self, tokens: usize) -> Head {
-        Head { precision: self.precision.of_attention(), tokens, width: self.config.d_kv }
+        Head { precision: self.precision.at_least_bf16(), tokens, width: self.config.d_kv }
     }
 
     /// Space for the operands of products of `rows`.
     fn workspace(&self, rows: usize) -> Workspace {
         let c = &self.config;
         let words = [c.d_model, c.inner(), c.d_ff].map(|width| operand_words(self.precision, rows, width));
-        let space = self.numbers.take(words.into_iter().max().unwrap_or(0));
+        let of_heads = operand_words(self.precision.at_least_bf16(), rows, c.d_model);
+        let space = self.numbers.take(words.into_iter().fold(of_heads, usize::max));
         Workspace { precision: self.precision, space }
     }
 
@@ -374,24 +377,27 @@ impl CpuT5 {
     ) {
         let (d, f) = (self.config.d_model, self.config.d_ff);
         rms_norm(normed, x, &ff.norm, self.config.layer_norm_epsilon as f32);
-        let mut inside = self.numbers.take(rows * f);
+        // Rows that are a power of two apart would share the same few places of a cache.
+        let apart = f + LINE;
+        let mut inside = self.numbers.take(rows * apart);
         let operand = work.rows(normed, rows, d);
         match &ff.gate {
-            None => ff.up.product(&mut inside, f, operand, Write::Relu), // [rows, F]
+            None => ff.up.product(&mut inside, apart, operand, Write::Relu), // [rows, F]
             Some(gate) => {
-                let mut gated = self.numbers.take(rows * f);
-                ff.up.product(&mut inside, f, operand, Write::Set);
-                gate.product(&mut gated, f, operand, Write::Set);
+                let mut gated = self.numbers.take(rows * apart);
+                ff.up.product(&mut inside, apart, operand, Write::Set);
+                gate.product(&mut gated, apart, operand, Write::Set);
                 gelu_gate(&mut inside, &gated);
             }
         }
-        ff.down.product(x, d, work.rows(&inside, rows, f), Write::Add);
+        let operand = prepare(self.precision, Rows { data: &inside, step: apart }, rows, f, &mut work.space);
+        ff.down.product(x, d, operand, Write::Add);
     }
 
     fn code_scores(&self, states: &[f32], rows: usize, level: usize, norm: ScoreNorm) -> CodeScores {
         let heads = &self.packed.heads;
         let codes = heads[level].output();
-        let mut work = self.workspace(rows);
+        let mut work = Workspace { precision: self.precision.at_least_bf16(), ..self.workspace(rows) };
         let operand = work.rows(states, rows, self.config.d_model);
         let mut values = self.numbers.take(rows * codes);
         heads[level].product(&mut values, codes, operand, Write::Set);
@@ -466,6 +472,9 @@ fn segments(request_of: &[u32]) -> Vec<(usize, Range<usize>)> {
         .collect()
 }
 
+/// Numbers of a cache line.
+const LINE: usize = 16;
+
 /// Space for the operand of one product.
 struct Workspace {
     precision: Precision,
@@ -475,6 +484,6 @@ struct Workspace {
 impl Workspace {
     /// Rows ready for a product, `[rows, width]`.
     fn rows<'a>(&'a mut self, x: &'a [f32], rows: usize, width: usize) -> Operand<'a> {
-        prepare(self.precision, x, rows, width, &mut self.space)
+        prepare(self.precision, Rows { data: x, step: width }, rows, width, &mut self.space)
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use sidereal_core::CodeVocab;
 use sidereal_nn::kernels::loops::rms_norm;
-use sidereal_nn::kernels::{Precision, Weights as Packed, Write, operand_words, prepare};
+use sidereal_nn::kernels::{Precision, Rows, Weights as Packed, Write, operand_words, prepare};
 
 use crate::Result;
 use crate::models::t5::config::{FeedForward, T5Config};
@@ -60,6 +60,7 @@ impl PackedT5 {
         let embedding = flat(&weights.embedding)?;
         let separate = weights.head.as_ref().map(flat).transpose()?;
         let (d, v, scale) = (config.d_model, config.vocab_size, config.output_scale() as f32);
+        let of_heads = precision.at_least_bf16();
         let head_of = |tokens: &[u32]| {
             let mut columns = Vec::with_capacity(d * tokens.len());
             for i in 0..d {
@@ -68,7 +69,7 @@ impl PackedT5 {
                     None => embedding[token as usize * d + i] * scale,
                 }));
             }
-            Packed::new(&columns, tokens.len(), precision)
+            Packed::new(&columns, tokens.len(), of_heads)
         };
         let levels: Vec<Vec<u32>> = (0..vocab.levels()).map(|level| vocab.level_range(level).collect()).collect();
         let others: Vec<u32> = (0..v as u32).filter(|&token| vocab.code(token).is_none()).collect();
@@ -76,9 +77,9 @@ impl PackedT5 {
             [] => (levels.iter().map(|tokens| head_of(tokens)).collect(), head_of(&others)),
             own => {
                 let scaled =
-                    |head: &Tensor| Ok(Packed::new(&flat(&(head * f64::from(scale))?)?, head.dim(1)?, precision));
+                    |head: &Tensor| Ok(Packed::new(&flat(&(head * f64::from(scale))?)?, head.dim(1)?, of_heads));
                 // A head of a level knows no other tokens.
-                (own.iter().map(scaled).collect::<Result<_>>()?, Packed::new(&[], 0, precision))
+                (own.iter().map(scaled).collect::<Result<_>>()?, Packed::new(&[], 0, of_heads))
             }
         };
         let encoder = weights.encoder.iter().map(|b| EncoderBlock::new(config, b, precision));
@@ -118,7 +119,12 @@ impl SelfAttention {
         let precision = self.qkv.precision();
         let mut space = vec![0.0; operand_words(precision, rows, d)];
         let mut made = vec![0.0; rows * width];
-        self.qkv.product(&mut made, width, prepare(precision, &normed, rows, d, &mut space), Write::Set);
+        self.qkv.product(
+            &mut made,
+            width,
+            prepare(precision, Rows { data: &normed, step: d }, rows, d, &mut space),
+            Write::Set,
+        );
         Some(made)
     }
 }
