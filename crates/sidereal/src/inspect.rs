@@ -85,7 +85,7 @@ fn verify_all(path: &Path) -> Result<()> {
     }
     let folder = if path.file_name().is_some_and(|name| name == FILE) { path.parent() } else { Some(path) };
     match folder.filter(|folder| folder.join(FILE).is_file()) {
-        Some(folder) => Ok(Catalog::open(folder)?.verify()?),
+        Some(folder) => Ok(Catalog::open_verified(folder).map(|_| ())?),
         None => Ok(()),
     }
 }

@@ -193,9 +193,7 @@ impl Run {
     /// As [`Run::data`].
     pub fn catalog(&self) -> Result<Catalog> {
         self.manifest(Stage::Catalog)?;
-        let catalog = Catalog::open(&self.dir(Stage::Catalog))?;
-        catalog.verify()?;
-        Ok(catalog)
+        Ok(Catalog::open_verified(&self.dir(Stage::Catalog))?)
     }
 
     /// The split of the run's histories.

@@ -92,6 +92,17 @@ impl Catalog {
         if fits { Ok(catalog) } else { Err(bad("its arrays have other lengths than its header says".to_owned())) }
     }
 
+    /// Opens a catalog and reads all of it, as [`Catalog::verify`] does.
+    ///
+    /// # Errors
+    /// As [`Catalog::open`]; content that is not as it must be.
+    pub fn open_verified(dir: &Path) -> Result<Self> {
+        let catalog = Self::open(dir)?;
+        let mend = "build it again, or go back to the version before";
+        catalog.check().map_err(|problem| Error::artifact(dir.join(FILE), problem, mend))?;
+        Ok(catalog)
+    }
+
     /// Reads the whole catalog (of one that serves, its base): every array must hold what a built catalog's does, and the content must have the version
     /// that the file names.
     ///

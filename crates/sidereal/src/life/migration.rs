@@ -18,13 +18,7 @@ use crate::{Result, parquet_file};
 /// # Errors
 /// A folder without a catalog.
 pub fn compare(old: &Path, new: &Path) -> Result<Diff> {
-    Ok(diff(&verified(old)?, &verified(new)?))
-}
-
-fn verified(path: &Path) -> Result<Catalog> {
-    let catalog = Catalog::open(&folder_of(path)?)?;
-    catalog.verify()?;
-    Ok(catalog)
+    Ok(diff(&Catalog::open_verified(&folder_of(old)?)?, &Catalog::open_verified(&folder_of(new)?)?))
 }
 
 fn folder_of(path: &Path) -> Result<PathBuf> {

@@ -128,8 +128,7 @@ fn open(run: &Run, version: &str) -> Result<Catalog> {
     let dir = folder(run).join(version);
     let manifest = read_manifest(&dir, Stage::Catalog.name())?;
     verify_files(&dir, &manifest)?;
-    let catalog = Catalog::open(&dir)?;
-    catalog.verify()?;
+    let catalog = Catalog::open_verified(&dir)?;
     if catalog.version() != version {
         let problem = format!("it holds the catalog {}", catalog.version());
         return Err(Error::artifact(&dir, problem, "the folder was renamed: give it that name").into());
