@@ -22,8 +22,10 @@ pub const FUSED_AGAINST_COMPOSED: Tolerance = Tolerance { absolute: 2e-5, relati
 pub const DEVICE_F32: Tolerance = Tolerance { absolute: 1e-4, relative: 1e-4 };
 /// bf16 against f32: 8 bits of mantissa.
 pub const BF16: Tolerance = Tolerance { absolute: 2e-2, relative: 2e-2 };
-/// Weights and rows of bytes against f32, over several layers.
-pub const INT8: Tolerance = Tolerance { absolute: 2e-1, relative: 5e-2 };
+/// Log-probabilities of a whole model in bf16 against f32, means of many.
+pub const BF16_SCORES: Tolerance = Tolerance { absolute: 0.0, relative: 3e-2 };
+/// The same in int8.
+pub const INT8_SCORES: Tolerance = Tolerance { absolute: 0.0, relative: 1e-1 };
 /// f16 against f32: 11 bits of mantissa.
 pub const F16: Tolerance = Tolerance { absolute: 4e-3, relative: 4e-3 };
 /// Logits and losses of a whole model against another engine (Hugging Face).
