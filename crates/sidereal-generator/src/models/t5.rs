@@ -264,7 +264,8 @@ impl T5 {
 
     fn device_inference_over(&self, vocab: &CodeVocab, vectors: Option<&Embeddings>) -> Result<T5Inference> {
         self.check_vocab(vocab)?;
-        self.asked(vocab, Engine::Device(device::DeviceT5::new(vocab, self.frozen(vectors, false)?)))
+        let device = device::DeviceT5::new(vocab, self.frozen(vectors, false)?);
+        self.asked(vocab, Engine::Device(Box::new(device)))
     }
 
     fn asked(&self, vocab: &CodeVocab, engine: Engine) -> Result<T5Inference> {
@@ -373,7 +374,7 @@ impl T5Inference {
 #[derive(Debug)]
 enum Engine {
     Cpu(Box<cpu::CpuT5>),
-    Device(device::DeviceT5),
+    Device(Box<device::DeviceT5>),
 }
 
 /// Requests after some codes.
