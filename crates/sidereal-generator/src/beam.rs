@@ -82,15 +82,15 @@ pub(crate) fn check_fit<M: NextCodeModel>(model: &M, catalog: &Catalog) -> Resul
 
 /// A prefix that the search keeps: a node, its score, and how it came about.
 #[derive(Debug, Clone, Copy)]
-struct Beam {
-    score: f32,
-    node: Node,
+pub(crate) struct Beam {
+    pub(crate) score: f32,
+    pub(crate) node: Node,
     /// Place among the candidates of its level by semantic ID: that of its parent, then the code.
-    order: u64,
+    pub(crate) order: u64,
     /// The model's row of the prefix before.
-    parent: u32,
+    pub(crate) parent: u32,
     /// The code written last.
-    code: u16,
+    pub(crate) code: u16,
 }
 
 fn search_group<M: NextCodeModel>(
@@ -139,7 +139,7 @@ fn search_group<M: NextCodeModel>(
 }
 
 /// The place of each beam among all of them by semantic ID.
-fn places(beams: &[Beam]) -> Vec<u32> {
+pub(crate) fn places(beams: &[Beam]) -> Vec<u32> {
     let mut by_order: Vec<usize> = (0..beams.len()).collect();
     by_order.sort_unstable_by_key(|&at| beams[at].order);
     let mut places = vec![0; beams.len()];
@@ -210,14 +210,14 @@ pub(crate) fn log_sum_exp(values: impl Iterator<Item = f32> + Clone) -> f32 {
 
 /// The best W candidates so far. Candidates below the W-th best of an earlier look are dropped at once, so that of
 /// the thousands that a level offers, few are ever stored.
-struct Best {
+pub(crate) struct Best {
     width: usize,
     kept: Vec<Beam>,
     floor: Option<Beam>,
 }
 
 impl Best {
-    fn new(width: usize) -> Self {
+    pub(crate) fn new(width: usize) -> Self {
         Self { width, kept: Vec::new(), floor: None }
     }
 
@@ -227,12 +227,12 @@ impl Best {
 
     /// Whether a candidate may be among the best.
     #[inline]
-    fn admits(&self, candidate: &Beam) -> bool {
+    pub(crate) fn admits(&self, candidate: &Beam) -> bool {
         self.floor.as_ref().is_none_or(|floor| Self::order(floor, candidate).is_gt())
     }
 
     #[inline]
-    fn keep(&mut self, candidate: Beam) {
+    pub(crate) fn keep(&mut self, candidate: Beam) {
         self.kept.push(candidate);
         if self.kept.len() >= self.width.saturating_mul(4).max(64) {
             self.shrink();
@@ -247,7 +247,7 @@ impl Best {
         }
     }
 
-    fn into_sorted(mut self) -> Vec<Beam> {
+    pub(crate) fn into_sorted(mut self) -> Vec<Beam> {
         self.shrink();
         self.kept.sort_unstable_by(Self::order);
         self.kept

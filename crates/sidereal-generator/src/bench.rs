@@ -2,6 +2,8 @@
 //!
 //! Time is wall time and processor time of the whole process: on a busy machine only the second is the program's own.
 
+mod free_search;
+
 use std::path::Path;
 use std::time::Instant;
 
@@ -19,6 +21,8 @@ use crate::dropout::Dropout;
 use crate::models::t5::{T5, T5Config};
 use crate::scoring::ScoreNorm;
 use crate::training::gradients::{Weighted, gradients};
+
+pub use free_search::free_search;
 
 /// Times of some runs of the same work.
 #[derive(Debug, Clone, PartialEq, Serialize)]

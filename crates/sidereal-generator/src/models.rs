@@ -151,6 +151,12 @@ pub trait ModelConfig {
     }
 }
 
+/// Whether a key stays out of files: keys that came later do, where they say nothing, so that the settings of older
+/// runs read as they were written.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// The keys `training` and `max_history` of a method's table, as [`ModelConfig`] asks for them.
 macro_rules! shared_keys {
     () => {

@@ -7,7 +7,7 @@
 //! training; ranks are kept too, and the table is means over seeds with paired tests over users.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -172,7 +172,10 @@ impl Maker<'_> {
         let SuiteRow { name, learnt_by, recipe } = row;
         let folder = |row: &str| self.wish.out.join("rows").join(row).join(format!("seed-{}", recipe.seed));
         let run = Run::create(&folder(name))?;
-        let learnt_by = learnt_by.as_deref().map(|row| EmbeddingsRecipe { learnt_by: folder(row) });
+        // Whole, so that the row's own recipe.toml finds it from where it is.
+        let whole = |path: PathBuf| std::path::absolute(&path).map_err(|e| sidereal_core::Error::io("find", &path, e));
+        let learnt_by = learnt_by.as_deref().map(|row| whole(folder(row))).transpose()?;
+        let learnt_by = learnt_by.map(|learnt_by| EmbeddingsRecipe { learnt_by });
         let recipe = &Recipe { embeddings: learnt_by.or_else(|| recipe.embeddings.clone()), ..recipe.clone() };
         let toml = recipe.to_toml();
         write_atomic(&run.root().join("recipe.toml"), |out| out.write_all(toml.as_bytes()))?;

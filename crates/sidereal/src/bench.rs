@@ -17,11 +17,13 @@ use sidereal_tokenizer::bench::RqVaeWish;
 
 use crate::Result;
 
+mod constraint;
 mod encode;
 mod filter;
 mod job;
 mod machine;
 
+pub use constraint::{ConstraintWish, constraint};
 pub use encode::{EncodeWish, encode};
 pub use filter::{FilterWish, filter};
 pub use job::{JobWish, job, job_input};

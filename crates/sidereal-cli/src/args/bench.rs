@@ -91,6 +91,33 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 3)]
         runs: usize,
     },
+    /// The same search with the catalog's constraint and with every code allowed, in turn.
+    Constraint {
+        /// Semantic IDs of the random catalog.
+        #[arg(long, default_value_t = 1_000_000)]
+        ids: usize,
+        /// Levels L.
+        #[arg(long, default_value_t = 4)]
+        levels: usize,
+        /// Codes per level K.
+        #[arg(long, default_value_t = 256)]
+        codes: u32,
+        /// Beam width.
+        #[arg(long, default_value_t = 50)]
+        beam: usize,
+        /// Requests of a round.
+        #[arg(long, default_value_t = 16)]
+        users: usize,
+        /// Rounds over all requests; one more before them warms up.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// What the model multiplies: f32, bf16 or int8.
+        #[arg(long, default_value = "f32")]
+        precision: Precision,
+        /// The seed.
+        #[arg(long, default_value_t = 1234)]
+        seed: u64,
+    },
     /// What filters and changes of the catalog cost a beam search of the TIGER shape.
     Filter {
         /// Items of the random catalog.

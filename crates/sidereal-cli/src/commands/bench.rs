@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use sidereal::Result;
-use sidereal::bench::{BeamWish, EncodeWish, FilterWish, JobWish, TrainWish, TrieWish};
+use sidereal::bench::{BeamWish, ConstraintWish, EncodeWish, FilterWish, JobWish, TrainWish, TrieWish};
 
 use crate::args::Bench;
 use crate::commands::Context;
@@ -49,6 +49,10 @@ pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
         }
         Bench::Trie { input, ids, levels, codes, runs } => {
             sidereal::bench::trie(&TrieWish { input, ids, levels, codes, runs })?
+        }
+        Bench::Constraint { ids, levels, codes, beam, users, rounds, precision, seed } => {
+            let wish = ConstraintWish { ids, levels, codes, beam, users, rounds, precision, seed };
+            sidereal::bench::constraint(&wish, device)?
         }
         Bench::Filter { items, users, beam, denied, percent_left, changes, rounds, seed } => {
             let wish = FilterWish { items, users, beam, denied, percent_left, changes, rounds, seed };

@@ -34,7 +34,7 @@ pub use super::parallel::Decoding;
 use super::parallel::Settings;
 use super::parallel::items::Items;
 use super::parallel::network::Parallel;
-use super::{Cost, GeneratorConfig, ModelConfig, ModelKind, Needs, Preset, Role, Shape, Status};
+use super::{Cost, GeneratorConfig, ModelConfig, ModelKind, Needs, Preset, Role, Shape, Status, is_default};
 use crate::Result;
 use crate::network::{Materials, Network, SampleUnit, WEIGHTS_FILE};
 use crate::scoring::ScoreNorm;
@@ -70,6 +70,7 @@ pub struct RpgConfig {
     /// How the embeddings of an item's codes become one vector.
     pub pooling: Pooling,
     /// Whether code embeddings begin as the tokenizer's codewords.
+    #[serde(skip_serializing_if = "is_default")]
     pub codebook_embeddings: bool,
     /// Whether the model sees the items' vectors too, through a learnt projection.
     pub item_vectors: bool,
@@ -85,6 +86,7 @@ pub struct RpgConfig {
     pub item_negatives: usize,
     /// Whether a learnt number is added to the scores of items that the history has. Only with a loss over items, which
     /// teaches it, and not with the trie, which knows no items before its leaves.
+    #[serde(skip_serializing_if = "is_default")]
     pub repeats: bool,
     /// Most recent items that the model sees.
     pub max_history: usize,

@@ -27,7 +27,7 @@ use super::causal::{CausalSizes, CausalStart, CausalTransformer, Positions, Sees
 use super::dense::{DenseReader, DenseScorer, Started, check_items};
 use super::repeats::Repeats;
 use super::unit_length::{unit_rows, unit_values};
-use super::{Cost, ModelConfig, ModelKind, Needs, Role, Shape, Status};
+use super::{Cost, ModelConfig, ModelKind, Needs, Role, Shape, Status, is_default};
 use crate::Result;
 use crate::dropout::Dropout;
 use crate::network::{Materials, Network, Row, SampleUnit, WEIGHTS_FILE};
@@ -78,6 +78,7 @@ pub struct SasrecConfig {
     /// Whether logits are cosines (divided by the temperature) instead of products.
     pub cosine: bool,
     /// Whether a learnt number is added to the scores of items that the history has. Only with the full softmax.
+    #[serde(skip_serializing_if = "is_default")]
     pub repeats: bool,
     /// What the loss runs over.
     pub softmax: Softmax,

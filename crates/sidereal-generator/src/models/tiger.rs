@@ -27,7 +27,7 @@ use sidereal_nn::params::Params;
 use sidereal_nn::rng::Rng;
 
 use super::t5::{Extensions, FeedForward, Objective, T5, T5Config, T5Inference};
-use super::{Cost, ModelConfig, ModelKind, Needs, Preset, Role, Shape, Status};
+use super::{Cost, ModelConfig, ModelKind, Needs, Preset, Role, Shape, Status, is_default};
 use crate::Result;
 use crate::batches::Batch;
 use crate::dropout::Dropout;
@@ -104,10 +104,6 @@ pub struct TigerConfig {
     pub contrastive: f32,
     /// How it is trained.
     pub training: TrainingConfig,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 fn is_one(value: &f32) -> bool {

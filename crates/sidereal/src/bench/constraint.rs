@@ -1,0 +1,94 @@
+//! What the catalog's constraint costs a beam search of the TIGER shape.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use sidereal_core::{CodeVocab, Error, LeafFilter};
+use sidereal_generator::ScoreNorm;
+use sidereal_generator::beam::{BeamOptions, Request, beam_search};
+use sidereal_generator::bench::{bench_beam_input, bench_model, free_search, process_cpu_s};
+use sidereal_generator::models::tiger::TigerConfig;
+use sidereal_nn::device::DeviceChoice;
+use sidereal_nn::kernels::Precision;
+
+use crate::Result;
+use crate::bench::Machine;
+
+/// Sizes of [`constraint`].
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct ConstraintWish {
+    pub ids: usize,
+    pub levels: usize,
+    pub codes: u32,
+    pub beam: usize,
+    pub users: usize,
+    pub rounds: usize,
+    pub precision: Precision,
+    pub seed: u64,
+}
+
+/// Items of a history.
+const HISTORY: usize = 20;
+
+/// One model, the same histories and beams: with the trie, and with every code allowed; in turn, request by request, round
+/// after round. `ratio` is that of the medians of a request's wall time, `interval` holds the middle 95 of 100 ratios of
+/// one request with and without.
+///
+/// # Errors
+/// Sizes of 0; whatever the device says.
+pub fn constraint(wish: &ConstraintWish, device: DeviceChoice) -> Result<Value> {
+    for (key, size) in [("--ids", wish.ids), ("--users", wish.users), ("--rounds", wish.rounds), ("--beam", wish.beam)]
+    {
+        if size == 0 {
+            return Err(Error::config(key, "0 of them measure nothing", "give 1 or more").into());
+        }
+    }
+    let codes = vec![wish.codes; wish.levels];
+    let (catalog, histories) = bench_beam_input(wish.ids, &codes, wish.users, HISTORY, wish.seed)?;
+    let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, catalog.codes_per_level());
+    let model = bench_model(None, TigerConfig::default().t5(&vocab)?, wish.seed, &device.open()?)?;
+    let model = model.inference(&vocab, wish.precision)?;
+    let filter = LeafFilter::allow_all();
+    let options = BeamOptions { width: wish.beam, norm: ScoreNorm::Level };
+    let timed = |work: &dyn Fn() -> Result<()>| -> Result<[f64; 2]> {
+        let (wall, cpu) = (Instant::now(), process_cpu_s().unwrap_or_default());
+        work()?;
+        Ok([wall.elapsed().as_secs_f64() * 1e3, (process_cpu_s().unwrap_or_default() - cpu) * 1e3])
+    };
+    let (mut on, mut off) = (Vec::new(), Vec::new());
+    for round in 0..=wish.rounds {
+        for (at, history) in histories.iter().enumerate() {
+            let with = || {
+                let request = Request { history, filter: &filter };
+                beam_search(&model, &catalog, &[request], options).map(drop)
+            };
+            let without = || free_search(&model, &catalog, &[history], options).map(drop);
+            // Who goes first changes with every request.
+            let (first, second): (&dyn Fn() -> Result<()>, &dyn Fn() -> Result<()>) =
+                if (round + at) % 2 == 0 { (&with, &without) } else { (&without, &with) };
+            let times = [timed(first)?, timed(second)?];
+            let [with, without] = if (round + at) % 2 == 0 { times } else { [times[1], times[0]] };
+            // The first round warms up.
+            if round > 0 {
+                on.push(with);
+                off.push(without);
+            }
+        }
+    }
+    let of = |times: &[[f64; 2]], which: usize| sorted(times.iter().map(|time| time[which]));
+    let middle = |sorted: &[f64]| sorted[sorted.len() / 2];
+    let (on_ms, off_ms) = (middle(&of(&on, 0)), middle(&of(&off, 0)));
+    let ratios = sorted(on.iter().zip(&off).map(|(on, off)| on[0] / off[0].max(1e-9)));
+    let share = |share: f64| ratios[((ratios.len() - 1) as f64 * share) as usize];
+    Ok(json!({ "what": "constraint", "machine": Machine::measure(), "ids": catalog.leaves(), "levels": wish.levels,
+        "codes": wish.codes, "beam": wish.beam, "precision": wish.precision, "requests": on.len(),
+        "on_ms": on_ms, "off_ms": off_ms, "ratio": on_ms / off_ms, "interval": [share(0.025), share(0.975)],
+        "cpu_ratio": middle(&of(&on, 1)) / middle(&of(&off, 1)).max(1e-9) }))
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
