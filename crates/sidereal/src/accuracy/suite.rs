@@ -236,7 +236,7 @@ mod tests {
             ("[[row]]\nname = \"a\"".to_owned(), &["row \"a\"", "[row.generator.tiger]"]),
             (format!("[[row]]\nname = \"a\"\n{tiger}"), &["tokenizer", "catalog.import"]),
             (format!("[[row]]\nname = \"a\"\nlable = 1\n{tiger}"), &["suite.toml, line 3", "lable"]),
-            (format!("[[row]]\nname = \"a\"\nlearnt_by = \"b\"\nrecipe = \"plain.toml\""), &["learnt_by", "\"b\""]),
+            ("[[row]]\nname = \"a\"\nlearnt_by = \"b\"\nrecipe = \"plain.toml\"".to_owned(), &["learnt_by", "\"b\""]),
             (
                 "[evaluate]\nusers = 5\n[[row]]\nname = \"a\"\nrecipe = \"plain.toml\"".to_owned(),
                 &["row \"plain\"", "evaluate.users", "\"a\""],

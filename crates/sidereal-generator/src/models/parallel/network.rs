@@ -108,7 +108,7 @@ impl Parallel {
             ops::item_cross_entropy(scores, &place(targets)?, &ItemScores { items, scale, bonus })
         };
         let Some(noise) = noise.filter(|_| wanted > 0 && wanted < self.items.len()) else {
-            return Ok(loss(targets.to_vec(), &self.items.by_level, Marked::new(seen.iter().copied()))?);
+            return loss(targets.to_vec(), &self.items.by_level, Marked::new(seen.iter().copied()));
         };
         let mut rng = Rng::new(noise, "negatives");
         let mut told_apart: Vec<ItemIndex> = targets.to_vec();
@@ -120,7 +120,7 @@ impl Parallel {
         let at = |item: &ItemIndex| told_apart.binary_search(item).ok().map(|at| at as u32);
         let marked: Vec<Vec<u32>> = seen.iter().map(|seen| seen.iter().filter_map(at).collect()).collect();
         let marked = Marked::new(marked.iter().map(Vec::as_slice));
-        Ok(loss(targets.iter().filter_map(at).collect(), &items, marked)?)
+        loss(targets.iter().filter_map(at).collect(), &items, marked)
     }
 }
 
