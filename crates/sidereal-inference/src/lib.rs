@@ -5,7 +5,7 @@
 //! all of them. Workers have one thread each: requests side by side use all cores, and no core waits for another inside a
 //! request. Each batch keeps the catalog that it began with, and its version stands in the answers.
 //!
-//! Modules in the order of a request's way: [`request`], [`queue`], [`engine`]; [`serving`] is what is served, [`meter`]
+//! Modules in the order of a request's way: [`request`], `queue`, [`engine`]; [`serving`] is what is served, [`meter`]
 //! what was measured.
 //!
 //! Absent on purpose: network, item ids (who serves maps them), the models themselves.

@@ -10,7 +10,7 @@
 //! 3.3; its tokens are those of `fsq` over four sub-vectors.
 //! *Differs from the paper*: a level has its own codes and its own part of the head; by default the whole catalog is scored
 //! and not only what a beam reaches; the temperature of its decoding (0.1) changes no ranking of independent levels' sums
-//! and is left out; a loss over items and a number for repeats can be switched on ([`super::parallel`]).
+//! and is left out; a loss over items and a number for repeats can be switched on (`models/parallel`).
 //! *Checked against*: central differences for the whole loss; that nothing after an item changes what is said after it;
 //! exact scores against the walk along the trie.
 //!

@@ -5,7 +5,7 @@
 //!
 //! *Paper*: Kang and McAuley, "Self-Attentive Sequential Recommendation", arXiv 1808.09781, section III; the softmax
 //! losses: Klenitskiy and Vasilev, "Turning Dross Into Gold Loss", arXiv 2309.07602.
-//! *Differs from the paper*: what users do with an item they know is one learnt number, if wanted ([`super::repeats`]);
+//! *Differs from the paper*: what users do with an item they know is one learnt number, if wanted (`models/repeats.rs`);
 //! softmax instead of one negative's binary cross-entropy, which is what makes it strong; a
 //! learnt start vector stands before every history, so the first item is a target too and an empty history has an
 //! answer; pre-norm blocks with GELU ([`super::causal`]).
