@@ -66,6 +66,37 @@ impl Depth {
     }
 }
 
+/// Where in ascending numbers `wanted` probably stands.
+fn guess(numbers: &[u32], wanted: u32) -> usize {
+    let (Some(&first), Some(&last)) = (numbers.first(), numbers.last()) else { return 0 };
+    let apart = i64::from(last.saturating_sub(first)).max(1);
+    let places = numbers.len() as i64 - 1;
+    // A damaged file may hold numbers that are not ascending: the guess is then a bad one, but a place.
+    let along = |difference: i64| {
+        let steps = i128::from(difference) * i128::from(places) / i128::from(apart);
+        steps.clamp(-i128::from(places), places.into()) as i64
+    };
+    let at = along(i64::from(wanted) - i64::from(first)).clamp(0, places);
+    let off = i64::from(wanted) - i64::from(numbers[at as usize]);
+    (at + along(off)).clamp(0, places) as usize
+}
+
+/// How many of the ascending numbers are at most `wanted`, looked for from `near` outwards in growing steps.
+fn partition_point_near(numbers: &[u32], wanted: u32, near: usize) -> usize {
+    let near = near.min(numbers.len());
+    let (mut low, mut high) = (near, near);
+    let mut step = 4;
+    while numbers.get(high).is_some_and(|&number| number <= wanted) {
+        (low, high, step) = (high + 1, (high + step).min(numbers.len()), step * 2);
+    }
+    step = 4;
+    while low > 0 && low <= near && numbers.get(low - 1).is_some_and(|&number| number > wanted) {
+        (high, low, step) = (low - 1, low.saturating_sub(step), step * 2);
+    }
+    let between = numbers.get(low..high.max(low)).unwrap_or(&[]);
+    low + between.partition_point(|&number| number <= wanted)
+}
+
 impl Trie {
     /// Builds the trie of semantic IDs in any order, repeats allowed.
     ///
@@ -139,16 +170,13 @@ impl Trie {
     }
 
     /// As [`Trie::parent`], beginning at a node that is not behind it: quick for nodes in order.
+    ///
+    /// Children lie almost evenly over their parents, so a guess along the straight line, put right once, lands a few
+    /// nodes off: two or three cache lines, where halving ten million nodes reads twenty.
     pub(crate) fn parent_from(&self, depth: usize, node: u32, from: u32) -> u32 {
         let Some(above) = depth.checked_sub(1).and_then(|above| self.depths.get(above)) else { return 0 };
         let later = above.first_child.get(from as usize + 1..).unwrap_or(&[]);
-        let mut reach = 1;
-        while later.get(reach - 1).is_some_and(|&first| first <= node) {
-            reach *= 2;
-        }
-        let skipped = reach / 2;
-        let near = &later[skipped..reach.min(later.len())];
-        from + (skipped + near.partition_point(|&first| first <= node)) as u32
+        from + partition_point_near(later, node, guess(later, node)) as u32
     }
 
     /// The node that a prefix of codes leads to, if any item has that prefix.
@@ -232,4 +260,30 @@ fn first_child_name(depth: usize) -> String {
 
 fn edge_code_name(depth: usize) -> String {
     format!("trie.{depth}.edge_code")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn looking_outwards_from_any_place_finds_what_halving_finds(
+            mut numbers in prop::collection::vec(0u32..500, 0..200), wanted in 0u32..510, near in 0usize..210,
+        ) {
+            numbers.sort_unstable();
+            let found = numbers.partition_point(|&number| number <= wanted);
+            prop_assert_eq!(partition_point_near(&numbers, wanted, near), found);
+            prop_assert_eq!(partition_point_near(&numbers, wanted, guess(&numbers, wanted)), found);
+        }
+
+        #[test]
+        fn numbers_in_no_order_give_some_place(
+            numbers in prop::collection::vec(any::<u32>(), 0..20), wanted in any::<u32>(),
+        ) {
+            prop_assert!(partition_point_near(&numbers, wanted, guess(&numbers, wanted)) <= numbers.len());
+        }
+    }
 }

@@ -183,3 +183,44 @@ fn going_back_brings_a_version_back_as_it_was() {
     assert!(live.roll_back("unknown").unwrap_err().to_string().contains("not kept"));
     assert!(live.kept().count() <= sidereal_core::catalog::MAX_KEPT);
 }
+
+proptest! {
+    /// Together they leave what they leave one after another, a change that cannot be made touches no other, and there is
+    /// one version.
+    #[test]
+    fn changes_made_together_are_those_made_one_after_another(
+        first in prop::collection::vec(row(), 2..6),
+        steps in prop::collection::vec((prop::option::of((0usize..9, row())), prop::collection::vec(0u32..9, 0..2)), 1..8),
+    ) {
+        let base = built(&first);
+        let ids: Vec<ItemId> = (0..9).map(|i| ItemId::from(format!("n{i}"))).collect();
+        let sids: Vec<Option<SemanticIds>> =
+            steps.iter().map(|(add, _)| add.map(|(_, row)| SemanticIds::new(3, row.to_vec()).unwrap())).collect();
+        let changes: Vec<Change<'_>> = steps.iter().zip(&sids).map(|((add, remove), sids)| Change {
+            add: add.as_ref().map_or(&[], |(id, _)| std::slice::from_ref(&ids[*id])),
+            add_ids: sids.as_ref(),
+            remove,
+            restore: &[],
+        }).collect();
+        let (mut together, mut in_turn) = (LiveCatalog::new(&base).unwrap(), LiveCatalog::new(&base).unwrap());
+        let results = together.apply_each(&changes);
+        // One by one: what a change in the same group brings cannot be removed by it, for nobody knows its number yet.
+        let mut made = 0;
+        for (change, result) in changes.iter().zip(&results) {
+            let known = change.remove.iter().all(|&item| (item as usize) < base.len());
+            let done = if known { in_turn.apply(change).is_ok() } else { false };
+            prop_assert_eq!(result.is_ok(), done);
+            made += usize::from(done);
+        }
+        let (together, in_turn) = (together.now(), in_turn.now());
+        let version = if made > 0 { format!("{}+1", base.version()) } else { base.version().to_owned() };
+        prop_assert_eq!(together.version(), version);
+        prop_assert_eq!(together.len(), in_turn.len());
+        let alive: BTreeSet<u32> = (0..in_turn.len() as u32).filter(|&item| in_turn.is_alive(item)).collect();
+        for item in 0..in_turn.len() as u32 {
+            prop_assert_eq!(together.item_id(item), in_turn.item_id(item));
+            prop_assert_eq!(together.semantic_id(item), in_turn.semantic_id(item));
+        }
+        check(&together, &LeafFilter::deny_items(&together, &[]), &alive);
+    }
+}

@@ -128,6 +128,20 @@ impl Engine {
         Ok(catalog)
     }
 
+    /// Changes one after another, each as by [`Engine::change`], but as one version: many small changes cost what one does.
+    /// What each came to is at its place; one that cannot be made does not touch the others.
+    ///
+    /// # Errors
+    /// A ranker that cannot follow: then nothing changes.
+    pub fn change_each(&self, changes: &[Change<'_>]) -> Result<(Arc<Catalog>, Vec<sidereal_core::Result<()>>), Error> {
+        let (catalog, results) = self.shared.serving.change_each(changes)?;
+        if results.iter().any(Result::is_ok) {
+            self.shared.meter.swap();
+            self.merge_if_due(&catalog);
+        }
+        Ok((catalog, results))
+    }
+
     /// Serves another catalog from now on, by the same model or by the one that comes along.
     ///
     /// # Errors

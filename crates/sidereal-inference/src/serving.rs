@@ -84,6 +84,9 @@ impl Serving {
         let mut living = self.living();
         let before = living.catalog.now();
         let served = Served { catalog: step(&mut living.catalog)?, ranker: self.now().ranker };
+        if served.catalog.version() == before.version() {
+            return Ok(before);
+        }
         if let Err(error) = living.check(&served) {
             living.catalog.roll_back(before.version())?;
             return Err(error);
@@ -93,6 +96,16 @@ impl Serving {
 
     pub(crate) fn change(&self, change: &Change<'_>) -> Result<Arc<Catalog>> {
         self.step(|live| live.apply(change))
+    }
+
+    /// Many changes as one version; what each came to is at its place.
+    pub(crate) fn change_each(&self, changes: &[Change<'_>]) -> Result<(Arc<Catalog>, Vec<sidereal_core::Result<()>>)> {
+        let mut results = Vec::new();
+        let catalog = self.step(|live| {
+            results = live.apply_each(changes);
+            Ok(live.now())
+        })?;
+        Ok((catalog, results))
     }
 
     pub(crate) fn roll_back(&self, version: &str) -> Result<Arc<Catalog>> {

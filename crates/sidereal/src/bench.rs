@@ -17,12 +17,14 @@ use sidereal_tokenizer::bench::RqVaeWish;
 
 use crate::Result;
 
+mod changes;
 mod constraint;
 mod encode;
 mod filter;
 mod job;
 mod machine;
 
+pub use changes::{ChangesWish, changes};
 pub use constraint::{ConstraintWish, constraint};
 pub use encode::{EncodeWish, encode};
 pub use filter::{FilterWish, filter};

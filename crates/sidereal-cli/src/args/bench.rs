@@ -145,6 +145,39 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 1234)]
         seed: u64,
     },
+    /// Latency of requests while items come and go, and while nothing changes, in turn.
+    Changes {
+        /// Items of the random catalog.
+        #[arg(long, default_value_t = 1_000_000)]
+        items: usize,
+        /// Beam width.
+        #[arg(long, default_value_t = 50)]
+        beam: usize,
+        /// Items that come or go in a second.
+        #[arg(long, default_value_t = 10_000)]
+        rate: usize,
+        /// Milliseconds between versions.
+        #[arg(long, default_value_t = 20)]
+        every_ms: u64,
+        /// Requests asked, as a share of what the workers can answer.
+        #[arg(long, default_value_t = 0.4)]
+        load: f64,
+        /// Workers of one thread each.
+        #[arg(long, default_value_t = 1)]
+        workers: usize,
+        /// Seconds of each half of a round.
+        #[arg(long, default_value_t = 20.0)]
+        seconds: f64,
+        /// Rounds.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Changes after which the catalog is built anew in the background.
+        #[arg(long, default_value_t = 50_000)]
+        merge_after: usize,
+        /// The seed.
+        #[arg(long, default_value_t = 1234)]
+        seed: u64,
+    },
     /// RQ-VAE of TIGER's shape on random vectors: encoding, and steps of training.
     RqVae {
         /// Items encoded.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use sidereal::Result;
-use sidereal::bench::{BeamWish, ConstraintWish, EncodeWish, FilterWish, JobWish, TrainWish, TrieWish};
+use sidereal::bench::{BeamWish, ChangesWish, ConstraintWish, EncodeWish, FilterWish, JobWish, TrainWish, TrieWish};
 
 use crate::args::Bench;
 use crate::commands::Context;
@@ -57,6 +57,10 @@ pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
         Bench::Filter { items, users, beam, denied, percent_left, changes, rounds, seed } => {
             let wish = FilterWish { items, users, beam, denied, percent_left, changes, rounds, seed };
             sidereal::bench::filter(&wish, device)?
+        }
+        Bench::Changes { items, beam, rate, every_ms, load, workers, seconds, rounds, merge_after, seed } => {
+            let wish = ChangesWish { items, beam, rate, every_ms, load, workers, seconds, rounds, merge_after, seed };
+            sidereal::bench::changes(&wish, device)?
         }
         Bench::RqVae { items, steps, runs } => sidereal::bench::rq_vae(items, steps, runs)?,
         Bench::Encode { method, settings, input, items, width, levels, codes, runs } => {

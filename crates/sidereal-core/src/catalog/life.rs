@@ -46,6 +46,30 @@ pub struct Change<'a> {
     pub remove: &'a [ItemIndex],
 }
 
+/// Items by semantic ID, and then those that stay before those that come: what stays is in this order already.
+///
+/// # Shapes
+/// `codes`: [M, L]
+pub(super) fn joined(
+    levels: usize,
+    codes: &[u16],
+    stay: impl Iterator<Item = ItemIndex>,
+    mut come: Vec<ItemIndex>,
+) -> Vec<ItemIndex> {
+    let row = |item: ItemIndex| &codes[item as usize * levels..][..levels];
+    come.sort_unstable_by(|&a, &b| row(a).cmp(row(b)).then(a.cmp(&b)));
+    let mut order = Vec::with_capacity(stay.size_hint().1.unwrap_or(0) + come.len());
+    let mut come = come.into_iter().peekable();
+    for item in stay {
+        while let Some(new) = come.next_if(|&new| row(new) < row(item)) {
+            order.push(new);
+        }
+        order.push(item);
+    }
+    order.extend(come);
+    order
+}
+
 impl Catalog {
     /// The catalog after a change: the same indexes and semantic IDs, new items at the end.
     ///
@@ -87,23 +111,14 @@ impl Catalog {
         &self,
         header: Header,
         codes: Vec<u16>,
-        mut come: Vec<ItemIndex>,
+        come: Vec<ItemIndex>,
         stays: impl Fn(ItemIndex) -> bool,
         ids: impl Iterator<Item = &'a str>,
     ) -> Result<Self> {
         let levels = self.levels();
-        let row = |item: ItemIndex| &codes[item as usize * levels..][..levels];
         // Items that stay are sorted already; those that come are few.
-        come.sort_unstable_by(|&a, &b| row(a).cmp(row(b)).then(a.cmp(&b)));
-        let mut order = Vec::with_capacity(self.alive() + come.len());
-        let mut come = come.into_iter().peekable();
-        for item in self.base.postings.iter().copied().filter(|&item| stays(item)) {
-            while let Some(new) = come.next_if(|&new| row(new) < row(item)) {
-                order.push(new);
-            }
-            order.push(item);
-        }
-        order.extend(come);
+        let stay = self.base.postings.iter().copied().filter(|&item| stays(item));
+        let order = joined(levels, &codes, stay, come);
         if order.is_empty() {
             let mend = "keep one, or build another catalog";
             return Err(Error::input("catalog", "the change would leave no item", mend));

@@ -1,7 +1,7 @@
 //! A catalog that changes while it serves.
 //!
-//! What was built (the *base*) stays as it is. Items that come stand in a second, small segment behind it, which is made
-//! anew with each change; items that go lose their bit, and so do the nodes that have no other item. A search walks both
+//! What was built (the *base*) stays as it is. Items that come stand in a second, small segment behind it, which is copied
+//! with each change; items that go lose their bit, and so do the nodes that have no other item. A search walks both
 //! segments together ([`Catalog::children`]). Each change gives a new [`Catalog`] that shares almost everything with the
 //! one before: requests keep the one that they began with, and its version names it in their answers.
 //!
@@ -12,14 +12,13 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::life::Change;
+use super::life::{Change, joined};
 use super::segment::{Segment, SegmentBuilder};
 use super::{Catalog, Header};
 use crate::error::{Error, Result};
 use crate::filter::{AliveSet, Bits};
 use crate::item::{ItemId, ItemIndex};
-use crate::semantic_id::SemanticIds;
-use crate::trie::build::in_order;
+use crate::trie::build::visit_sorted;
 
 /// Where a later semantic ID is not in the base.
 const NO_TWIN: u32 = u32::MAX;
@@ -39,8 +38,9 @@ pub(super) struct Live {
     pub(super) version: Arc<str>,
     /// The number of each change since the base, and how many of `removed` there were after it.
     log: Vec<(Arc<str>, usize)>,
-    /// The base's leaf of the same semantic ID, for each leaf of the delta.
+    /// The base's leaf of the same semantic ID, for each later item.
     twins: Vec<u32>,
+    /// The delta's leaf of such a leaf.
     by_twin: HashMap<u32, u32>,
 }
 
@@ -48,7 +48,7 @@ impl Live {
     /// The leaf of a later item, in the numbers of [`Catalog::leaf`].
     pub(super) fn leaf_of(&self, later: u32, base_leaves: u32) -> Option<u32> {
         let leaf = self.delta.leaf_of(later)?;
-        match self.twins.get(leaf as usize) {
+        match self.twins.get(later as usize) {
             Some(&twin) if twin != NO_TWIN => Some(twin),
             _ => Some(base_leaves + leaf),
         }
@@ -97,6 +97,24 @@ impl Catalog {
     }
 }
 
+/// Changes that are made together.
+#[derive(Debug, Default)]
+struct Joint<'a> {
+    add: Vec<&'a ItemId>,
+    /// Codes of the items to add, `[M, L]`.
+    codes: Vec<u16>,
+    remove: Vec<ItemIndex>,
+    /// Ids of `add`, and items of `remove`.
+    new: HashSet<&'a str>,
+    gone: HashSet<ItemIndex>,
+}
+
+impl Joint<'_> {
+    fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.remove.is_empty()
+    }
+}
+
 /// The catalog that serves, and those that served before.
 #[derive(Debug)]
 pub struct LiveCatalog {
@@ -137,6 +155,31 @@ impl LiveCatalog {
     /// A new item whose id there is or was; an item to remove that is not there; codes that do not fit; a change that
     /// restores items, or changes nothing.
     pub fn apply(&mut self, change: &Change<'_>) -> Result<Arc<Catalog>> {
+        self.apply_each(std::slice::from_ref(change)).into_iter().collect::<Result<()>>()?;
+        Ok(self.now())
+    }
+
+    /// Changes one after another, each as by [`LiveCatalog::apply`], but with one new version for all that can be made: a
+    /// version costs a copy of all that has changed since the base, so that many small changes should come together.
+    /// Where none can be made the version stays.
+    ///
+    /// What of each came out is at its place: a change that cannot be made does not touch the others.
+    pub fn apply_each(&mut self, changes: &[Change<'_>]) -> Vec<Result<()>> {
+        let mut joint = Joint::default();
+        let results: Vec<Result<()>> = changes.iter().map(|change| self.join(change, &mut joint)).collect();
+        if !joint.is_empty() {
+            self.number += 1;
+            let next = Arc::new(changed(&self.now, &joint, self.number));
+            let new = joint.add.iter().map(|id| Box::from(id.as_str()));
+            self.by_id.extend(new.zip(self.now.len() as u32..));
+            self.keep();
+            self.now = next;
+        }
+        results
+    }
+
+    /// Checks a change behind those that are there, and puts it with them.
+    fn join<'a>(&self, change: &Change<'a>, joint: &mut Joint<'a>) -> Result<()> {
         let now = &self.now;
         now.check_codes_of(change)?;
         if !change.restore.is_empty() {
@@ -147,23 +190,25 @@ impl LiveCatalog {
             return Err(Error::input("catalog", "there is nothing to change", "name items to add or to remove"));
         }
         now.check_states(change)?;
+        if let Some(&item) = change.remove.iter().find(|item| joint.gone.contains(item)) {
+            let problem = format!("item {:?} is removed by a change before", now.item_id(item));
+            return Err(Error::input("items to remove", problem, "leave it out"));
+        }
         let mut seen = HashSet::with_capacity(change.add.len());
-        let mut taken = |id: &'_ str| self.by_id.contains_key(id) || !seen.insert(id.to_owned());
+        let mut taken = |id: &'a str| self.by_id.contains_key(id) || joint.new.contains(id) || !seen.insert(id);
         if let Some(id) = change.add.iter().map(ItemId::as_str).find(|id| taken(id)) {
             let problem = format!("the id {id:?} of a new item is or was another's");
             return Err(Error::input("items", problem, "give it an id that no item has had"));
         }
-        if now.len() + change.add.len() >= super::NO_LEAF as usize {
+        if now.len() + joint.add.len() + change.add.len() >= super::NO_LEAF as usize {
             return Err(Error::input("catalog", "more items than a 32-bit number counts", "split the catalog"));
         }
-        self.number += 1;
-        let next = Arc::new(changed(now, change, self.number));
-        for (id, item) in change.add.iter().zip(now.len() as u32..) {
-            self.by_id.insert(id.as_str().into(), item);
-        }
-        self.keep();
-        self.now = next;
-        Ok(self.now())
+        joint.new.extend(seen);
+        joint.gone.extend(change.remove);
+        joint.add.extend(change.add);
+        joint.codes.extend(change.add_ids.iter().flat_map(|sids| sids.codes()));
+        joint.remove.extend(change.remove);
+        Ok(())
     }
 
     /// Puts a merged snapshot ([`Catalog::merged`]) under what has changed since it was taken.
@@ -196,13 +241,9 @@ impl LiveCatalog {
         let mut next = Arc::new(merged);
         if !ids.is_empty() || !remove.is_empty() {
             self.number += 1;
-            let sids = SemanticIds::new(levels, codes)?;
-            let add_ids = (!ids.is_empty()).then_some(&sids);
-            next = Arc::new(changed(&next, &Change { add: &ids, add_ids, remove: &remove, restore: &[] }, self.number));
-            if !gone.is_empty() {
-                self.number += 1;
-                next = Arc::new(changed(&next, &Change { remove: &gone, ..Change::default() }, self.number));
-            }
+            let remove = remove.into_iter().chain(gone).collect();
+            let joint = Joint { add: ids.iter().collect(), codes, remove, ..Joint::default() };
+            next = Arc::new(changed(&next, &joint, self.number));
         }
         self.keep();
         self.now = next;
@@ -240,21 +281,23 @@ impl LiveCatalog {
     }
 }
 
-/// The catalog after a change that was checked.
-fn changed(now: &Catalog, change: &Change<'_>, number: u64) -> Catalog {
-    let first = now.header.items;
+/// The catalog after changes that were checked. What was there is copied or kept in order, not made anew: the cost is that
+/// of copying the delta and the bits of the base.
+fn changed(now: &Catalog, joint: &Joint<'_>, number: u64) -> Catalog {
+    let (first, levels) = (now.header.items, now.levels());
     let before = now.live.as_deref();
     let mut codes: Vec<u16> = before.map_or(Vec::new(), |live| live.delta.codes.to_vec());
-    codes.extend(change.add_ids.iter().flat_map(|sids| sids.codes()));
+    let new_from = (codes.len() / levels) as u32;
+    codes.extend(&joint.codes);
     let mut ids = before.map_or(Vec::new(), |live| live.ids.clone());
-    ids.extend(change.add.iter().map(|id| Arc::from(id.as_str())));
+    ids.extend(joint.add.iter().map(|id| Arc::from(id.as_str())));
     let mut alive = before.and_then(|live| live.alive.clone());
     let mut removed = before.map_or(Vec::new(), |live| live.removed.clone());
-    let (mut gone, mut later) = (Vec::new(), Vec::new());
-    for &item in change.remove {
+    let (mut gone, mut later_gone) = (Vec::new(), HashSet::new());
+    for &item in &joint.remove {
         match item.checked_sub(first) {
             None => gone.push(item),
-            Some(item) => later.push(item),
+            Some(later) => _ = later_gone.insert(later),
         }
     }
     if !gone.is_empty() {
@@ -263,18 +306,17 @@ fn changed(now: &Catalog, change: &Change<'_>, number: u64) -> Catalog {
         gone.iter().for_each(|&item| alive.remove(&now.base, item));
         removed.extend(gone);
     }
-    later.sort_unstable();
-    let was_there = |item: u32| match before {
-        Some(live) if item < live.delta.items() => live.delta.leaf_of(item).is_some(),
-        _ => true,
-    };
-    let stay: Vec<u32> =
-        (0..ids.len() as u32).filter(|item| was_there(*item) && later.binary_search(item).is_err()).collect();
-    let delta = segment_of(now, codes, ids.len() as u32, &stay);
-    let trie = delta.trie();
-    let twins: Vec<u32> =
-        (0..trie.leaves()).map(|leaf| now.base.trie().find(&trie.semantic_id(leaf)).unwrap_or(NO_TWIN)).collect();
-    let by_twin = twins.iter().copied().zip(0..).filter(|(twin, _)| *twin != NO_TWIN).collect();
+    let stay = before.map_or(&[][..], |live| &live.delta.postings);
+    let stay = stay.iter().copied().filter(|later| !later_gone.contains(later));
+    let come = (new_from..ids.len() as u32).filter(|later| !later_gone.contains(later)).collect();
+    let order = joined(levels, &codes, stay, come);
+    let mut twins = before.map_or(Vec::new(), |live| live.twins.clone());
+    twins.extend(joint.codes.chunks_exact(levels).map(|codes| now.base.trie().find(codes).unwrap_or(NO_TWIN)));
+    let mut builder = SegmentBuilder::new(now.codes_per_level(), ids.len() as u32, order.len());
+    visit_sorted(levels, &codes, &order, &mut builder);
+    let delta = builder.finish(codes.into());
+    let twin_leaf = |&later: &u32| Some((*twins.get(later as usize)?, delta.leaf_of(later)?));
+    let by_twin = order.iter().filter_map(twin_leaf).filter(|(twin, _)| *twin != NO_TWIN).collect();
     let version: Arc<str> = format!("{}+{number}", now.version).into();
     let mut log = before.map_or(Vec::new(), |live| live.log.clone());
     log.push((Arc::clone(&version), removed.len()));
@@ -287,12 +329,3 @@ fn changed(now: &Catalog, change: &Change<'_>, number: u64) -> Catalog {
 
 /// Changes that a set of allowed items can be brought up to date over.
 const MAX_LOG: usize = 256;
-
-fn segment_of(now: &Catalog, codes: Vec<u16>, items: u32, alive: &[u32]) -> Segment {
-    let mut builder = SegmentBuilder::new(now.codes_per_level(), items, alive.len());
-    // No rows of at least one level: what SemanticIds refuses does not come here.
-    if let Ok(sids) = SemanticIds::new(now.levels(), codes.clone()) {
-        in_order(&sids, now.codes_per_level(), Some(alive), &mut builder);
-    }
-    builder.finish(codes.into())
-}

@@ -1,0 +1,230 @@
+//! What a stream of changes of the catalog costs those who ask meanwhile.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sidereal_core::catalog::Change;
+use sidereal_core::{Catalog, Error, ItemId, ItemIndex, SemanticIds};
+use sidereal_generator::bench::bench_beam_input;
+use sidereal_generator::models::ModelConfig;
+use sidereal_generator::models::tiger::TigerConfig;
+use sidereal_generator::{Materials, Ranker};
+use sidereal_inference::{Answer, Engine, EngineOptions, Refusal, Request};
+use sidereal_nn::device::DeviceChoice;
+use sidereal_nn::rng::Rng;
+
+use super::{CODES, LEVELS, Machine};
+use crate::Result;
+
+/// Sizes of [`changes`].
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct ChangesWish {
+    pub items: usize,
+    pub beam: usize,
+    /// Items that come or go in a second.
+    pub rate: usize,
+    /// Milliseconds between versions.
+    pub every_ms: u64,
+    /// Requests asked in a second, as a share of what the workers can answer.
+    pub load: f64,
+    pub workers: usize,
+    pub seconds: f64,
+    pub rounds: usize,
+    pub merge_after: usize,
+    pub seed: u64,
+}
+
+/// Items of a history, and items asked for.
+const HISTORY: usize = 20;
+const K: usize = 10;
+
+/// Requests that come at random times to an engine that serves a model of the TIGER shape: while nothing changes, and while
+/// items come and go; in turn, round after round. The latency of a request is from its coming to its answer, so that
+/// waiting behind others counts. Every answer is checked against the version that it names.
+///
+/// # Errors
+/// Sizes of 0, a load that is not between 0 and 1; whatever the device says.
+pub fn changes(wish: &ChangesWish, device: DeviceChoice) -> Result<Value> {
+    let sizes = [("--items", wish.items), ("--rate", wish.rate), ("--rounds", wish.rounds), ("--beam", wish.beam)];
+    if let Some((key, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+        return Err(Error::config(*key, "0 of them measure nothing", "give 1 or more").into());
+    }
+    if !(wish.load > 0.0 && wish.load < 1.0 && wish.seconds > 0.0) {
+        let mend = "give --load between 0 and 1, and --seconds above 0";
+        return Err(Error::config("--load", "a queue that never empties has no latency", mend).into());
+    }
+    let (catalog, _) = bench_beam_input(wish.items, &[CODES; LEVELS], 1, HISTORY, wish.seed)?;
+    let device = device.open()?;
+    let materials = Materials::of_catalog(&catalog, &device);
+    let ranker: Arc<dyn Ranker> = TigerConfig::default().build(&materials, wish.seed)?.ranker(&materials)?.into();
+    let options = EngineOptions {
+        workers: wish.workers,
+        queue: 1 << 16,
+        merge_after: wish.merge_after,
+        ..EngineOptions::default()
+    };
+    let engine = Engine::new(&catalog, ranker, options)?;
+    let mut rng = Rng::new(wish.seed, "bench changes");
+    let capacity = capacity(&engine, wish, &mut rng)?;
+    let mut stream = Stream::new(&catalog, wish);
+    let (mut quiet, mut busy) = (Vec::new(), Vec::new());
+    for _ in 0..wish.rounds {
+        quiet.push(asked(&engine, wish, capacity, &mut rng)?);
+        let stop = AtomicBool::new(false);
+        let found = std::thread::scope(|scope| {
+            let changing = scope.spawn(|| stream.run(&engine, wish, &stop));
+            let found = asked(&engine, wish, capacity, &mut rng);
+            stop.store(true, Ordering::Relaxed);
+            changing.join().map_err(|_| broken("the thread of changes broke off"))??;
+            found
+        })?;
+        busy.push(found);
+    }
+    let median = |of: &dyn Fn(usize) -> f64| {
+        let mut values: Vec<f64> = (0..wish.rounds).map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let ratio = |share: f64| median(&|round| busy[round].at(share) / quiet[round].at(share).max(1e-9));
+    let told = |rounds: &[Latencies]| {
+        json!({ "p50_ms": median(&|round| rounds[round].at(0.5)), "p99_ms": median(&|round| rounds[round].at(0.99)),
+            "answers": rounds.iter().map(|round| round.ms.len()).sum::<usize>(),
+            "invalid": rounds.iter().map(|round| round.invalid).sum::<usize>() })
+    };
+    let now = engine.served().catalog;
+    Ok(json!({ "what": "changes", "machine": Machine::measure(), "items": wish.items, "beam": wish.beam,
+        "workers": wish.workers, "load": wish.load, "requests_per_s": capacity * wish.load,
+        "quiet": told(&quiet), "changing": told(&busy), "p50_ratio": ratio(0.5), "p99_ratio": ratio(0.99),
+        "changes_per_s": stream.made as f64 / stream.took.as_secs_f64().max(1e-9), "changes": stream.made,
+        "versions": stream.versions, "change_ms": stream.spent.as_secs_f64() * 1e3 / stream.versions.max(1) as f64,
+        "merges": stream.merges, "catalog": now.version() }))
+}
+
+/// Latencies of one round.
+struct Latencies {
+    /// Ascending.
+    ms: Vec<f64>,
+    invalid: usize,
+}
+
+impl Latencies {
+    fn at(&self, share: f64) -> f64 {
+        let place = ((self.ms.len() as f64 * share).ceil() as usize).clamp(1, self.ms.len().max(1)) - 1;
+        self.ms.get(place).copied().unwrap_or(0.0)
+    }
+}
+
+fn request(wish: &ChangesWish, rng: &mut Rng) -> Request {
+    let history = (0..HISTORY).map(|_| rng.below(wish.items) as ItemIndex).collect();
+    Request { history, k: K, beam: wish.beam, ..Request::default() }
+}
+
+/// Requests that the workers answer in a second when asked one at a time.
+fn capacity(engine: &Engine, wish: &ChangesWish, rng: &mut Rng) -> Result<f64> {
+    let ask = |rng: &mut Rng| engine.answer(request(wish, rng)).map(drop).map_err(failed);
+    (0..8).try_for_each(|_| ask(rng))?;
+    let (count, began) = (48, Instant::now());
+    (0..count).try_for_each(|_| ask(rng))?;
+    Ok(f64::from(count) * wish.workers as f64 / began.elapsed().as_secs_f64())
+}
+
+fn broken(what: impl Into<String>) -> Error {
+    Error::input("bench changes", what, "give smaller sizes, or report it as a defect")
+}
+
+fn failed(refusal: Refusal) -> Error {
+    broken(format!("a request was refused: {refusal}"))
+}
+
+/// Asks at random times for a while.
+fn asked(engine: &Engine, wish: &ChangesWish, capacity: f64, rng: &mut Rng) -> Result<Latencies> {
+    let (began, end) = (Instant::now(), Duration::from_secs_f64(wish.seconds));
+    let mut next = Duration::ZERO;
+    let mut tickets = Vec::new();
+    while next < end {
+        std::thread::sleep(next.saturating_sub(began.elapsed()));
+        tickets.push(engine.submit(request(wish, rng)).map_err(failed)?);
+        // Times between requests of independent users.
+        let apart = -(1.0 - rng.uniform()).ln() / (capacity * wish.load);
+        next += Duration::from_secs_f64(apart);
+    }
+    let (mut ms, mut invalid) = (Vec::with_capacity(tickets.len()), 0);
+    for ticket in tickets {
+        let answer = ticket.wait().map_err(failed)?;
+        invalid += usize::from(!is_valid(&answer));
+        ms.push((answer.waited + answer.computed).as_secs_f64() * 1e3);
+    }
+    ms.sort_by(f64::total_cmp);
+    Ok(Latencies { ms, invalid })
+}
+
+/// As many items as were asked for, each once, and all alive in the version that the answer names.
+fn is_valid(answer: &Answer) -> bool {
+    let mut seen = HashSet::new();
+    let good = |item: ItemIndex| answer.catalog.is_alive(item) && seen.insert(item);
+    answer.items.len() == K && answer.items.iter().map(|scored| scored.item).all(good)
+}
+
+/// Items that come and go.
+struct Stream {
+    /// Items of the first catalog that are still there, in the order in which they will go.
+    to_go: Vec<ItemIndex>,
+    rng: Rng,
+    come: usize,
+    made: usize,
+    versions: usize,
+    merges: usize,
+    took: Duration,
+    spent: Duration,
+}
+
+impl Stream {
+    fn new(catalog: &Catalog, wish: &ChangesWish) -> Self {
+        let mut rng = Rng::new(wish.seed, "bench changes stream");
+        let mut to_go: Vec<ItemIndex> = (0..catalog.len() as ItemIndex).collect();
+        (1..to_go.len()).rev().for_each(|at| to_go.swap(at, rng.below(at + 1)));
+        Self { to_go, rng, come: 0, made: 0, versions: 0, merges: 0, took: Duration::ZERO, spent: Duration::ZERO }
+    }
+
+    /// Half of the changes bring an item, half take one away; what has come due since the last version makes the next.
+    fn run(&mut self, engine: &Engine, wish: &ChangesWish, stop: &AtomicBool) -> Result<()> {
+        let (began, mut done) = (Instant::now(), 0);
+        let mut base = engine.served().catalog.changes_since_base();
+        while !stop.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(wish.every_ms));
+            let due = (began.elapsed().as_secs_f64() * wish.rate as f64) as usize - done;
+            let left = self.to_go.len().min(due / 2);
+            let gone = self.to_go.split_off(self.to_go.len() - left);
+            let ids: Vec<ItemId> = (0..due - left).map(|at| ItemId::from(format!("come {}", self.come + at))).collect();
+            let codes = || (0..LEVELS).map(|_| self.rng.below(CODES as usize) as u16).collect();
+            let sids: Vec<SemanticIds> = std::iter::repeat_with(codes)
+                .take(ids.len())
+                .map(|row| SemanticIds::new(LEVELS, row))
+                .collect::<std::result::Result<_, _>>()?;
+            let came = ids.iter().zip(&sids);
+            let came = came.map(|(id, sids)| Change {
+                add: std::slice::from_ref(id),
+                add_ids: Some(sids),
+                ..Change::default()
+            });
+            let went = gone.iter().map(|item| Change { remove: std::slice::from_ref(item), ..Change::default() });
+            let changes: Vec<Change<'_>> = came.chain(went).collect();
+            let asked = Instant::now();
+            let (catalog, results) = engine.change_each(&changes)?;
+            self.spent += asked.elapsed();
+            results.into_iter().collect::<std::result::Result<Vec<()>, _>>()?;
+            self.merges += usize::from(catalog.changes_since_base() < base);
+            base = catalog.changes_since_base();
+            self.come += ids.len();
+            self.versions += 1;
+            self.made += due;
+            done += due;
+        }
+        self.took += began.elapsed();
+        Ok(())
+    }
+}
