@@ -8,30 +8,19 @@ use libfuzzer_sys::fuzz_target;
 use sidereal_core::catalog::FILE;
 use sidereal_core::{Catalog, CollisionPolicy, ItemId, LeafFilter, SemanticIds};
 
-static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| tempfile::tempdir().expect("a temporary folder").keep());
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(sidereal_fuzz::folder);
 
-static SOUND: LazyLock<Vec<u8>> = LazyLock::new(|| {
+static SOUND: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let codes: Vec<u16> = (0..40).flat_map(|i| [i % 3, i % 5, i % 300]).collect();
     let ids: Vec<ItemId> = (0..40).map(|i| ItemId::from(format!("item-{i}"))).collect();
     let sids = SemanticIds::new(3, codes).expect("three levels");
     let catalog = Catalog::build(&ids, &sids, &[3, 5, 300], CollisionPolicy::Postings, None).expect("a sound catalog");
     catalog.save(&FOLDER).expect("room for a small file");
-    std::fs::read(FOLDER.join(FILE)).expect("the file just written")
+    vec![std::fs::read(FOLDER.join(FILE)).expect("the file just written")]
 });
 
 fuzz_target!(|data: &[u8]| {
-    let bytes = match data.split_first() {
-        // Patches of three bytes: where, where, what.
-        Some((kind, patches)) if kind % 4 > 0 => {
-            let mut bytes = SOUND.clone();
-            for patch in patches.chunks_exact(3) {
-                let at = usize::from(u16::from_le_bytes([patch[0], patch[1]])) % bytes.len();
-                bytes[at] = patch[2];
-            }
-            bytes
-        }
-        _ => data.to_vec(),
-    };
+    let bytes = sidereal_fuzz::almost(&SOUND, data);
     std::fs::write(FOLDER.join(FILE), bytes).expect("room for a small file");
     if let Ok(catalog) = Catalog::open(&FOLDER) {
         use_all(&catalog);

@@ -25,6 +25,8 @@ pub mod pre_step;
 
 mod mlp;
 
+mod checkpoints;
+
 pub mod align;
 
 pub mod quantizers;

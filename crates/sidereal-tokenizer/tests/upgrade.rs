@@ -1,7 +1,11 @@
 //! Tokenizers carried over to another embedding model by a new encoder before the published codebooks.
 #![allow(clippy::unwrap_used)]
 
-use sidereal_core::{Embeddings, NoProgress, SemanticIds};
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sidereal_core::{Embeddings, NoProgress, Progress, SemanticIds};
 use sidereal_nn::rng::Rng;
 use sidereal_tokenizer::arrays::NamedArray;
 use sidereal_tokenizer::life::upgrade::Agreement;
@@ -9,7 +13,7 @@ use sidereal_tokenizer::life::upgrade::bridge::bridge;
 use sidereal_tokenizer::life::upgrade::encoder::retrain_encoder;
 use sidereal_tokenizer::life::upgrade::relabel::relabel;
 use sidereal_tokenizer::{
-    ARRAYS_FILE, DESCRIPTION_FILE, ItemTokenizer, Result, TokenizerConfig, Training, TrainingItems,
+    ARRAYS_FILE, DESCRIPTION_FILE, Error, ItemTokenizer, Result, TokenizerConfig, Training, TrainingItems,
 };
 
 const ITEMS: usize = 400;
@@ -139,4 +143,44 @@ fn what_cannot_be_retrained_names_the_ways_that_are_left() {
     assert!(error.contains("400 new vectors beside 10"), "{error}");
     let beyond = SemanticIds::new(2, vec![11; 2 * ITEMS]).unwrap();
     assert!(retrained(tokenizer("rq-vae"), &new, &beyond).unwrap_err().to_string().contains("not below 8"));
+}
+
+/// Panics at a step, as a kill would end the process there.
+struct KillAt(AtomicU64);
+
+impl Progress for KillAt {
+    fn start(&self, _: &str, _: Option<u64>, _: &'static str) {}
+    fn advance(&self, _: u64) {
+        assert!(self.0.fetch_sub(1, Ordering::Relaxed) > 0, "killed");
+    }
+    fn note(&self, _: &str) {}
+    fn finish(&self) {}
+}
+
+#[test]
+fn a_killed_training_of_an_encoder_gives_the_bytes_of_the_uninterrupted_one() {
+    let published = tokenizer("rq-vae").encode(&items()).unwrap();
+    let new = seen_by_another(9, 9);
+    let run = |work: Option<&Path>, progress: &dyn Progress, published: &SemanticIds| {
+        let training = Training { work, ..Training::new(7, progress) };
+        let done = retrain_encoder(tokenizer("rq-vae"), &TrainingItems::new(&new), published, &training)?;
+        let dir = tempfile::tempdir().unwrap();
+        done.save(dir.path()).unwrap();
+        Ok::<_, Error>([DESCRIPTION_FILE, ARRAYS_FILE].map(|name| std::fs::read(dir.path().join(name)).unwrap()))
+    };
+    let whole = run(None, &NoProgress, &published).unwrap();
+    let work = tempfile::tempdir().unwrap();
+    for kill_at in [30, 400] {
+        let killed = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            drop(run(Some(work.path()), &KillAt(AtomicU64::new(kill_at)), &published));
+        }));
+        assert!(killed.is_err(), "it was not killed at step {kill_at}");
+    }
+    // What the checkpoint was of other codes is refused.
+    let mut others = published.codes().to_vec();
+    others.swap(0, 2);
+    let others = SemanticIds::new(2, others).unwrap();
+    let error = run(Some(work.path()), &NoProgress, &others).unwrap_err().to_string();
+    assert!(others == published || error.contains("checkpoint belongs to other settings"), "{error}");
+    assert!(run(Some(work.path()), &NoProgress, &published).unwrap() == whole);
 }

@@ -9,9 +9,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use sidereal_core::artifact::sha256_bytes;
 use sidereal_core::{Embeddings, Error};
-use sidereal_nn::checkpoint::{self, Checkpoint};
 use sidereal_nn::clip_grad_norm;
 use sidereal_nn::optimizer::{AdamW, AdamWConfig};
 use sidereal_nn::params::Params;
@@ -20,7 +18,7 @@ use sidereal_nn::schedule::Schedule;
 
 use super::{MethodConfig, Model, Quantizer, Trained, Training};
 use crate::Result;
-use crate::arrays::{ArraySet, save_arrays};
+use crate::checkpoints::Checkpoints;
 use crate::clustering::kmeans::sample_rows;
 use crate::encode::encode_prepared;
 use crate::reconstruction::mean_error;
@@ -28,8 +26,6 @@ use crate::report::structure;
 
 /// Largest width, batch or number of epochs that a configuration may ask for.
 pub(super) const MAX_SIZE: usize = 1 << 20;
-/// The best net so far, beside the checkpoint.
-const BEST_FILE: &str = "best.safetensors";
 
 /// The settings of the loop, out of a method's own.
 #[derive(Debug, Clone)]
@@ -174,8 +170,6 @@ struct Progressed {
     evaluations_without_gain: usize,
     best: Option<Score>,
     scores: Vec<Score>,
-    /// Of settings, seed and vectors: a checkpoint continues only the training that wrote it.
-    digest: String,
 }
 
 /// Trains a net on prepared vectors, [N, D].
@@ -196,25 +190,15 @@ pub(super) fn train<N: Net, C: MethodConfig + Serialize>(
         evaluations_without_gain: 0,
         best: None,
         scores: Vec::new(),
-        digest: digest::<N, C>(config, rows, training),
     };
-    let mut run = Run { net, config, settings, rows, training, optimizer, state, best: None };
+    // Serialising plain settings cannot fail.
+    let asked = || format!("{} {}", N::NAME, serde_json::to_string(config).unwrap_or_default());
+    let checkpoints = Checkpoints::new(training, rows, asked);
+    let mut run = Run { net, config, settings, rows, training, checkpoints, optimizer, state, best: None };
     run.resume()?;
     run.start()?;
     run.epochs()?;
     run.finish()
-}
-
-/// Names a training by all that decides its bytes; only checkpoints need it.
-fn digest<N: Net, C: Serialize>(config: &C, rows: &Embeddings, training: &Training<'_>) -> String {
-    if training.work.is_none() {
-        return String::new();
-    }
-    // Serialising plain settings cannot fail.
-    let settings = serde_json::to_string(config).unwrap_or_default();
-    let vectors = sha256_bytes(bytemuck::cast_slice(rows.values()));
-    let (device, seed, width) = (training.device.location(), training.seed, rows.width());
-    sha256_bytes(format!("{} {settings} {seed} {device:?} {width} {vectors}", N::NAME).as_bytes())
 }
 
 struct Run<'a, N, C> {
@@ -223,6 +207,7 @@ struct Run<'a, N, C> {
     settings: LoopSettings,
     rows: &'a Embeddings,
     training: &'a Training<'a>,
+    checkpoints: Checkpoints<'a>,
     optimizer: AdamW,
     state: Progressed,
     best: Option<Box<dyn Quantizer>>,
@@ -325,9 +310,7 @@ impl<N: Net, C: MethodConfig> Run<'_, N, C> {
         };
         self.state.scores.push(score);
         if self.state.best.is_none_or(|best| score.beats(&best)) {
-            if let Some(dir) = self.training.work {
-                save_arrays(&dir.join(BEST_FILE), &net.arrays())?;
-            }
+            self.checkpoints.save_best(&net.arrays())?;
             self.state.best = Some(score);
             self.state.evaluations_without_gain = 0;
             self.best = Some(net);
@@ -340,41 +323,18 @@ impl<N: Net, C: MethodConfig> Run<'_, N, C> {
     }
 
     fn resume(&mut self) -> Result<()> {
-        let Some(dir) = self.training.work else { return Ok(()) };
-        let Some(saved) = checkpoint::load(dir)? else { return Ok(()) };
-        let path = checkpoint::path(dir);
-        let mend = "empty that folder to start the training anew";
-        let state: Progressed = serde_json::from_value(saved.extra)
-            .map_err(|e| Error::artifact(&path, format!("it is no checkpoint of this training: {e}"), mend))?;
-        if state.digest != self.state.digest {
-            let problem = "the checkpoint belongs to other settings, another seed or other vectors";
-            return Err(Error::artifact(&path, problem, mend).into());
-        }
-        self.net.params().restore(&saved.params)?;
-        self.optimizer.restore(&saved.optimizer)?;
+        let Some(state) = self.checkpoints.resume::<Progressed>(self.net.params(), &mut self.optimizer)? else {
+            return Ok(());
+        };
         if state.best.is_some() {
-            let mut arrays = ArraySet::open(&dir.join(BEST_FILE))?;
-            self.best = Some(self.config.load(self.rows.width(), &mut arrays)?);
-            arrays.finish()?;
+            self.best = self.checkpoints.best(|arrays| self.config.load(self.rows.width(), arrays))?;
         }
         self.state = state;
         Ok(())
     }
 
     fn save_checkpoint(&self) -> Result<()> {
-        let Some(dir) = self.training.work else { return Ok(()) };
-        let extra = serde_json::to_value(&self.state)
-            .map_err(|e| Error::artifact(checkpoint::path(dir), e.to_string(), "this is a defect: report it"))?;
-        checkpoint::save(
-            dir,
-            &Checkpoint {
-                params: self.net.params().snapshot()?,
-                optimizer: self.optimizer.state()?,
-                step: self.optimizer.steps(),
-                rng: Default::default(),
-                extra,
-            },
-        )
+        self.checkpoints.save(&self.state, self.net.params(), &self.optimizer)
     }
 
     fn finish(self) -> Result<Trained> {

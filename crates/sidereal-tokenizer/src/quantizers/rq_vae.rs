@@ -29,12 +29,12 @@ use crate::mlp::Mlp;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 
-mod checkpoints;
 mod codebooks;
 mod estimators;
 mod input_norm;
 mod model;
 mod options;
+mod progressed;
 mod quantise;
 mod start;
 mod training;

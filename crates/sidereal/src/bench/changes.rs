@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ use sidereal_generator::bench::bench_beam_input;
 use sidereal_generator::models::ModelConfig;
 use sidereal_generator::models::tiger::TigerConfig;
 use sidereal_generator::{Materials, Ranker};
-use sidereal_inference::{Answer, Engine, EngineOptions, Refusal, Request};
+use sidereal_inference::{Answer, Engine, EngineOptions, Refusal, Request, Ticket};
 use sidereal_nn::device::DeviceChoice;
 use sidereal_nn::rng::Rng;
 
@@ -140,26 +141,35 @@ fn failed(refusal: Refusal) -> Error {
     broken(format!("a request was refused: {refusal}"))
 }
 
-/// Asks at random times for a while.
+/// Asks at random times for a while. Answers are looked at as they come: one that is kept keeps its version.
 fn asked(engine: &Engine, wish: &ChangesWish, capacity: f64, rng: &mut Rng) -> Result<Latencies> {
     let (began, end) = (Instant::now(), Duration::from_secs_f64(wish.seconds));
-    let mut next = Duration::ZERO;
-    let mut tickets = Vec::new();
-    while next < end {
-        std::thread::sleep(next.saturating_sub(began.elapsed()));
-        tickets.push(engine.submit(request(wish, rng)).map_err(failed)?);
-        // Times between requests of independent users.
-        let apart = -(1.0 - rng.uniform()).ln() / (capacity * wish.load);
-        next += Duration::from_secs_f64(apart);
-    }
-    let (mut ms, mut invalid) = (Vec::with_capacity(tickets.len()), 0);
+    let (tickets, coming) = std::sync::mpsc::channel::<Ticket>();
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(move || looked_at(coming));
+        let mut next = Duration::ZERO;
+        while next < end {
+            std::thread::sleep(next.saturating_sub(began.elapsed()));
+            let ticket = engine.submit(request(wish, rng)).map_err(failed)?;
+            tickets.send(ticket).map_err(|_| broken("the thread of answers broke off"))?;
+            // Times between requests of independent users.
+            let apart = -(1.0 - rng.uniform()).ln() / (capacity * wish.load);
+            next += Duration::from_secs_f64(apart);
+        }
+        drop(tickets);
+        looking.join().map_err(|_| broken("the thread of answers broke off"))?
+    })
+}
+
+fn looked_at(tickets: Receiver<Ticket>) -> Result<Latencies> {
+    let mut found = Latencies { ms: Vec::new(), invalid: 0 };
     for ticket in tickets {
         let answer = ticket.wait().map_err(failed)?;
-        invalid += usize::from(!is_valid(&answer));
-        ms.push((answer.waited + answer.computed).as_secs_f64() * 1e3);
+        found.invalid += usize::from(!is_valid(&answer));
+        found.ms.push((answer.waited + answer.computed).as_secs_f64() * 1e3);
     }
-    ms.sort_by(f64::total_cmp);
-    Ok(Latencies { ms, invalid })
+    found.ms.sort_by(f64::total_cmp);
+    Ok(found)
 }
 
 /// As many items as were asked for, each once, and all alive in the version that the answer names.

@@ -104,12 +104,11 @@ pub fn upgrade(
     let added = AddedItems::load(&run.dir(Stage::Catalog), &catalog)?;
     let added = AddedItems { vectors: added_vectors(&catalog, new_embeddings)?, ..added };
     let to = Run::create(out)?;
-    if Stage::ALL.into_iter().any(|stage| to.has(stage)) {
-        return Err(Error::config("--out", format!("{} is a run already", out.display()), "name a new folder").into());
-    }
-    take_over(run, &to, Stage::Data)?;
-    if run.has(Stage::Split) {
-        take_over(run, &to, Stage::Split)?;
+    check_unfinished(run, &to)?;
+    for stage in [Stage::Data, Stage::Split] {
+        if run.has(stage) && !to.has(stage) {
+            take_over(run, &to, stage)?;
+        }
     }
     stages::embeddings::from_file(&to, new_embeddings, None, progress)?;
     let vectors = match &added.vectors {
@@ -127,6 +126,21 @@ pub fn upgrade(
     migration::write_map(&found, &migration_map)?;
     let (unchanged_items, moved_items) = (found.unchanged, found.moved);
     Ok(Upgraded { how: how.name(), unchanged_items, moved_items, migration_map, ..upgraded })
+}
+
+/// A new folder, or one in which a killed upgrade of the same run has not come to a tokenizer.
+fn check_unfinished(run: &Run, to: &Run) -> Result<()> {
+    let begun = [Stage::Data, Stage::Split, Stage::Embeddings];
+    let done = Stage::ALL.into_iter().any(|stage| to.has(stage) && !begun.contains(&stage));
+    let mut same = true;
+    for stage in [Stage::Data, Stage::Split].into_iter().filter(|&stage| to.has(stage)) {
+        same &= run.has(stage) && run.digest(stage)? == to.digest(stage)?;
+    }
+    if done || !same {
+        let problem = format!("{} is a run already", to.root().display());
+        return Err(Error::config("--out", problem, "name a new folder").into());
+    }
+    Ok(())
 }
 
 /// Refuses, before any work, a way that a method cannot take.
@@ -176,10 +190,13 @@ impl Carried<'_> {
         let seed = tokenizer.description().seed;
         let collaborative = self.collaborative(&tokenizer, progress)?;
         let items = TrainingItems { collaborative: collaborative.as_ref(), ..TrainingItems::new(&self.vectors) };
-        let training = Training { device: device.open()?, ..Training::new(seed, progress) };
+        let work_dir = self.to.work_dir(Stage::Tokenizer);
+        std::fs::create_dir_all(&work_dir).map_err(|e| Error::io("create", &work_dir, e))?;
+        let training = Training { device: device.open()?, work: Some(&work_dir), ..Training::new(seed, progress) };
         let tokenizer = retrain_encoder(tokenizer, &items, &self.catalog.tokenizer_semantic_ids()?, &training)?;
         let encoder = tokenizer.description().encoder.clone();
         let upgraded = self.keep_catalog(&tokenizer, "encoder", json!(encoder))?;
+        std::fs::remove_dir_all(&work_dir).map_err(|e| Error::io("remove", &work_dir, e))?;
         Ok(Upgraded { encoder, ..upgraded })
     }
 

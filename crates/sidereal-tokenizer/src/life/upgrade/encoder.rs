@@ -10,7 +10,7 @@
 //! *Checked against*: the loss computed by hand, and codes of vectors that were mapped by a known net, in the tests.
 //!
 //! Every tenth item is held out where there are twenty or more: training ends when their codes agree no better for a
-//! while, and the encoder of the best agreement is kept. That agreement is also what to expect of new items.
+//! while, and the encoder of the best agreement is kept. A killed training goes on from its work folder. That agreement is also what to expect of new items.
 //!
 //! # Shapes
 //! New vectors [M, D'] to latents [M, d]; published semantic IDs [M, L].
@@ -18,6 +18,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use sidereal_core::artifact::sha256_bytes;
 use sidereal_core::{Embeddings, Error, SemanticIds};
 use sidereal_nn::clip_grad_norm;
 use sidereal_nn::optimizer::{AdamW, AdamWConfig};
@@ -25,18 +26,22 @@ use sidereal_nn::params::Params;
 use sidereal_nn::rng::Rng;
 
 use crate::Result;
+use crate::arrays::NamedArray;
+use crate::checkpoints::Checkpoints;
 use crate::encode::{check_range, encode_prepared};
 use crate::life::drift::FitRecord;
 use crate::life::upgrade::prototypes::Prototypes;
 use crate::life::upgrade::{Agreement, ways};
-use crate::mlp::TrainableMlp;
+use crate::mlp::{Mlp, TrainableMlp};
 use crate::pre_step::FittedPreSteps;
-use crate::quantizers::Training;
 use crate::quantizers::rq_vae::{Plan, RqVae};
+use crate::quantizers::{Quantizer, Training};
 use crate::tokenizer::ItemTokenizer;
 use crate::training_items::TrainingItems;
 
 const NAME: &str = "encoder";
+/// What its layers are called in files.
+const ENCODER: &str = "enc";
 /// One item in this many is held out.
 const HOLD_OUT: usize = 10;
 /// AdamW's base rate, and its decay.
@@ -118,20 +123,26 @@ struct Work<'a> {
     rows: &'a Embeddings,
     published: &'a SemanticIds,
     training: &'a Training<'a>,
+    checkpoints: Checkpoints<'a>,
     prototypes: Prototypes,
     params: Params,
     encoder: TrainableMlp,
+    /// Of its layers: D', ..., d.
+    widths: Vec<usize>,
     optimizer: AdamW,
     /// Items that steps are taken on, and those that are judged.
     learnt: Vec<usize>,
     judged: Vec<usize>,
 }
 
-/// The best encoder so far.
-struct Best {
-    net: RqVae,
-    agreement: Agreement,
-    epoch: usize,
+/// How far a training is; the best encoder stands beside it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Progressed {
+    epochs_done: usize,
+    without_gain: usize,
+    before: Agreement,
+    best: Agreement,
+    best_epoch: usize,
 }
 
 impl<'a> Work<'a> {
@@ -145,7 +156,7 @@ impl<'a> Work<'a> {
         let mut params = Params::new(&training.device);
         let mut rng = Rng::new(training.seed, &format!("{NAME} parameters"));
         let widths = plan.encoder_widths(rows.width());
-        let encoder = TrainableMlp::new("enc", &widths, false, &mut params, &mut rng)?;
+        let encoder = TrainableMlp::new(ENCODER, &widths, false, &mut params, &mut rng)?;
         let (lr, weight_decay) = RATES;
         let optimizer = AdamW::new(params.vars().to_vec(), AdamWConfig { lr, weight_decay, ..AdamWConfig::default() })?;
         let all = 0..rows.rows();
@@ -153,7 +164,27 @@ impl<'a> Work<'a> {
         let (judged, learnt): (Vec<usize>, Vec<usize>) = all.clone().partition(is_held);
         let judged = if judged.is_empty() { all.collect() } else { judged };
         let prototypes = Prototypes::new(frozen, &training.device)?;
-        Ok(Self { frozen, rows, published, training, prototypes, params, encoder, optimizer, learnt, judged })
+        let asked = || {
+            let published = sha256_bytes(bytemuck::cast_slice(published.codes()));
+            let digest = |array: NamedArray| sha256_bytes(bytemuck::cast_slice(&array.values));
+            let frozen: Vec<String> = frozen.arrays().into_iter().map(digest).collect();
+            format!("{NAME} {widths:?} {published} {}", frozen.join(" "))
+        };
+        let checkpoints = Checkpoints::new(training, rows, asked);
+        Ok(Self {
+            frozen,
+            rows,
+            published,
+            training,
+            checkpoints,
+            prototypes,
+            params,
+            encoder,
+            widths,
+            optimizer,
+            learnt,
+            judged,
+        })
     }
 
     fn run(mut self, width_out: usize) -> Result<(RqVae, EncoderRecord)> {
@@ -163,31 +194,46 @@ impl<'a> Work<'a> {
         let evaluate_every = epochs.div_ceil(EVALUATIONS);
         let progress = self.training.progress;
         progress.start(NAME, Some((steps * epochs) as u64), "steps");
-        let start = self.net()?;
-        let before = self.agreement(&start, &everything)?;
-        let mut best = Best { agreement: self.agreement(&start, &self.judged)?, net: start, epoch: 0 };
-        let (mut epoch, mut without_gain) = (0, 0);
-        while epoch < epochs && without_gain < PATIENCE {
-            let loss = self.epoch(epoch)?;
-            epoch += 1;
-            if epoch.is_multiple_of(evaluate_every) || epoch == epochs {
-                let net = self.net()?;
-                let agreement = self.agreement(&net, &self.judged)?;
-                without_gain += 1;
-                if beats(&agreement, &best.agreement) {
-                    best = Best { net, agreement, epoch };
-                    without_gain = 0;
+        let (mut state, mut best) = self.begun(&everything)?;
+        progress.advance((steps * state.epochs_done) as u64);
+        while state.epochs_done < epochs && state.without_gain < PATIENCE {
+            let loss = self.epoch(state.epochs_done)?;
+            state.epochs_done += 1;
+            if state.epochs_done.is_multiple_of(evaluate_every) || state.epochs_done == epochs {
+                let encoder = self.encoder.to_mlp()?;
+                let agreement = self.agreement(&encoder, &self.judged)?;
+                state.without_gain += 1;
+                if beats(&agreement, &state.best) {
+                    (state.best, state.best_epoch, state.without_gain) = (agreement, state.epochs_done, 0);
+                    self.checkpoints.save_best(&encoder.arrays(ENCODER))?;
+                    best = encoder;
                 }
+                self.checkpoints.save(&state, &self.params, &self.optimizer)?;
             }
-            let codes = 100.0 * mean(&best.agreement.levels);
-            progress.note(&format!("epoch {epoch}, loss {loss:.4}, best agreement of codes {codes:.1} %"));
+            let codes = 100.0 * mean(&state.best.levels);
+            progress
+                .note(&format!("epoch {}, loss {loss:.4}, best agreement of codes {codes:.1} %", state.epochs_done));
         }
         progress.finish();
-        let held_out = (self.judged.len() < everything.len()).then(|| best.agreement.clone());
-        let after = self.agreement(&best.net, &everything)?;
-        let items = everything.len();
-        let record = EncoderRecord { width_out, items, before, after, held_out, epochs: epoch, best_epoch: best.epoch };
-        Ok((best.net, record))
+        let held_out = (self.judged.len() < everything.len()).then(|| state.best.clone());
+        let after = self.agreement(&best, &everything)?;
+        let (items, epochs, best_epoch) = (everything.len(), state.epochs_done, state.best_epoch);
+        let record = EncoderRecord { width_out, items, before: state.before, after, held_out, epochs, best_epoch };
+        Ok((self.frozen.with_encoder(best), record))
+    }
+
+    /// Where a killed training was, or the beginning.
+    fn begun(&mut self, everything: &[usize]) -> Result<(Progressed, Mlp)> {
+        if let Some(state) = self.checkpoints.resume::<Progressed>(&self.params, &mut self.optimizer)? {
+            let widths = self.widths.clone();
+            if let Some(best) = self.checkpoints.best(|arrays| Mlp::load(ENCODER, &widths, false, arrays))? {
+                return Ok((state, best));
+            }
+        }
+        let start = self.encoder.to_mlp()?;
+        let (before, best) = (self.agreement(&start, everything)?, self.agreement(&start, &self.judged)?);
+        self.checkpoints.save_best(&start.arrays(ENCODER))?;
+        Ok((Progressed { epochs_done: 0, without_gain: 0, before, best, best_epoch: 0 }, start))
     }
 
     /// One pass over the items; answers the mean loss.
@@ -217,15 +263,11 @@ impl<'a> Work<'a> {
         Ok(sum / order.len().max(1) as f64)
     }
 
-    /// The encoder as it is, before the frozen rest.
-    fn net(&self) -> Result<RqVae> {
-        Ok(self.frozen.with_encoder(self.encoder.to_mlp()?))
-    }
-
-    /// How far what a net gives these items agrees with what was published.
-    fn agreement(&self, net: &RqVae, items: &[usize]) -> Result<Agreement> {
+    /// How far what an encoder before the frozen rest gives these items agrees with what was published.
+    fn agreement(&self, encoder: &Mlp, items: &[usize]) -> Result<Agreement> {
+        let net = self.frozen.with_encoder(encoder.clone());
         let values = items.iter().flat_map(|&item| self.rows.row(item)).copied().collect();
-        let found = encode_prepared(net, &Embeddings::new(items.len(), self.rows.width(), values)?)?;
+        let found = encode_prepared(&net, &Embeddings::new(items.len(), self.rows.width(), values)?)?;
         let published = items.iter().flat_map(|&item| self.published.row(item)).copied().collect();
         Agreement::of(&found, &SemanticIds::new(self.published.levels(), published)?)
     }

@@ -10,21 +10,23 @@ use sidereal_nn::clip_grad_norm;
 use sidereal_nn::optimizer::{AdamW, AdamWConfig};
 use sidereal_nn::rng::Rng;
 
-use super::checkpoints::{Progressed, Score};
 use super::model::Model;
+use super::progressed::{Progressed, Score, asked};
 use super::{Plan, RqVae};
 use crate::Result;
 use crate::align::{AlignedBatch, Aligner};
+use crate::checkpoints::Checkpoints;
 use crate::encode::encode_prepared;
-use crate::quantizers::{self, Trained, Training};
+use crate::quantizers::{self, Quantizer, Trained, Training};
 use crate::reconstruction::mean_error;
 use crate::report::structure;
 use crate::training_items::TrainingItems;
 
 /// Trains what the plan says on items whose vectors went through the pre-steps.
 pub(crate) fn train(plan: Plan, items: &TrainingItems<'_>, training: &Training<'_>) -> Result<Trained> {
-    let state = Progressed::new(&plan, items, training);
-    let mut run = Run { steps: Steps::new(&plan, items, training)?, state, best: None };
+    let checkpoints = Checkpoints::new(training, items.vectors, || asked(&plan, items));
+    let state = Progressed::default();
+    let mut run = Run { steps: Steps::new(&plan, items, training)?, checkpoints, state, best: None };
     run.resume()?;
     if !run.state.initialised {
         run.steps.start()?;
@@ -123,10 +125,11 @@ pub(crate) struct Place {
     pub(crate) batch: usize,
 }
 
-pub(super) struct Run<'a> {
-    pub(super) steps: Steps<'a>,
-    pub(super) state: Progressed,
-    pub(super) best: Option<RqVae>,
+struct Run<'a> {
+    steps: Steps<'a>,
+    checkpoints: Checkpoints<'a>,
+    state: Progressed,
+    best: Option<RqVae>,
 }
 
 impl Run<'_> {
@@ -194,7 +197,7 @@ impl Run<'_> {
         };
         self.state.scores.push(score);
         if self.state.best.is_none_or(|best| score.beats(&best)) {
-            self.save_best(&net)?;
+            self.checkpoints.save_best(&net.arrays())?;
             self.state.best = Some(score);
             self.state.evaluations_without_gain = 0;
             self.best = Some(net);
@@ -204,6 +207,20 @@ impl Run<'_> {
         let patience = self.steps.plan.config.patience;
         self.state.finished = patience > 0 && self.state.evaluations_without_gain >= patience;
         Ok(())
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        let Steps { plan, rows, model, optimizer, .. } = &mut self.steps;
+        let Some(state) = self.checkpoints.resume::<Progressed>(&model.params, optimizer)? else { return Ok(()) };
+        if state.best.is_some() {
+            self.best = self.checkpoints.best(|arrays| RqVae::take(plan, rows.width(), arrays))?;
+        }
+        self.state = state;
+        Ok(())
+    }
+
+    fn save_checkpoint(&self) -> Result<()> {
+        self.checkpoints.save(&self.state, &self.steps.model.params, &self.steps.optimizer)
     }
 
     fn finish(self) -> Result<Trained> {
