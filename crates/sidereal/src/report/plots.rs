@@ -16,9 +16,11 @@ use crate::Result;
 
 mod bars;
 mod lines;
+mod matrix;
 
 pub(super) use bars::{IntervalBar, code_use, grouped_bars, histogram, interval_bars};
 pub(super) use lines::{Curve, Difference, curves, differences};
+pub(super) use matrix::bar_matrix;
 
 /// Drawn pixels for a shown one.
 const SCALE: i32 = 2;

@@ -162,8 +162,13 @@ fn about(evaluation: &Evaluation) -> String {
         parts.push(format!("invalid rate {}", percent(evaluation.invalid_rate)));
         parts.push(format!("duplicate rate {}", percent(evaluation.duplicate_rate)));
     }
-    parts.push(format!("mean history {} events", figure(evaluation.mean_history_length, 1)));
-    parts.push(format!("evaluated in {}", seconds(evaluation.seconds)));
+    // A table over several runs has neither.
+    if evaluation.mean_history_length > 0.0 {
+        parts.push(format!("mean history {} events", figure(evaluation.mean_history_length, 1)));
+    }
+    if evaluation.seconds > 0.0 {
+        parts.push(format!("evaluated in {}", seconds(evaluation.seconds)));
+    }
     if !evaluation.catalog_version.is_empty() {
         parts.push(format!("catalog {}", evaluation.catalog_version));
     }

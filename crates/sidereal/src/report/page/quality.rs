@@ -200,8 +200,16 @@ fn grouped(
         format!("{}: {}", subject.name, values.join(", "))
     });
     let name = format!("{title} {caption} {}", told.collect::<Vec<_>>().join("; "));
-    Ok(Some(Chart::new(title, caption, plots::grouped_bars(&name, groups, &values)?)))
+    let names: Vec<&str> = subjects.iter().map(|subject| subject.name.as_str()).collect();
+    let svg = match subjects.len() {
+        0..=MOST_SIDE_BY_SIDE => plots::grouped_bars(&name, groups, &values)?,
+        _ => plots::bar_matrix(&name, &names, groups, &values)?,
+    };
+    Ok(Some(Chart::new(title, caption, svg)))
 }
+
+/// Tokenizers whose bars can be told apart when they stand side by side.
+const MOST_SIDE_BY_SIDE: usize = 6;
 
 fn charts(subjects: &[Subject]) -> Result<Vec<Chart>> {
     let named = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), String::new())).collect::<Vec<_>>();

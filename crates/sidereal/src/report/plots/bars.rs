@@ -72,7 +72,7 @@ pub(in crate::report) struct IntervalBar {
 /// Bars one below the other, each with its name, its number and a whisker for its interval.
 pub(in crate::report) fn interval_bars(name: &str, bars: &[IntervalBar]) -> Result<String> {
     const ROW: i32 = 26;
-    const LEFT: i32 = 128;
+    const LEFT: i32 = 158;
     const WIDTH: i32 = 520;
     let bars: Vec<&IntervalBar> = bars.iter().filter(|bar| drawable(bar.value) && bar.value >= 0.0).collect();
     let end = |bar: &&IntervalBar| bar.interval.map(|i| i[1]).filter(|&v| drawable(v)).unwrap_or(0.0).max(bar.value);
@@ -113,7 +113,7 @@ pub(in crate::report) fn interval_bars(name: &str, bars: &[IntervalBar]) -> Resu
                 right = right.max(to);
             }
             let left = text(12.0, INK).pos(Pos::new(HPos::Right, VPos::Center));
-            area.draw(&Text::new(short(&bar.name, 18), ((LEFT - 6) * SCALE, middle), left))?;
+            area.draw(&Text::new(short(&bar.name, 23), ((LEFT - 6) * SCALE, middle), left))?;
             let beside = text(11.0, INK).pos(Pos::new(HPos::Left, VPos::Center));
             area.draw(&Text::new(numbers::figure(bar.value, 4), (right + 5 * SCALE, middle), beside))?;
         }
