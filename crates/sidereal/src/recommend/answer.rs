@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use sidereal_core::ItemIndex;
+use sidereal_generator::ranking::SearchStats;
 use sidereal_generator::{Search, Widths};
 
 use crate::Result;
@@ -76,7 +77,7 @@ pub(crate) struct Chosen {
 pub(crate) struct Page {
     pub(crate) items: Vec<Chosen>,
     pub(crate) reason: Option<String>,
-    candidates: u64,
+    stats: SearchStats,
 }
 
 impl Recommender {
@@ -106,7 +107,7 @@ impl Recommender {
                     true => self.filter(query.deny)?.why_nothing().or(unsure),
                     false => None,
                 };
-                pages.push(Page { items, reason, candidates: ranking.stats.candidates });
+                pages.push(Page { items, reason, stats: ranking.stats.clone() });
             }
             if number == wish.page || pages.iter().all(|page| page.items.is_empty()) {
                 return Ok(pages);
@@ -131,7 +132,8 @@ impl Recommender {
         let items = page.items.iter().map(|chosen| self.answer_item(chosen)).collect();
         let mut stats = BTreeMap::from([
             ("beam", serde_json::json!(wish.beam.at_least(wish.k))),
-            ("candidates", page.candidates.into()),
+            ("candidates", page.stats.candidates.into()),
+            ("pruned", page.stats.pruned.into()),
             ("score_norm", self.generator().info().score_norm.name().into()),
             ("precision", self.generator().precision().name().into()),
             ("latency_ms", (began.elapsed().as_secs_f64() * 1e3).into()),
