@@ -7,13 +7,16 @@ use sidereal::core::CollisionPolicy;
 use sidereal::embed::{BATCH_TOKENS, ComputeType, Template};
 use sidereal::encode::OnInvalid;
 use sidereal::features::Kind;
+use sidereal::generator::Widths;
 use sidereal::nn::device::DeviceChoice;
 use sidereal::nn::kernels::Precision;
 use sidereal::run::Stage;
 
 mod bench;
+mod recommend;
 
 pub(crate) use bench::Bench;
+pub(crate) use recommend::Recommend;
 
 /// Generative recommendation with semantic IDs: embeddings in, catalog items out.
 #[derive(Debug, Parser)]
@@ -110,9 +113,9 @@ pub(crate) enum Command {
         /// Which targets.
         #[arg(long, value_enum, default_value_t = SplitName::Test)]
         split: SplitName,
-        /// Beam width; at least the largest K of the metrics (50).
-        #[arg(long, default_value_t = 50)]
-        beam: usize,
+        /// Beam width, or one a level as 200,100,50; at least the largest K of the metrics (50).
+        #[arg(long, default_value = "50")]
+        beam: Widths,
         /// Judge a seeded sample of this many users.
         #[arg(long)]
         users: Option<usize>,
@@ -123,6 +126,21 @@ pub(crate) enum Command {
         #[arg(long)]
         baselines_only: bool,
         /// Seed of the sample and the intervals.
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+    },
+    /// Fits how likely recommended items are on the validation targets, and judges that on users left out of the fit;
+    /// `recommend` then says it of each item.
+    Calibrate {
+        /// The run folder.
+        run: PathBuf,
+        /// Items of each answer that are looked at.
+        #[arg(long, default_value_t = 20)]
+        items: usize,
+        /// Beam width, or one a level as 200,100,50.
+        #[arg(long, default_value = "50")]
+        beam: Widths,
+        /// Seed of the halves that users are cut into.
         #[arg(long, default_value_t = 42)]
         seed: u64,
     },
@@ -511,45 +529,6 @@ pub(crate) enum Generator {
         #[arg(long, default_value_t = 42)]
         seed: u64,
     },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Recommend {
-    /// The run folder.
-    pub(crate) run: PathBuf,
-    /// Item ids, oldest first, separated by commas.
-    #[arg(long, required_unless_present = "users", conflicts_with = "users")]
-    pub(crate) history: Option<String>,
-    /// `all`, or a file with one user id a line: a row a user and rank into --out.
-    #[arg(long)]
-    pub(crate) users: Option<String>,
-    /// The Parquet file to write for --users.
-    #[arg(long, requires = "users")]
-    pub(crate) out: Option<PathBuf>,
-    /// How many items.
-    #[arg(long, default_value_t = 10)]
-    pub(crate) k: usize,
-    /// Beam width; by default the larger of 50 and k.
-    #[arg(long)]
-    pub(crate) beam: Option<usize>,
-    /// What the generator multiplies: f32, bf16 or int8.
-    #[arg(long, default_value = "f32")]
-    pub(crate) precision: Precision,
-    /// Items of the history may be answered too.
-    #[arg(long)]
-    pub(crate) include_seen: bool,
-    /// Only items that match: 'category = "shoes" and price < 20 and not region in ("eu", "us")'.
-    #[arg(long, value_name = "CONDITION")]
-    pub(crate) filter: Option<String>,
-    /// Only items of this file, one id a line.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) allow: Option<PathBuf>,
-    /// No items of this file, one id a line.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) deny: Option<PathBuf>,
-    /// Use a generator that was trained on another catalog.
-    #[arg(long)]
-    pub(crate) allow_other_catalog: bool,
 }
 
 fn thread_count(text: &str) -> Result<usize, String> {

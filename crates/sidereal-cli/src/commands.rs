@@ -1,6 +1,7 @@
 //! One file per command: arguments in, library calls, an answer out.
 
 mod bench;
+mod calibrate;
 mod catalog;
 mod compare;
 mod data;
@@ -50,6 +51,7 @@ pub(crate) fn execute(arguments: Arguments) -> Result<ExitCode> {
             let wish = evaluate::Wish { split, beam, users, precision, baselines_only, seed };
             evaluate::execute(&context, &run, &with, wish)
         }
+        Command::Calibrate { run, items, beam, seed } => calibrate::execute(&context, &run, items, beam, seed),
         Command::Recommend(wish) => recommend::execute(&context, &wish),
         Command::Bench(command) => bench::execute(&context, command),
         Command::Inspect { path, verify } => methods::inspect(&context, &path, verify),

@@ -6,6 +6,14 @@
 //! alive child, so the beams never become fewer while there is something to keep. A leaf holds an item, hence with
 //! W >= k at least min(k, alive items) items come back.
 //!
+//! With a width a level, the least of them takes W's place in both sentences. A quota of items a first code acts inside the
+//! search too; what it promises says [`Quota`](crate::search::Quota).
+//!
+//! # What is not looked at?
+//! Log-probabilities are at most 0, so no prefix below a beam scores better than the beam. Beams are looked at best first:
+//! once one scores below the W-th best candidate of the level, it and all behind it are passed over, and the answer is the
+//! same.
+//!
 //! # What decides ties?
 //! Beams are ordered by (score descending, semantic ID ascending). All candidates of a level descend from the beams that
 //! were kept, so the place of a beam among these by prefix, and then the code, is the tie-break: also where an item that
@@ -20,6 +28,11 @@ use sidereal_core::{Catalog, Error as CoreError, LeafFilter};
 use crate::Result;
 use crate::ranking::{Ranking, ScoredLeaf, SearchStats};
 use crate::scoring::{NextCodeModel, ScoreNorm};
+use crate::search::Search;
+
+mod best;
+
+pub(crate) use best::Best;
 
 /// One question: what comes after this history, among the items that the filter leaves?
 #[derive(Debug, Clone, Copy)]
@@ -31,12 +44,19 @@ pub struct Request<'a> {
 }
 
 /// How wide to search, and what scores mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BeamOptions {
-    /// W: with W >= k, at least min(k, alive items) items come back.
-    pub width: usize,
+    /// W: with W >= k after every level, at least min(k, alive items) items come back.
+    pub search: Search,
     /// Over which tokens probabilities are normalised.
     pub norm: ScoreNorm,
+}
+
+impl BeamOptions {
+    /// A width, widths by level, or a whole [`Search`].
+    pub fn new(search: impl Into<Search>, norm: ScoreNorm) -> Self {
+        Self { search: search.into(), norm }
+    }
 }
 
 /// Searches for all requests; the answer to request `i` is at place `i`.
@@ -45,17 +65,15 @@ pub struct BeamOptions {
 /// threads. The grouping does not depend on the number of threads, so neither do the results.
 ///
 /// # Errors
-/// A beam width of 0, a model that does not fit the catalog, a log-probability that is not finite.
+/// A beam width of 0, or widths of another number of levels; a quota of 0; a model that does not fit the catalog; a
+/// log-probability that is not finite, among those that are looked at.
 pub fn beam_search<M: NextCodeModel>(
     model: &M,
     catalog: &Catalog,
     requests: &[Request<'_>],
-    options: BeamOptions,
+    options: &BeamOptions,
 ) -> Result<Vec<Ranking>> {
-    if options.width == 0 {
-        let mend = "use at least as many beams as items are wanted";
-        return Err(CoreError::config("beam", "a beam width of 0 finds nothing", mend).into());
-    }
+    options.search.check(catalog.levels())?;
     check_fit(model, catalog)?;
     let group = model.requests_per_state().max(1);
     if requests.len() <= group {
@@ -91,13 +109,22 @@ pub(crate) struct Beam {
     pub(crate) parent: u32,
     /// The code written last.
     pub(crate) code: u16,
+    /// The code written first: what a quota counts by.
+    pub(crate) first: u16,
+}
+
+impl Beam {
+    /// The prefix without codes.
+    pub(crate) fn root(catalog: &Catalog) -> Self {
+        Self { score: 0.0, node: catalog.root(), order: 0, parent: 0, code: 0, first: 0 }
+    }
 }
 
 fn search_group<M: NextCodeModel>(
     model: &M,
     catalog: &Catalog,
     requests: &[Request<'_>],
-    options: BeamOptions,
+    options: &BeamOptions,
 ) -> Result<Vec<Ranking>> {
     if requests.is_empty() {
         return Ok(Vec::new());
@@ -106,8 +133,8 @@ fn search_group<M: NextCodeModel>(
         requests.iter().map(|request| request.filter.for_catalog(catalog)).collect::<Result<_, _>>()?;
     let histories: Vec<&[u32]> = requests.iter().map(|request| request.history).collect();
     let (mut state, mut scores) = model.begin(&histories, options.norm)?;
-    let root = Beam { score: 0.0, node: catalog.root(), order: 0, parent: 0, code: 0 };
-    let mut beams: Vec<Vec<Beam>> = vec![vec![root]; requests.len()];
+    let Search { widths, quota } = &options.search;
+    let mut beams: Vec<Vec<Beam>> = vec![vec![Beam::root(catalog)]; requests.len()];
     let mut stats = vec![SearchStats::default(); requests.len()];
     for depth in 0..catalog.levels() {
         if depth > 0 {
@@ -119,9 +146,14 @@ fn search_group<M: NextCodeModel>(
         }
         let mut first_row = 0;
         for ((filter, kept), stats) in filters.iter().zip(&mut beams).zip(&mut stats) {
-            let mut best = Best::new(options.width);
+            let width = widths.at(depth);
+            let mut best = Best::new(width, quota.map(|quota| quota.beams(width)));
             let level = LevelView { catalog, depth, filter, norm: options.norm };
             for (at, (beam, place)) in kept.iter().zip(places(kept)).enumerate() {
+                if best.is_beyond(beam.score) {
+                    stats.pruned += (kept.len() - at) as u64;
+                    break;
+                }
                 let row = first_row + at;
                 stats.candidates += level.expand(*beam, place, row as u32, scores.row(row), &mut best)?;
             }
@@ -171,7 +203,8 @@ impl LevelView<'_> {
             candidates += 1;
             let score = base + log_prob(self.depth, code, log_probs)?;
             let order = u64::from(place) << 16 | u64::from(code);
-            let candidate = Beam { score, node, order, parent: row, code };
+            let first = if self.depth == 0 { code } else { beam.first };
+            let candidate = Beam { score, node, order, parent: row, code, first };
             // The filter is asked last: few candidates are so good that its answer matters.
             if (score.is_finite() && !best.admits(&candidate)) || !self.filter.alive(self.depth + 1, node) {
                 continue;
@@ -206,50 +239,4 @@ pub(crate) fn not_finite(level: usize, code: u16, score: f32) -> crate::Error {
 pub(crate) fn log_sum_exp(values: impl Iterator<Item = f32> + Clone) -> f32 {
     let max = values.clone().fold(f32::NEG_INFINITY, f32::max);
     if max == f32::NEG_INFINITY { max } else { max + values.map(|v| (v - max).exp()).sum::<f32>().ln() }
-}
-
-/// The best W candidates so far. Candidates below the W-th best of an earlier look are dropped at once, so that of
-/// the thousands that a level offers, few are ever stored.
-pub(crate) struct Best {
-    width: usize,
-    kept: Vec<Beam>,
-    floor: Option<Beam>,
-}
-
-impl Best {
-    pub(crate) fn new(width: usize) -> Self {
-        Self { width, kept: Vec::new(), floor: None }
-    }
-
-    fn order(a: &Beam, b: &Beam) -> std::cmp::Ordering {
-        b.score.partial_cmp(&a.score).unwrap_or(std::cmp::Ordering::Equal).then(a.order.cmp(&b.order))
-    }
-
-    /// Whether a candidate may be among the best.
-    #[inline]
-    pub(crate) fn admits(&self, candidate: &Beam) -> bool {
-        self.floor.as_ref().is_none_or(|floor| Self::order(floor, candidate).is_gt())
-    }
-
-    #[inline]
-    pub(crate) fn keep(&mut self, candidate: Beam) {
-        self.kept.push(candidate);
-        if self.kept.len() >= self.width.saturating_mul(4).max(64) {
-            self.shrink();
-        }
-    }
-
-    fn shrink(&mut self) {
-        if self.kept.len() > self.width {
-            let (_, last, _) = self.kept.select_nth_unstable_by(self.width - 1, Self::order);
-            self.floor = Some(*last);
-            self.kept.truncate(self.width);
-        }
-    }
-
-    pub(crate) fn into_sorted(mut self) -> Vec<Beam> {
-        self.shrink();
-        self.kept.sort_unstable_by(Self::order);
-        self.kept
-    }
 }

@@ -272,12 +272,12 @@ pub fn bench_beam(
     };
     let requests: Vec<Request<'_>> =
         histories.iter().map(|h| Request { history: &h[..unpadded(h)], filter: &filter }).collect();
-    let options = BeamOptions { width: beam, norm: ScoreNorm::Full };
+    let options = BeamOptions::new(beam, ScoreNorm::Full);
     let batch = batch.max(1);
     let (times, rankings) = Times::of(1, runs, || {
         let mut rankings = Vec::with_capacity(requests.len());
         for chunk in requests.chunks(batch) {
-            rankings.extend(beam_search(&inference, catalog, chunk, options)?);
+            rankings.extend(beam_search(&inference, catalog, chunk, &options)?);
         }
         Ok(rankings)
     })?;

@@ -75,7 +75,7 @@ impl<'a, M: NextCodeModel> ExactScorer<'a, M> {
             let by_score = b.score.partial_cmp(&a.score).unwrap_or(std::cmp::Ordering::Equal);
             by_score.then_with(|| self.catalog.compare_leaves(a.leaf, b.leaf))
         });
-        let stats = SearchStats { candidates: leaves.len() as u64, beams: Vec::new() };
+        let stats = SearchStats { candidates: leaves.len() as u64, ..SearchStats::default() };
         Ok(Ranking::of_leaves(self.catalog, filter, leaves, self.norm, stats))
     }
 

@@ -3,7 +3,8 @@
 //! The modules, in the order of the data: [`history_layout`] says what the tokens of a history are, [`batches`] makes
 //! training samples of histories, [`network`] is what
 //! every one of the [`models`] gives, [`training`] fits one and leaves a [`generator`] in a folder. To ask it, [`beam`] search writes codes
-//! along the catalog's trie through the traits of [`scoring`] and answers with a [`ranking`]; [`exact`] scores every
+//! along the catalog's trie through the traits of [`scoring`], as widely as a [`search`] says, and answers with a [`ranking`],
+//! of which [`diversity`] chooses and [`calibration`] says how sure it is; [`exact`] scores every
 //! item and is the beam search's oracle. [`baselines`] need no training and are what any model has to beat.
 //! [`bench`](mod@bench) measures both on inputs that other programs can be given.
 //!
@@ -22,6 +23,7 @@ pub mod training;
 
 pub mod generator;
 
+mod newton;
 mod pool;
 pub mod scoring;
 
@@ -29,6 +31,10 @@ pub mod beam;
 pub mod exact;
 pub mod ranker;
 pub mod ranking;
+pub mod search;
+
+pub mod calibration;
+pub mod diversity;
 
 pub mod baselines;
 
@@ -42,5 +48,6 @@ pub use network::{Materials, Network, Row, SampleUnit};
 pub use ranker::{Question, Ranker};
 pub use ranking::{Ranking, ScoredItem, ScoredLeaf};
 pub use scoring::{ItemScorer, NextCodeModel, ScoreNorm};
+pub use search::{Quota, Search, Widths};
 pub use sidereal_nn::{Error, Result};
 pub use training::{TrainJob, TrainOutcome, TrainingConfig, train};

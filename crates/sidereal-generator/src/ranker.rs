@@ -16,6 +16,7 @@ use crate::exact::ExactScorer;
 use crate::history_layout::HistoryLayout;
 use crate::ranking::{Ranking, ScoredItem};
 use crate::scoring::{ItemScorer, NextCodeModel, ScoreNorm};
+use crate::search::Search;
 
 /// One question: what comes after this history?
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +45,33 @@ pub trait Ranker: Debug + Send + Sync {
     /// # Errors
     /// A beam width of 0; a catalog that does not fit; a score that is not finite; whatever the device says.
     fn rank(&self, catalog: &Catalog, questions: &[Question<'_>], beam: usize) -> Result<Vec<Ranking>>;
+
+    /// The same with a width a level, and with a quota: at least min(k, what the quota allows) items that fit it are among
+    /// those of each ranking, where no width is below k.
+    ///
+    /// A ranker without a beam a level takes the last width, and looks at more of the catalog until the quota is met.
+    ///
+    /// # Errors
+    /// As [`Ranker::rank`] and [`Search::check`].
+    fn search(&self, catalog: &Catalog, questions: &[Question<'_>], search: &Search) -> Result<Vec<Ranking>> {
+        search.check(catalog.levels())?;
+        let mut width = search.widths.last();
+        let mut rankings = self.rank(catalog, questions, width)?;
+        let Some(quota) = search.quota else { return Ok(rankings) };
+        loop {
+            // A ranking shorter than it could be has all allowed items.
+            let lacks = |ranking: &Ranking| ranking.items.len() >= width && !quota.is_met(catalog, &ranking.items);
+            let open: Vec<usize> = (0..rankings.len()).filter(|&at| lacks(&rankings[at])).collect();
+            if open.is_empty() || width >= catalog.len() {
+                return Ok(rankings);
+            }
+            width = width.saturating_mul(4).min(catalog.len());
+            let asked: Vec<Question<'_>> = open.iter().map(|&at| questions[at]).collect();
+            for (at, found) in open.into_iter().zip(self.rank(catalog, &asked, width)?) {
+                rankings[at] = found;
+            }
+        }
+    }
 
     /// Log-probabilities of all items, however many: minus infinity for those that the question's filter denies and
     /// those that the catalog has removed.
@@ -107,13 +135,17 @@ impl<M: NextCodeModel> CodeRanker<M> {
 
 impl<M: NextCodeModel + Debug + Send> Ranker for CodeRanker<M> {
     fn rank(&self, catalog: &Catalog, questions: &[Question<'_>], beam: usize) -> Result<Vec<Ranking>> {
+        self.search(catalog, questions, &beam.into())
+    }
+
+    fn search(&self, catalog: &Catalog, questions: &[Question<'_>], search: &Search) -> Result<Vec<Ranking>> {
         let tokens: Vec<Vec<u32>> = questions.iter().map(|question| self.tokens(catalog, question)).collect();
         let requests: Vec<Request<'_>> = tokens
             .iter()
             .zip(questions)
             .map(|(history, question)| Request { history, filter: question.filter })
             .collect();
-        beam_search(&self.model, catalog, &requests, BeamOptions { width: beam, norm: self.norm })
+        beam_search(&self.model, catalog, &requests, &BeamOptions::new(search.clone(), self.norm))
     }
 
     fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>> {

@@ -29,6 +29,8 @@ pub struct SearchStats {
     pub candidates: u64,
     /// Beams kept after each level, `[L]`. All zero: the filter leaves no item.
     pub beams: Vec<u32>,
+    /// Beams whose children were passed over, over all levels, because none could be among the best.
+    pub pruned: u64,
 }
 
 /// The items of one request by (score descending, semantic ID ascending, order of postings).
@@ -70,7 +72,7 @@ impl Ranking {
                 leaves.push(ScoredLeaf { leaf, score: scored.score });
             }
         }
-        Self { items, leaves, norm: ScoreNorm::Children, stats: SearchStats { candidates, beams: Vec::new() } }
+        Self { items, leaves, norm: ScoreNorm::Children, stats: SearchStats { candidates, ..SearchStats::default() } }
     }
 
     /// The 0-based rank of an item, ties counted against it: how many other items score at least as much. `None` if

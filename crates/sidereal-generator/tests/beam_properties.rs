@@ -1,6 +1,8 @@
 //! Beam search against brute force, with models that are tables of random numbers.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod table;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 
@@ -8,193 +10,11 @@ use proptest::prelude::*;
 use sidereal_core::catalog::{Change, LiveCatalog};
 use sidereal_core::filter::{Allowed, Bits};
 use sidereal_core::metrics::rank_of_target;
-use sidereal_core::{Catalog, CodeVocab, CollisionPolicy, ItemId, ItemIndex, LeafFilter, SemanticIds};
+use sidereal_core::{Catalog, CodeVocab, ItemId, ItemIndex, LeafFilter, SemanticIds};
 use sidereal_generator::beam::{BeamOptions, Request, beam_search};
 use sidereal_generator::exact::ExactScorer;
-use sidereal_generator::scoring::CodeScores;
-use sidereal_generator::{ItemScorer, NextCodeModel, Ranking, Result, ScoreNorm};
-
-/// Log-probabilities that are a hash of history and prefix. What it knows about a prefix, it knows only through
-/// `parents` and `codes`, as a real model does.
-struct Table {
-    vocab: CodeVocab,
-    /// Scores are rounded to this many steps, so that a few steps give many ties.
-    steps: u64,
-    poison: Option<u64>,
-}
-
-struct Prefixes {
-    of_row: Vec<(u64, Vec<u16>)>, // hash of the history, codes
-}
-
-fn hash(values: impl IntoIterator<Item = u64>) -> u64 {
-    values.into_iter().fold(0xcbf2_9ce4_8422_2325, |h, v| {
-        let mixed = (h ^ v).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        mixed ^ (mixed >> 29)
-    })
-}
-
-impl Table {
-    fn scores(&self, (history, prefix): &(u64, Vec<u16>), norm: ScoreNorm) -> Vec<f32> {
-        let level = prefix.len();
-        let logit = |at: usize, code: u32| {
-            let key = hash([*history, at as u64, u64::from(code)].into_iter().chain(prefix.iter().map(|&c| c.into())));
-            if self.poison == Some(key % 64) { f32::NAN } else { (key % self.steps) as f32 / self.steps as f32 * 4.0 }
-        };
-        let logits: Vec<f32> = (0..self.vocab.codes_per_level()[level]).map(|code| logit(level, code)).collect();
-        // Other levels' logits count only in the sum over the whole vocabulary.
-        let others = if norm == ScoreNorm::Full { 3.7f32 } else { 0.0 };
-        let total = (logits.iter().map(|l| l.exp()).sum::<f32>() + others).ln();
-        logits.iter().map(|logit| logit - total).collect()
-    }
-
-    fn answer(&self, of_row: Vec<(u64, Vec<u16>)>, norm: ScoreNorm) -> (Prefixes, CodeScores) {
-        let codes = self.vocab.codes_per_level()[of_row[0].1.len()] as usize;
-        let values = of_row.iter().flat_map(|row| self.scores(row, norm)).collect();
-        (Prefixes { of_row }, CodeScores::new(values, codes))
-    }
-
-    /// The score of a whole semantic ID, by the definition of each norm.
-    fn score(&self, history: &[u32], sid: &[u16], norm: ScoreNorm, alive: &[&[u16]]) -> f32 {
-        let history = hash(history.iter().map(|&t| t.into()));
-        (0..sid.len()).fold(0.0, |score, level| {
-            let prefix = sid[..level].to_vec();
-            let row = self.scores(&(history, prefix.clone()), norm);
-            let own = row[sid[level] as usize];
-            if norm != ScoreNorm::Children {
-                return score + own;
-            }
-            let mut children: Vec<u16> = alive.iter().filter(|s| s[..level] == prefix).map(|s| s[level]).collect();
-            children.sort_unstable();
-            children.dedup();
-            score + own - children.iter().map(|&code| row[code as usize].exp()).sum::<f32>().ln()
-        })
-    }
-}
-
-impl NextCodeModel for Table {
-    type State = Prefixes;
-
-    fn vocab(&self) -> &CodeVocab {
-        &self.vocab
-    }
-
-    fn requests_per_state(&self) -> usize {
-        2
-    }
-
-    fn begin(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<(Prefixes, CodeScores)> {
-        let rows = histories.iter().map(|h| (hash(h.iter().map(|&t| t.into())), Vec::new())).collect();
-        Ok(self.answer(rows, norm))
-    }
-
-    fn step(
-        &self,
-        state: &Prefixes,
-        parents: &[u32],
-        codes: &[u16],
-        norm: ScoreNorm,
-    ) -> Result<(Prefixes, CodeScores)> {
-        let extend = |(&parent, &code): (&u32, &u16)| {
-            let (history, prefix) = &state.of_row[parent as usize];
-            (*history, [prefix.as_slice(), &[code]].concat())
-        };
-        Ok(self.answer(parents.iter().zip(codes).map(extend).collect(), norm))
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Case {
-    codes_per_level: Vec<u32>,
-    codes: Vec<u16>,
-    histories: Vec<Vec<u32>>,
-    denied: Vec<Vec<ItemIndex>>,
-    width: usize,
-    steps: u64,
-    norm: ScoreNorm,
-}
-
-impl Case {
-    fn catalog(&self) -> Catalog {
-        let sids = SemanticIds::new(self.codes_per_level.len(), self.codes.clone()).unwrap();
-        let ids: Vec<ItemId> = (0..sids.len()).map(|i| ItemId::from(format!("i{i}"))).collect();
-        Catalog::build(&ids, &sids, &self.codes_per_level, CollisionPolicy::Postings, None).unwrap()
-    }
-
-    fn model(&self) -> Table {
-        Table { vocab: CodeVocab::new(2, &self.codes_per_level), steps: self.steps, poison: None }
-    }
-
-    fn search(&self, width: usize) -> Vec<Ranking> {
-        let catalog = self.catalog();
-        let filters: Vec<LeafFilter> = self.denied.iter().map(|d| LeafFilter::deny_items(&catalog, d)).collect();
-        let requests: Vec<Request<'_>> =
-            self.histories.iter().zip(&filters).map(|(history, filter)| Request { history, filter }).collect();
-        beam_search(&self.model(), &catalog, &requests, BeamOptions { width, norm: self.norm }).unwrap()
-    }
-
-    /// The same items, the last of them appended while the catalog serves, and some removed.
-    fn live(&self, built: usize, removed: &[ItemIndex]) -> Arc<Catalog> {
-        let (levels, id) = (self.codes_per_level.len(), |i: usize| ItemId::from(format!("i{i}")));
-        let (first, rest) = self.codes.split_at(built * levels);
-        let sids = SemanticIds::new(levels, first.to_vec()).unwrap();
-        let ids: Vec<ItemId> = (0..built).map(id).collect();
-        let base = Catalog::build(&ids, &sids, &self.codes_per_level, CollisionPolicy::Postings, None).unwrap();
-        let mut live = LiveCatalog::new(&base).unwrap();
-        for (row, at) in rest.chunks(levels).zip(built..) {
-            let sids = SemanticIds::new(levels, row.to_vec()).unwrap();
-            live.apply(&Change { add: &[id(at)], add_ids: Some(&sids), ..Change::default() }).unwrap();
-        }
-        if !removed.is_empty() {
-            live.apply(&Change { remove: removed, ..Change::default() }).unwrap();
-        }
-        live.now()
-    }
-
-    fn alive_items(&self, request: usize) -> Vec<ItemIndex> {
-        let items = (self.codes.len() / self.codes_per_level.len()) as ItemIndex;
-        (0..items).filter(|item| !self.denied[request].contains(item)).collect()
-    }
-
-    /// Every alive leaf with its score, best first, by definition.
-    fn brute_force(&self, request: usize) -> Vec<(f32, Vec<u16>)> {
-        let levels = self.codes_per_level.len();
-        let sid = |item: &ItemIndex| &self.codes[*item as usize * levels..(*item as usize + 1) * levels];
-        let alive = self.alive_items(request);
-        let mut sids: Vec<&[u16]> = alive.iter().map(sid).collect();
-        sids.sort_unstable();
-        sids.dedup();
-        let model = self.model();
-        let score = |s: &&[u16]| (model.score(&self.histories[request], s, self.norm, &sids), s.to_vec());
-        let mut scored: Vec<(f32, Vec<u16>)> = sids.iter().map(score).collect();
-        scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-        scored
-    }
-}
-
-fn norms() -> impl Strategy<Value = ScoreNorm> {
-    prop_oneof![Just(ScoreNorm::Full), Just(ScoreNorm::Level), Just(ScoreNorm::Children)]
-}
-
-fn cases() -> impl Strategy<Value = Case> {
-    let shape = (prop::collection::vec(1u32..6, 1..5), 1usize..50, 1usize..6);
-    let options = (1usize..60, prop_oneof![Just(4u64), Just(1 << 40)], norms());
-    (shape, options).prop_flat_map(|((codes_per_level, items, requests), (width, steps, norm))| {
-        let row: Vec<_> = codes_per_level.iter().map(|&codes| 0u16..codes as u16).collect();
-        let codes = prop::collection::vec(row, items).prop_map(|rows| rows.concat());
-        let histories = prop::collection::vec(prop::collection::vec(2u32..9, 0..4), requests);
-        let denied = prop::collection::vec(prop::collection::vec(0..items as ItemIndex, 0..items), requests);
-        (codes, histories, denied).prop_map(move |(codes, histories, denied)| Case {
-            codes_per_level: codes_per_level.clone(),
-            codes,
-            histories,
-            denied,
-            width,
-            steps,
-            norm,
-        })
-    })
-}
+use sidereal_generator::{ItemScorer, NextCodeModel, ScoreNorm};
+use table::{Case, Table, cases};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
@@ -260,7 +80,7 @@ proptest! {
         prop_assume!(removed.len() < items);
         let live = case.live(1 + built.index(items), &removed);
         let merged = live.merged().unwrap();
-        let (model, options) = (case.model(), BeamOptions { width: case.width, norm: case.norm });
+        let (model, options) = (case.model(), BeamOptions::new(case.width, case.norm));
         for (request, history) in case.histories.iter().enumerate() {
             let search = |catalog: &Catalog| {
                 let denied = &case.denied[request];
@@ -271,7 +91,7 @@ proptest! {
                     }
                     None => LeafFilter::deny_items(catalog, denied),
                 };
-                let found = beam_search(&model, catalog, &[Request { history, filter: &filter }], options).unwrap();
+                let found = beam_search(&model, catalog, &[Request { history, filter: &filter }], &options).unwrap();
                 let exact = ExactScorer::new(&model, catalog, case.norm, 10).unwrap();
                 (found[0].clone(), exact.ranking(history, &filter).unwrap(), filter.why_nothing())
             };
@@ -325,6 +145,7 @@ fn fixed_case() -> Case {
         denied: vec![vec![], vec![]],
         width: 5,
         steps: 1 << 40,
+        sharpness: 4.0,
         norm: ScoreNorm::Level,
     }
 }
@@ -361,8 +182,8 @@ fn searches_during_changes_merges_and_swaps_answer_from_one_version_each() {
             let catalog = Arc::clone(&now.read().unwrap());
             let filter = LeafFilter::deny_items(&catalog, &[0, 7, 100]);
             let requests = [Request { history: &case.histories[0], filter: &filter }];
-            let options = BeamOptions { width: 8, norm: ScoreNorm::Level };
-            let found = beam_search(&model, &catalog, &requests, options).unwrap();
+            let options = BeamOptions::new(8, ScoreNorm::Level);
+            let found = beam_search(&model, &catalog, &requests, &options).unwrap();
             let mut items: Vec<ItemIndex> = found[0].items.iter().map(|scored| scored.item).collect();
             assert!(items.iter().all(|&item| catalog.is_alive(item) && ![0, 7, 100].contains(&item)));
             items.sort_unstable();
@@ -404,7 +225,7 @@ fn a_score_that_is_no_number_is_an_error() {
     let requests = [Request { history: &case.histories[0], filter: &filter }];
     let search = |poison| {
         let model = Table { poison: Some(poison), ..case.model() };
-        beam_search(&model, &catalog, &requests, BeamOptions { width: 12, norm: ScoreNorm::Level })
+        beam_search(&model, &catalog, &requests, &BeamOptions::new(12, ScoreNorm::Level))
     };
     let errors: Vec<String> = (0..64).filter_map(|poison| search(poison).err()).map(|e| e.to_string()).collect();
     assert!(!errors.is_empty());
@@ -416,10 +237,10 @@ fn a_width_of_zero_and_a_model_of_other_codes_are_errors() {
     let case = fixed_case();
     let (catalog, filter) = (case.catalog(), LeafFilter::allow_all());
     let requests = [Request { history: &[], filter: &filter }];
-    let options = BeamOptions { width: 0, norm: ScoreNorm::Level };
-    assert!(beam_search(&case.model(), &catalog, &requests, options).unwrap_err().to_string().contains("beam"));
+    let options = BeamOptions::new(0, ScoreNorm::Level);
+    assert!(beam_search(&case.model(), &catalog, &requests, &options).unwrap_err().to_string().contains("beam"));
     let other = Table { vocab: CodeVocab::new(2, &[4, 4]), ..case.model() };
-    let options = BeamOptions { width: 3, norm: ScoreNorm::Level };
-    let error = beam_search(&other, &catalog, &requests, options).unwrap_err().to_string();
+    let options = BeamOptions::new(3, ScoreNorm::Level);
+    let error = beam_search(&other, &catalog, &requests, &options).unwrap_err().to_string();
     assert!(error.contains("[4, 4]") && error.contains("[4, 3]"), "{error}");
 }

@@ -153,10 +153,10 @@ fn constrained_beams_equal_hugging_face_generate_on_every_path() {
         let filter = LeafFilter::allow_all();
         let requests: Vec<Request<'_>> =
             histories(&f.batch).into_iter().map(|history| Request { history, filter: &filter }).collect();
-        let options = BeamOptions { width: beams.num_beams, norm: ScoreNorm::Full };
+        let options = BeamOptions::new(beams.num_beams, ScoreNorm::Full);
         for inference in [f.model.inference(&vocab, Precision::F32).unwrap(), f.model.device_inference(&vocab).unwrap()]
         {
-            let rankings = beam_search(&inference, &catalog, &requests, options).unwrap();
+            let rankings = beam_search(&inference, &catalog, &requests, &options).unwrap();
             for (user, ranking) in rankings.iter().enumerate() {
                 assert_eq!(ranking.leaves.len(), beams.num_beams);
                 let place = format!("{variant}, user {user}");

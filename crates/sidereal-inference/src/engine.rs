@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use sidereal_core::catalog::Change;
 use sidereal_core::{Catalog, Error as CoreError, ItemIndex, LeafFilter};
-use sidereal_generator::{Error, Question, Ranker, Ranking};
+use sidereal_generator::{Error, Question, Ranker, Ranking, Search};
 
 use crate::meter::{Meter, Stats};
 use crate::queue::{Queue, Taken, Waiting};
@@ -91,15 +91,17 @@ impl Engine {
     /// Puts a request in the queue.
     ///
     /// # Errors
-    /// [`Refusal::Busy`]; [`Refusal::Bad`] for a request that asks for nothing.
+    /// [`Refusal::Busy`]; [`Refusal::Bad`] for a request that asks for nothing, or for beam widths of another number of
+    /// levels.
     pub fn submit(&self, request: Request) -> Result<Ticket, Refusal> {
         if request.k == 0 {
             return Err(CoreError::config("k", "0 items are wanted", "ask for 1 or more").into());
         }
         let (reply, answer) = sync_channel(1);
         let cancelled = Arc::new(AtomicBool::new(false));
-        let request = Request { beam: request.beam.max(request.k), ..request };
-        let waiting = Waiting { request, since: Instant::now(), reply, cancelled: Arc::clone(&cancelled) };
+        let search = request.search();
+        search.check(self.served().catalog.levels())?;
+        let waiting = Waiting { request, search, since: Instant::now(), reply, cancelled: Arc::clone(&cancelled) };
         self.shared.queue.push(waiting)?;
         Ok(Ticket { answer, cancelled })
     }
@@ -196,6 +198,7 @@ impl Drop for Engine {
 struct Prepared {
     history: Vec<ItemIndex>,
     filter: LeafFilter,
+    shown: Vec<ItemIndex>,
     unknown: usize,
 }
 
@@ -240,12 +243,14 @@ impl Shared {
             return Err(CoreError::input("history", problem, "leave them out, or let the engine do it"));
         }
         let seen: &[ItemIndex] = if request.include_seen { &[] } else { &history };
-        let deny: Vec<ItemIndex> = request.deny.iter().filter(|item| known(item)).chain(seen).copied().collect();
+        let shown = request.shown_in(catalog);
+        let denied = request.deny.iter().filter(|item| known(item));
+        let deny: Vec<ItemIndex> = denied.chain(seen).chain(&shown).copied().collect();
         let filter = match &request.allowed {
             Some(allowed) => LeafFilter::new(catalog, allowed, &deny)?,
             None => LeafFilter::deny_items(catalog, &deny),
         };
-        Ok(Prepared { history, filter, unknown })
+        Ok(Prepared { history, filter, shown, unknown })
     }
 
     /// Asks the ranker; a batch that it cannot answer is halved, so that a request that cannot be answered, or a device
@@ -260,8 +265,8 @@ impl Shared {
                 time: waiting.request.time,
             })
             .collect();
-        let beam = asked.first().map_or(1, |(waiting, _)| waiting.request.beam);
-        let found = catch_unwind(AssertUnwindSafe(|| served.ranker.rank(&served.catalog, &questions, beam)));
+        let search = asked.first().map_or_else(Search::default, |(waiting, _)| waiting.search.clone());
+        let found = catch_unwind(AssertUnwindSafe(|| served.ranker.search(&served.catalog, &questions, &search)));
         drop(questions);
         let refusal = match found {
             Ok(Ok(rankings)) => {
@@ -296,8 +301,14 @@ fn answer(
     computed: Duration,
     batch: usize,
 ) -> Answer {
-    let mut items = ranking.items;
-    items.truncate(request.k);
+    let items = match &request.diversity {
+        Some(diversity) => diversity.choose(&served.catalog, &ranking.items, &prepared.shown, request.k),
+        None => {
+            let mut items = ranking.items;
+            items.truncate(request.k);
+            items
+        }
+    };
     let reason = if items.is_empty() { prepared.filter.why_nothing() } else { None };
     let catalog = Arc::clone(&served.catalog);
     Answer { items, catalog, reason, unknown: prepared.unknown, waited, computed, batch }

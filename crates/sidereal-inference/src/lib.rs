@@ -19,4 +19,4 @@ mod queue;
 
 pub use engine::{Engine, EngineOptions};
 pub use meter::Stats;
-pub use request::{Answer, Refusal, Request, Ticket};
+pub use request::{Answer, Refusal, Request, Shown, Ticket};

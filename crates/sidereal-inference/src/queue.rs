@@ -6,6 +6,8 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
+use sidereal_generator::Search;
+
 use crate::request::{Answer, Refusal, Request};
 
 /// How far behind the first a request may stand and still go with it, in batches.
@@ -15,6 +17,8 @@ const LOOK_AHEAD: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) request: Request,
+    /// How widely to look for its answer.
+    pub(crate) search: Search,
     pub(crate) since: Instant,
     pub(crate) reply: SyncSender<Result<Answer, Refusal>>,
     pub(crate) cancelled: Arc<AtomicBool>,
@@ -87,7 +91,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for a request and takes up to `most` that go with it: those of the same beam width that stand near the front.
+    /// Waits for a request and takes up to `most` that go with it: those of the same search that stand near the front.
     /// None once the queue is stopped.
     pub(crate) fn take(&self, most: usize) -> Option<Taken> {
         let mut state = self.state();
@@ -120,7 +124,7 @@ impl State {
         let now = Instant::now();
         let mut at = 0;
         while at < self.waiting.len().min(LOOK_AHEAD.saturating_mul(most)) && taken.batch.len() < most {
-            let fits = |first: &Waiting, other: &Waiting| first.request.beam == other.request.beam;
+            let fits = |first: &Waiting, other: &Waiting| first.search == other.search;
             let given_up = self.waiting[at].given_up(now);
             if given_up.is_none() && taken.batch.first().is_some_and(|first| !fits(first, &self.waiting[at])) {
                 at += 1;

@@ -1,5 +1,6 @@
 //! What is asked, and what comes back.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -7,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use sidereal_core::filter::Allowed;
 use sidereal_core::{Catalog, ItemIndex};
-use sidereal_generator::{Error, ScoredItem};
+use sidereal_generator::diversity::Diversity;
+use sidereal_generator::{Error, ScoredItem, Search, Widths};
 
 /// One question.
 #[derive(Debug, Clone, Default)]
@@ -16,12 +18,16 @@ pub struct Request {
     pub history: Vec<ItemIndex>,
     /// How many items are wanted.
     pub k: usize,
-    /// Beam width W; at least k are kept whatever it is.
-    pub beam: usize,
+    /// Beam widths W; at least k beams are kept after every level whatever they are.
+    pub beam: Widths,
     /// Whether items of the history may be answered.
     pub include_seen: bool,
     /// Items that may not be answered.
     pub deny: Vec<ItemIndex>,
+    /// What earlier answers showed, which is not shown again ([`Request::after`]).
+    pub shown: Vec<Shown>,
+    /// What items are chosen by beside their scores, where anything.
+    pub diversity: Option<Arc<Diversity>>,
     /// What may be answered, where not everything may: made over any version of the catalog since its base.
     pub allowed: Option<Arc<Allowed>>,
     /// Who asks, where the model looks at it.
@@ -32,10 +38,55 @@ pub struct Request {
     pub deadline: Option<Instant>,
 }
 
+/// An item that was shown, in whatever version of the catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Its index there.
+    pub item: ItemIndex,
+    /// Its id, by which it is known where another item has its index.
+    pub id: Arc<str>,
+}
+
+impl Request {
+    /// The request for the page after an answer: what the answer showed, and pages before it, is not shown again, whatever
+    /// becomes of the catalog meanwhile. Items that were removed do not come back; items that come may be answered.
+    ///
+    /// Pages of one version are complete: going on until a page is short shows every item once that may be answered.
+    /// Together they are the one long list where beams are as wide as the catalog; elsewhere a later page may have an item
+    /// that a wider beam would have found before.
+    #[must_use]
+    pub fn after(&self, answer: &Answer) -> Self {
+        let mut next = self.clone();
+        let shown = |scored: &ScoredItem| Shown { item: scored.item, id: answer.catalog.item_id(scored.item).into() };
+        next.shown.extend(answer.items.iter().map(shown));
+        next
+    }
+
+    /// The items of a catalog that earlier answers showed.
+    pub(crate) fn shown_in(&self, catalog: &Catalog) -> Vec<ItemIndex> {
+        let here = |shown: &&Shown| (shown.item as usize) < catalog.len() && catalog.item_id(shown.item) == &*shown.id;
+        let (known, moved): (Vec<&Shown>, Vec<&Shown>) = self.shown.iter().partition(here);
+        let mut items: Vec<ItemIndex> = known.into_iter().map(|shown| shown.item).collect();
+        if !moved.is_empty() {
+            // Another catalog was swapped in, or changes were taken back: only then are all ids looked at.
+            let ids: HashSet<&str> = moved.into_iter().map(|shown| &*shown.id).collect();
+            items.extend((0..catalog.len() as ItemIndex).filter(|&item| ids.contains(catalog.item_id(item))));
+        }
+        items
+    }
+
+    /// How widely the ranker is to look.
+    pub(crate) fn search(&self) -> Search {
+        let quota = self.diversity.as_ref().and_then(|diversity| diversity.quota(self.k));
+        Search { widths: self.beam.at_least(self.k), quota }
+    }
+}
+
 /// What is known of one question now.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// At most k items, best first; fewer where fewer may be answered.
+    /// At most k items, best first, or in the order that the request's diversity gives them; fewer where fewer may be
+    /// answered.
     pub items: Vec<ScoredItem>,
     /// The catalog that was searched: item ids are to be looked up here, and its version is to be told.
     pub catalog: Arc<Catalog>,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use sidereal_core::catalog::Change;
 use sidereal_core::filter::{Allowed, Bits};
 use sidereal_core::{Catalog, CodeVocab, CollisionPolicy, ItemId, ItemIndex, LeafFilter, SemanticIds};
+use sidereal_generator::diversity::Diversity;
 use sidereal_generator::models::ModelConfig;
 use sidereal_generator::models::tiger::TigerConfig;
 use sidereal_generator::{Error, Materials, Question, Ranker, Ranking, Result, ScoreNorm, ScoredItem};
@@ -95,7 +96,7 @@ fn engine(ranker: Highest, options: EngineOptions) -> (Engine, Arc<Highest>) {
 }
 
 fn request(history: &[ItemIndex], k: usize) -> Request {
-    Request { history: history.to_vec(), k, beam: 10, ..Request::default() }
+    Request { history: history.to_vec(), k, beam: 10.into(), ..Request::default() }
 }
 
 fn items(answer: &Answer) -> Vec<ItemIndex> {
@@ -122,7 +123,7 @@ fn answers_leave_out_what_was_seen_denied_or_not_allowed() {
     let answer = engine.answer(Request { allowed: allowed(&[97]), ..request(&[97], 3) }).unwrap();
     assert!(answer.items.is_empty() && answer.reason.is_some(), "{answer:?}");
     // More than there are, by a beam that is too narrow.
-    let answer = engine.answer(Request { beam: 1, ..request(&[], 1000) }).unwrap();
+    let answer = engine.answer(Request { beam: 1.into(), ..request(&[], 1000) }).unwrap();
     assert_eq!((answer.items.len(), answer.catalog.version()), (100, catalog.version()));
     assert!(matches!(engine.submit(request(&[], 0)), Err(Refusal::Bad(_))));
 }
@@ -144,7 +145,7 @@ fn requests_that_wait_together_are_answered_together_and_only_those_of_one_width
     ranker.hold(true);
     let first = engine.submit(request(&[], 1)).unwrap();
     until(&ranker, 1);
-    let wide = Request { beam: 50, ..request(&[], 2) };
+    let wide = Request { beam: 50.into(), ..request(&[], 2) };
     let wishes = [request(&[99], 1), wide.clone(), request(&[98], 1), wide, request(&[97], 1), request(&[], 5)];
     let tickets: Vec<_> = wishes.into_iter().map(|wish| engine.submit(wish).unwrap()).collect();
     assert_eq!(engine.stats().queued, 6);
@@ -267,6 +268,87 @@ fn a_request_keeps_the_catalog_that_it_began_with_and_names_it() {
     engine.swap(&catalog(50), None).unwrap();
     assert_eq!(items(&engine.answer(request(&[], 1)).unwrap()), [49]);
     assert_eq!(engine.stats().swaps, 3);
+}
+
+/// Pages of three until one is short.
+fn pages(engine: &Engine, first: Request) -> Vec<Vec<ItemIndex>> {
+    let (mut asked, mut pages) = (first, Vec::new());
+    loop {
+        let answer = engine.answer(asked.clone()).unwrap();
+        asked = asked.after(&answer);
+        pages.push(items(&answer));
+        if answer.items.len() < asked.k {
+            assert_eq!(answer.reason.is_some(), answer.items.is_empty());
+            return pages;
+        }
+    }
+}
+
+#[test]
+fn pages_repeat_nothing_and_are_one_list_and_leave_out_what_is_denied() {
+    let (engine, _) = engine(Highest::default(), options());
+    let first = Request { deny: vec![97], ..request(&[99], 3) };
+    let expected: Vec<ItemIndex> = (0..99).rev().filter(|&item| item != 97).collect();
+    assert_eq!(pages(&engine, first).concat(), expected);
+    let real = Engine::new(&catalog(100), tiger(&catalog(100)), options()).unwrap();
+    let mut listed = pages(&real, request(&[5], 3)).concat();
+    // A beam as wide as the catalog: the pages are the one list.
+    let wide = Request { beam: 100.into(), ..request(&[5], 3) };
+    let whole = items(&real.answer(Request { k: 99, ..wide.clone() }).unwrap());
+    assert_eq!(pages(&real, wide).concat(), whole);
+    listed.sort_unstable();
+    assert_eq!(listed, (0..100).filter(|&item| item != 5).collect::<Vec<_>>());
+}
+
+#[test]
+fn pages_go_on_over_changes_rollbacks_and_another_catalog() {
+    let (engine, _) = engine(Highest::default(), options());
+    let before = engine.served().catalog;
+    let first = request(&[], 2);
+    let answer = engine.answer(first.clone()).unwrap();
+    assert_eq!(items(&answer), [99, 98]);
+    let second = first.after(&answer);
+    // One that was shown and one that was not go, and one comes.
+    let (new, sids) = (ids(100..101), codes(100..101));
+    engine.change(&Change { add: &new, add_ids: Some(&sids), remove: &[99, 97], restore: &[] }).unwrap();
+    let answer = engine.answer(second.clone()).unwrap();
+    assert_eq!(items(&answer), [100, 96]);
+    let third = second.after(&answer);
+    assert_eq!(items(&engine.answer(third.clone()).unwrap()), [95, 94]);
+    // Index 100 becomes another item's, which was not shown.
+    engine.roll_back(before.version()).unwrap();
+    assert_eq!(items(&engine.answer(third.clone()).unwrap()), [97, 95]);
+    engine.change(&Change { add: &ids(500..501), add_ids: Some(&sids), ..Change::default() }).unwrap();
+    assert_eq!(items(&engine.answer(third.clone()).unwrap()), [100, 97]);
+    // The same ids under other indexes: item 100 - i has index i, and 100, 99, 98 and 96 were shown.
+    let turned: Vec<ItemId> = (0..101).rev().map(|i| ItemId::from(format!("item {i}"))).collect();
+    let turned = Catalog::build(&turned, &codes(0..101), &[8; 3], CollisionPolicy::Postings, None).unwrap();
+    engine.swap(&turned, None).unwrap();
+    let last = Request { k: 101, ..third };
+    let left: Vec<ItemIndex> = (0..101).rev().filter(|index| ![0, 1, 2, 4].contains(index)).collect();
+    assert_eq!(items(&engine.answer(last).unwrap()), left);
+}
+
+#[test]
+fn a_quota_is_met_by_whoever_ranks_and_widths_that_do_not_fit_are_refused() {
+    let catalog = catalog(200);
+    let diversity = Some(Arc::new(Diversity::new(Some(2), None).unwrap()));
+    for ranker in [Arc::new(Highest::default()) as Arc<dyn Ranker>, tiger(&catalog)] {
+        let engine = Engine::new(&catalog, ranker, options()).unwrap();
+        // 200 items: first codes 0, 1, 2, and 8 items of 3.
+        for (k, expected) in [(3, 3), (7, 7), (50, 8)] {
+            let answer = engine.answer(Request { diversity: diversity.clone(), ..request(&[], k) }).unwrap();
+            assert_eq!(answer.items.len(), expected);
+            let first = |item: &ItemIndex| catalog.semantic_id(*item)[0];
+            for code in 0..4 {
+                assert!(items(&answer).iter().filter(|item| first(item) == code).count() <= 2, "code {code}");
+            }
+        }
+        let schedule = |widths: Vec<usize>| engine.answer(Request { beam: widths.into(), ..request(&[], 5) });
+        assert_eq!(schedule(vec![1, 60, 2]).unwrap().items.len(), 5, "no level is narrower than what is wanted");
+        let refused = schedule(vec![60, 2]).unwrap_err();
+        assert!(matches!(&refused, Refusal::Bad(e) if e.to_string().contains("3 codes")), "{refused}");
+    }
 }
 
 /// A TIGER with random weights.

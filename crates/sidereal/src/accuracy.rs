@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sidereal_core::Progress;
 use sidereal_core::artifact::{MANIFEST, Manifest, write_atomic, write_json};
+use sidereal_generator::Widths;
 use sidereal_nn::device::DeviceChoice;
 
 use crate::Result;
@@ -102,14 +103,14 @@ pub fn compare(suite: &Suite, wish: Wish<'_>, mut told: impl FnMut(&str, u64, Fi
     pipeline::run(&shared, &first.recipe, setting, Stage::Split, |stage| told(SHARED, first.recipe.seed, stage))?;
     let data = shared.data()?;
     let split = shared.split(&data.histories)?;
-    let question = |beam| Question {
+    let question = |beam: Widths| Question {
         validation: false,
         beam,
         users: first.recipe.evaluate.users,
         baselines_only: false,
         seed: first.recipe.seed,
     };
-    let exam = Exam::new(&data, &split, question(first.recipe.evaluate.beam), wish.progress)?;
+    let exam = Exam::new(&data, &split, &question(first.recipe.evaluate.beam.clone()), wish.progress)?;
     let mut maker = Maker { wish, setting, shared: &shared, exam: &exam, lenders: BTreeMap::new() };
     let mut entries: Vec<Option<Entry>> = suite.rows.iter().map(|_| None).collect();
     let mut digests = inputs(&shared, &[Stage::Data, Stage::Embeddings, Stage::Split])?;
@@ -120,7 +121,8 @@ pub fn compare(suite: &Suite, wish: Wish<'_>, mut told: impl FnMut(&str, u64, Fi
             let mut row = row.clone();
             row.recipe.seed = row.recipe.seed.wrapping_add(number);
             let seed = row.recipe.seed;
-            match maker.trained(&row, question(row.recipe.evaluate.beam), |stage| told(&row.name, seed, stage)) {
+            match maker.trained(&row, question(row.recipe.evaluate.beam.clone()), |stage| told(&row.name, seed, stage))
+            {
                 Ok(made) => {
                     digests.insert(format!("{}, seed {seed}", row.name), made.digest.clone());
                     made.join(entry, &row);
@@ -130,7 +132,7 @@ pub fn compare(suite: &Suite, wish: Wish<'_>, mut told: impl FnMut(&str, u64, Fi
         }
     }
     let mut entries: Vec<Entry> = entries.into_iter().flatten().collect();
-    entries.extend(maker.untrained(question(0))?);
+    entries.extend(maker.untrained(question(Widths::default()))?);
     let (rows, comparisons) = table(&entries, &Groups::new(&exam, data.items.len()), first.recipe.seed, wish.progress)?;
     let mut about = BTreeMap::from([
         ("users".to_owned(), json!(data.histories.len())),
@@ -221,7 +223,7 @@ impl Maker<'_> {
         let (exam, device) = (self.exam, self.wish.device);
         let rows = ranks::kept(&run.root().join(RANKS), wanted, || {
             let recommender = Recommender::load(&run, device, false)?;
-            Ok(vec![(name.clone(), exam.trained_row(name, &recommender, question.beam)?)])
+            Ok(vec![(name.clone(), exam.trained_row(name, &recommender, &question.beam)?)])
         })?;
         let manifest = run.manifest(Stage::Generator)?;
         let info = sidereal_generator::Generator::read_info(&run.dir(Stage::Generator))?;
@@ -265,7 +267,7 @@ impl Made {
             name: row.name.clone(),
             method: self.method,
             trained: true,
-            beam: Some(row.recipe.evaluate.beam),
+            beam: Some(row.recipe.evaluate.beam.clone()),
             parameters: Some(self.parameters),
             runs: Vec::new(),
             measured: Vec::new(),

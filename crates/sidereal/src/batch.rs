@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Float32Array, Int32Array, ListBuilder, RecordBatch, StringArray, UInt16Builder};
+use arrow::array::{Float32Array, Float64Array, Int32Array, ListBuilder, RecordBatch, StringArray, UInt16Builder};
 use arrow::datatypes::{DataType, Field, Schema};
 use serde::Serialize;
 use serde_json::json;
@@ -31,7 +31,8 @@ pub struct Done {
 
 /// Recommends to all users of a run, or to those whose ids a file lists (one a line), by their whole histories.
 ///
-/// Columns: `user_id`, `rank` (from 1), `item_id`, `title`, `score`, `semantic_id`. Finished parts of a killed job are
+/// Columns: `user_id`, `rank` (from 1 on each page), `item_id`, `title`, `score`, `semantic_id`, and where the run is
+/// calibrated `confidence`. Finished parts of a killed job are
 /// kept; a finished job asked again is done at once.
 ///
 /// # Errors
@@ -41,7 +42,7 @@ pub fn recommend_users(
     recommender: &Recommender,
     users: &str,
     out: &Path,
-    wish: Wish,
+    wish: &Wish,
     progress: &dyn Progress,
 ) -> Result<Done> {
     parquet_file::check_folder(out)?;
@@ -51,10 +52,12 @@ pub fn recommend_users(
     let asked = chosen.len();
     let with_history: Vec<usize> = chosen.into_iter().filter(|&u| !histories.items_of(u).is_empty()).collect();
     let users_digest = sha256_bytes(with_history.iter().flat_map(|u| u.to_le_bytes()).collect::<Vec<_>>().as_slice());
+    let calibration = if recommender.is_calibrated() { Some(run.digest(Stage::Calibration)?) } else { None };
     let job = json!({
         "catalog": recommender.catalog().version(), "generator": run.digest(Stage::Generator)?,
         "data": run.digest(Stage::Data)?, "users": users_digest,
-        "k": wish.k, "beam": wish.beam, "include_seen": wish.include_seen,
+        "k": wish.k, "beam": wish.beam, "include_seen": wish.include_seen, "page": wish.page,
+        "choice": recommender.choice(), "calibration": calibration,
         "limits": recommender.limits().told().map(|told| &told.digest),
         "precision": recommender.generator().precision(),
     })
@@ -63,6 +66,7 @@ pub fn recommend_users(
     if parquet_file::job_of(out).as_ref() == Some(&job) {
         return Ok(done(parquet_file::rows_of(out)?));
     }
+    let schema = schema(recommender.is_calibrated());
     let folder = parquet_file::parts_folder(out);
     std::fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
     progress.start("recommend", Some(with_history.len() as u64), "users");
@@ -71,7 +75,7 @@ pub fn recommend_users(
         let part = folder.join(format!("part-{number:06}.parquet"));
         if parquet_file::job_of(&part).as_ref() != Some(&job) {
             let batch = answer_part(recommender, histories, users, wish);
-            parquet_file::write(&part, &schema(), &job, std::iter::once(batch))?;
+            parquet_file::write(&part, &schema, &job, std::iter::once(batch))?;
         }
         progress.advance(users.len() as u64);
         parts.push(part);
@@ -80,7 +84,7 @@ pub fn recommend_users(
     for part in &parts {
         readers.push(parquet_file::batches(part)?);
     }
-    parquet_file::write(out, &schema(), &job, readers.into_iter().flatten())?;
+    parquet_file::write(out, &schema, &job, readers.into_iter().flatten())?;
     std::fs::remove_dir_all(&folder).map_err(|e| Error::io("remove", &folder, e))?;
     progress.finish();
     Ok(done(parquet_file::rows_of(out)?))
@@ -103,19 +107,21 @@ fn choose(histories: &Histories, users: &str) -> Result<Vec<usize>> {
         .collect()
 }
 
-fn schema() -> Arc<Schema> {
+fn schema(calibrated: bool) -> Arc<Schema> {
     let code = Field::new("item", DataType::UInt16, true);
-    Arc::new(Schema::new(vec![
+    let mut fields = vec![
         Field::new("user_id", DataType::Utf8, false),
         Field::new("rank", DataType::Int32, false),
         Field::new("item_id", DataType::Utf8, false),
         Field::new("title", DataType::Utf8, true),
         Field::new("score", DataType::Float32, false),
         Field::new("semantic_id", DataType::List(Arc::new(code)), false),
-    ]))
+    ];
+    fields.extend(calibrated.then(|| Field::new("confidence", DataType::Float64, true)));
+    Arc::new(Schema::new(fields))
 }
 
-fn answer_part(recommender: &Recommender, histories: &Histories, users: &[usize], wish: Wish) -> Result<RecordBatch> {
+fn answer_part(recommender: &Recommender, histories: &Histories, users: &[usize], wish: &Wish) -> Result<RecordBatch> {
     let catalog = recommender.catalog();
     let queries: Vec<Query<'_>> = users
         .iter()
@@ -129,21 +135,23 @@ fn answer_part(recommender: &Recommender, histories: &Histories, users: &[usize]
             }
         })
         .collect();
-    let rankings = recommender.rank(&queries, wish.beam.max(wish.k))?;
+    let pages = recommender.pages(&queries, &[], wish)?;
+    let mut confidences = Vec::new();
     let (mut user_ids, mut ranks, mut item_ids, mut titles, mut scores) = (vec![], vec![], vec![], vec![], vec![]);
     let mut semantic_ids = ListBuilder::new(UInt16Builder::new());
-    for (&u, ranking) in users.iter().zip(&rankings) {
-        for (rank, scored) in ranking.items.iter().take(wish.k).enumerate() {
+    for (&u, page) in users.iter().zip(&pages) {
+        for (rank, chosen) in page.items.iter().enumerate() {
             user_ids.push(histories.user(u));
             ranks.push(rank as i32 + 1);
-            item_ids.push(catalog.item_id(scored.item));
-            titles.push(recommender.title(scored.item));
-            scores.push(scored.score);
-            semantic_ids.values().append_slice(catalog.semantic_id(scored.item));
+            item_ids.push(catalog.item_id(chosen.item));
+            titles.push(recommender.title(chosen.item));
+            scores.push(chosen.score);
+            confidences.push(chosen.confidence);
+            semantic_ids.values().append_slice(catalog.semantic_id(chosen.item));
             semantic_ids.append(true);
         }
     }
-    let columns: Vec<arrow::array::ArrayRef> = vec![
+    let mut columns: Vec<arrow::array::ArrayRef> = vec![
         Arc::new(StringArray::from(user_ids)),
         Arc::new(Int32Array::from(ranks)),
         Arc::new(StringArray::from(item_ids)),
@@ -151,6 +159,10 @@ fn answer_part(recommender: &Recommender, histories: &Histories, users: &[usize]
         Arc::new(Float32Array::from(scores)),
         Arc::new(semantic_ids.finish()),
     ];
-    RecordBatch::try_new(schema(), columns)
+    let calibrated = recommender.is_calibrated();
+    if calibrated {
+        columns.push(Arc::new(Float64Array::from(confidences)));
+    }
+    RecordBatch::try_new(schema(calibrated), columns)
         .map_err(|e| Error::input("answers", e.to_string(), "this is a defect: report it").into())
 }

@@ -76,7 +76,7 @@ pub fn of_run(run: &Run, recipe: &Recipe) -> Result<Estimate> {
         codes_per_level,
         vector_width: 0,
         mean_history,
-        beam: recipe.evaluate.beam,
+        beam: recipe.evaluate.beam.most(),
     };
     let learning = model.cost(&shape(items / targets.max(1) as f64));
     let cores = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);

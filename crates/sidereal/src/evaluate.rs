@@ -4,12 +4,13 @@ use std::time::Instant;
 
 use sidereal_core::metrics::{Bootstrap, DEFAULT_KS, Metric, PairedTest, Row, RowReport, paired_test};
 use sidereal_core::{Catalog, Error, ItemIndex, Progress};
+use sidereal_generator::Widths;
 use sidereal_nn::device::DeviceChoice;
 use sidereal_nn::kernels::Precision;
 
 use crate::Result;
 use crate::evaluation::{Comparison, Evaluation, Metrics, Modes};
-use crate::recommend::{Engine, Recommender};
+use crate::recommend::{Compute, Recommender};
 use crate::run::{Run, Stage};
 use crate::stages::fusion::Known;
 
@@ -23,12 +24,12 @@ use groups::Groups;
 pub(crate) const COMPARED: [Metric; 2] = [Metric::Recall(10), Metric::Ndcg(10)];
 
 /// What to judge.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Question {
     /// The validation targets instead of the test targets.
     pub validation: bool,
-    /// Beam width W.
-    pub beam: usize,
+    /// Beam width W, or one a level.
+    pub beam: Widths,
     /// A seeded sample of this many users instead of all.
     pub users: Option<usize>,
     /// Without the generator.
@@ -45,7 +46,7 @@ pub fn evaluate(run: &Run, question: Question, device: DeviceChoice, progress: &
     evaluate_with(run, &[], question, &[device.into()], progress)
 }
 
-/// Evaluates a run, and beside it the trained models of other runs over the same data and split; with several engines a
+/// Evaluates a run, and beside it the trained models of other runs over the same data and split; with several ways to compute a
 /// row for each, so that what a coarser precision costs is told by a paired test.
 ///
 /// # Errors
@@ -55,7 +56,7 @@ pub fn evaluate_with(
     run: &Run,
     others: &[Run],
     question: Question,
-    engines: &[Engine],
+    computes: &[Compute],
     progress: &dyn Progress,
 ) -> Result<Evaluation> {
     let began = Instant::now();
@@ -65,19 +66,19 @@ pub fn evaluate_with(
     let split = run.split(&data.histories)?;
     others.iter().try_for_each(|other| check_same_questions(run, &catalog, other))?;
     let embeddings = if run.has(Stage::Embeddings) { Some(run.catalog_embeddings(&catalog)?) } else { None };
-    let exam = Exam::new(&data, &split, question, progress)?;
+    let exam = Exam::new(&data, &split, &question, progress)?;
     let mut rows: Vec<(String, Modes<Row>)> = Vec::new();
     if !question.baselines_only {
         for run in std::iter::once(run).chain(others) {
-            for &engine in engines {
-                for (kind, recommender) in recommenders(run, question, engine, progress)? {
+            for &compute in computes {
+                for (kind, recommender) in recommenders(run, &question, compute, progress)? {
                     let generator = recommender.generator();
                     let precision = match generator.precision() {
                         Precision::F32 => String::new(),
                         other => format!(" in {}", other.name()),
                     };
                     let name = row_name(&rows, &format!("{}{kind}{precision}", generator.info().method), run);
-                    let row = exam.trained_row(&name, &recommender, question.beam)?;
+                    let row = exam.trained_row(&name, &recommender, &question.beam)?;
                     rows.push((name, row));
                 }
             }
@@ -87,8 +88,8 @@ pub fn evaluate_with(
     rows.extend(exam.untrained_rows(catalog.len(), catalog.removed(), embeddings.as_ref())?);
     let mut evaluation = judge(&exam, &catalog, &rows, trained, question.seed)?;
     evaluation.split = if question.validation { "validation" } else { "test" }.to_owned();
-    evaluation.beam = question.beam;
-    evaluation.precision = engines.first().map(|engine| engine.precision).unwrap_or_default();
+    evaluation.beam = question.beam.clone();
+    evaluation.precision = computes.first().map(|compute| compute.precision).unwrap_or_default();
     evaluation.seconds = began.elapsed().as_secs_f64();
     Ok(evaluation)
 }
@@ -97,11 +98,11 @@ pub fn evaluate_with(
 /// the generator, so that what each adds can be seen. A fusion that is asked for validation targets knows none of them.
 fn recommenders(
     run: &Run,
-    question: Question,
-    engine: Engine,
+    question: &Question,
+    compute: Compute,
     progress: &dyn Progress,
 ) -> Result<Vec<(&'static str, Recommender)>> {
-    let alone = Recommender::load_generator(run, engine, false)?;
+    let alone = Recommender::load_generator(run, compute, false)?;
     if !run.has(Stage::Fusion) {
         return Ok(vec![("", alone)]);
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sidereal_generator::Widths;
 use sidereal_nn::kernels::Precision;
 
 /// Metrics by name: `recall@10`, `ndcg@10`, `mrr`, `coverage@10`, ...
@@ -73,8 +74,8 @@ pub struct Evaluation {
     pub users: usize,
     /// N.
     pub items: usize,
-    /// Beam width W.
-    pub beam: usize,
+    /// Beam width W, or one a level.
+    pub beam: Widths,
     /// What the generator's first row multiplied; rows of others say so in their names.
     #[serde(default)]
     pub precision: Precision,

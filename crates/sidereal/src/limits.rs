@@ -59,29 +59,24 @@ impl Limits {
     /// A condition that cannot be read, or names a column that there is not; a file that cannot be read.
     pub fn of(catalog: &Catalog, attributes: &Attributes, wish: &LimitWish) -> Result<Self> {
         let items = catalog.len() as u32;
-        let mut bits: Option<Bits> = None;
+        let mut sets: Vec<Bits> = Vec::new();
         let mut unknown_ids = 0;
         let mut asked = Vec::new();
         if let Some(text) = &wish.filter {
             asked.push(format!("filter {text}"));
-            bits = Some(Predicate::parse(text)?.items(attributes, items)?);
+            sets.push(Predicate::parse(text)?.items(attributes, items)?);
         }
-        if let Some(path) = &wish.allow {
+        for (name, path, denies) in [("allow", &wish.allow, false), ("deny", &wish.deny, true)] {
+            let Some(path) = path else { continue };
             let list = Listed::read(catalog, path)?;
-            asked.push(format!("allow {}", list.digest));
+            asked.push(format!("{name} {}", list.digest));
             unknown_ids += list.unknown;
             let listed = Bits::of(items, list.items);
-            bits = Some(bits.map_or_else(|| listed.clone(), |bits| bits.and(&listed)));
+            sets.push(if denies { listed.not() } else { listed });
         }
         // One set for all questions; what a user has seen is denied beside it.
-        if let Some(path) = &wish.deny {
-            let list = Listed::read(catalog, path)?;
-            asked.push(format!("deny {}", list.digest));
-            unknown_ids += list.unknown;
-            let kept = Bits::of(items, list.items).not();
-            bits = Some(bits.map_or_else(|| kept.clone(), |bits| bits.and(&kept)));
-        }
-        let allowed = bits.map(|bits| Allowed::new(catalog, &bits));
+        let all = sets.into_iter().reduce(|all, set| all.and(&set));
+        let allowed = all.map(|bits| Allowed::new(catalog, &bits));
         let told = Told {
             filter: wish.filter.clone(),
             items: allowed.as_ref().map_or_else(|| catalog.alive(), Allowed::count),
@@ -103,14 +98,15 @@ impl Limits {
 }
 
 /// A file of item ids.
-struct Listed {
-    items: Vec<ItemIndex>,
+pub(crate) struct Listed {
+    /// Those that the catalog has, ascending.
+    pub(crate) items: Vec<ItemIndex>,
     unknown: usize,
     digest: String,
 }
 
 impl Listed {
-    fn read(catalog: &Catalog, path: &Path) -> Result<Self> {
+    pub(crate) fn read(catalog: &Catalog, path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
         let wanted: HashSet<&str> = text.lines().map(str::trim).filter(|id| !id.is_empty()).collect();
         let items: Vec<ItemIndex> =

@@ -8,7 +8,7 @@ use sidereal_nn::kernels::Precision;
 use sidereal_tokenizer::{ItemTokenizer, LevelsSee};
 
 use crate::Result;
-use crate::recommend::Engine;
+use crate::recommend::Compute;
 use crate::run::{Run, Stage};
 
 /// The owner of a generator's [`Materials`].
@@ -27,12 +27,12 @@ impl RunMaterials {
     ///
     /// # Errors
     /// A run without catalog; files that are damaged; a device that is not there.
-    pub(crate) fn load(run: &Run, needs: Needs, engine: Engine) -> Result<Self> {
+    pub(crate) fn load(run: &Run, needs: Needs, compute: Compute) -> Result<Self> {
         let catalog = run.catalog()?;
         let vectors =
             if needs.vectors && run.has(Stage::Embeddings) { Some(run.catalog_embeddings(&catalog)?) } else { None };
         let codebooks = if needs.codebooks && run.has(Stage::Tokenizer) { codebooks(&run.tokenizer()?)? } else { None };
-        Ok(Self { catalog, vectors, codebooks, device: engine.device.open()?, precision: engine.precision })
+        Ok(Self { catalog, vectors, codebooks, device: compute.device.open()?, precision: compute.precision })
     }
 
     /// As the generator takes them.
@@ -60,7 +60,7 @@ impl RunMaterials {
 
 /// Codebooks of a tokenizer that has any, a level each, `[K, d]`: all of one width where their codewords add up to an
 /// item's latent, so those of sub-vectors with zeros around them.
-fn codebooks(tokenizer: &ItemTokenizer) -> Result<Option<Vec<Embeddings>>> {
+pub(crate) fn codebooks(tokenizer: &ItemTokenizer) -> Result<Option<Vec<Embeddings>>> {
     let Ok(quantizer) = tokenizer.quantizer() else { return Ok(None) };
     let codes = quantizer.codes_per_level();
     let width_of = |level: usize| quantizer.codebook(level).len() / codes[level].max(1) as usize;

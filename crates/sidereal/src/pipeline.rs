@@ -52,11 +52,11 @@ pub fn run(
             if stage == Stage::Fusion {
                 remove_fusion(run)?;
             }
-            continue;
+        } else {
+            let began = Instant::now();
+            let outcome = step(run, recipe, setting, stage)?;
+            finished(Finished { stage, outcome, seconds: began.elapsed().as_secs_f64() });
         }
-        let began = Instant::now();
-        let outcome = step(run, recipe, setting, stage)?;
-        finished(Finished { stage, outcome, seconds: began.elapsed().as_secs_f64() });
         if stage == until {
             break;
         }
@@ -73,11 +73,13 @@ fn remove_fusion(run: &Run) -> Result<()> {
     Ok(())
 }
 
-/// Whether a recipe makes a stage: imported semantic IDs need no tokenizer, and a fusion has to be asked for.
+/// Whether a recipe makes a stage: imported semantic IDs need no tokenizer, and a fusion and confidences have to be
+/// asked for.
 fn has_stage(recipe: &Recipe, stage: Stage) -> bool {
     match stage {
         Stage::Tokenizer => recipe.tokenizer.is_some(),
         Stage::Fusion => recipe.fusion.is_some(),
+        Stage::Calibration => recipe.calibration.is_some(),
         _ => true,
     }
 }
@@ -98,6 +100,10 @@ fn step(run: &Run, recipe: &Recipe, setting: Setting<'_>, stage: Stage) -> Resul
         Stage::Catalog => stages::catalog::make(run, &recipe.catalog, data),
         Stage::Generator => stages::generator::make(run, &recipe.generator, recipe.seed, device, progress),
         Stage::Fusion => stages::fusion::make(run, &recipe.fusion.unwrap_or_default(), recipe.seed, device, progress),
+        Stage::Calibration => {
+            let config = recipe.calibration.clone().unwrap_or_default();
+            stages::calibration::make(run, &config, recipe.seed, device, progress)
+        }
         Stage::Report => stages::report::make(run, recipe, device, progress),
     }
 }

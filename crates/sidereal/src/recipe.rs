@@ -6,12 +6,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sidereal_core::{CollisionPolicy, Error, SplitRule};
 use sidereal_data::ColumnMap;
-use sidereal_generator::GeneratorConfig;
 use sidereal_generator::fusion::FusionConfig;
+use sidereal_generator::{GeneratorConfig, Widths};
 use sidereal_tokenizer::TokenizerConfig;
 
 use crate::Result;
 use crate::exchange::Format;
+use crate::stages::calibration::CalibrationConfig;
 use crate::stages::collaborative::{CollaborativeRecipe, resolve};
 
 /// Recipes that come with the program, by name.
@@ -61,6 +62,9 @@ pub struct Recipe {
     /// How the generator's score and plain counts become one score; absent: the generator answers alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fusion: Option<FusionConfig>,
+    /// How confidences are fitted; absent: answers have none, unless `sidereal calibrate` fits them later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationConfig>,
     /// How it is judged.
     #[serde(default)]
     pub evaluate: EvaluateRecipe,
@@ -129,11 +133,11 @@ impl CatalogRecipe {
 }
 
 /// How the generator is judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluateRecipe {
-    /// Beam width W.
-    pub beam: usize,
+    /// Beam width W, or a list of widths, one a level.
+    pub beam: Widths,
     /// Judge a seeded sample of this many users; absent judges all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub users: Option<usize>,
@@ -143,7 +147,7 @@ pub struct EvaluateRecipe {
 
 impl Default for EvaluateRecipe {
     fn default() -> Self {
-        Self { beam: 50, users: None, stories: 8 }
+        Self { beam: 50.into(), users: None, stories: 8 }
     }
 }
 
@@ -233,11 +237,28 @@ impl Recipe {
                 return Err(Error::config("tokenizer", "nothing says where semantic IDs come from", mend).into());
             }
         }
-        if self.evaluate.beam == 0 {
-            let mend = "use 50, or at least the largest K that you want to see";
-            return Err(Error::config("evaluate.beam", "a beam width of 0 finds nothing", mend).into());
+        self.calibration.as_ref().map_or(Ok(()), CalibrationConfig::check)?;
+        let widths = [
+            Some(("evaluate.beam", &self.evaluate.beam)),
+            self.calibration.as_ref().map(|c| ("calibration.beam", &c.beam)),
+        ];
+        widths.into_iter().flatten().try_for_each(|(key, widths)| self.check_widths(key, widths))
+    }
+
+    /// Widths by level must be as many as the semantic IDs have codes, as far as that is known before they are made.
+    fn check_widths(&self, key: &str, widths: &Widths) -> Result<()> {
+        widths.check(key)?;
+        let Some(tokenizer) = &self.tokenizer else { return Ok(()) };
+        let suffix = usize::from(self.catalog.collisions == CollisionPolicy::Suffix);
+        let (levels, given) = (tokenizer.codes().len() + suffix, widths.levels());
+        match given {
+            None => Ok(()),
+            Some(given) if given == levels => Ok(()),
+            Some(given) => {
+                let problem = format!("{given} beam widths ({widths}) for semantic IDs of {levels} codes");
+                Err(Error::config(key, problem, format!("give one width, or {levels}")).into())
+            }
         }
-        Ok(())
     }
 
     fn training_place(&self) -> String {

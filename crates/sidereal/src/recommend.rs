@@ -1,32 +1,39 @@
 //! Answers from a run: the next items for a history.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
-use serde::Serialize;
 use sidereal_core::attributes::Attributes;
 use sidereal_core::{Catalog, Error, ItemIndex, Items, LeafFilter, Progress};
 use sidereal_generator::fusion::{FusedRanker, Fusion, FusionConfig};
 use sidereal_generator::network::user_key;
-use sidereal_generator::{Generator, Question, Ranker, Ranking};
+use sidereal_generator::{Generator, Question, Ranker, Ranking, Search};
 use sidereal_inference::EngineOptions;
 use sidereal_nn::device::DeviceChoice;
 use sidereal_nn::kernels::Precision;
 
 use crate::Result;
 use crate::life::added::AddedItems;
-use crate::limits::{LimitWish, Limits};
+use crate::limits::{LimitWish, Limits, Listed};
 use crate::materials::RunMaterials;
 use crate::run::{Run, Stage};
 use crate::stages;
 use crate::stages::fusion::Known;
+
+mod answer;
+mod choice;
+
+pub use answer::{Answer, AnswerItem, Wish};
+pub use choice::Choice;
+use choice::Chooser;
 
 /// A run's generator and catalog, loaded once and asked many times.
 pub struct Recommender {
     loaded: Arc<Loaded>,
     fused: Option<FusedRanker>,
     limits: Limits,
+    chooser: Chooser,
 }
 
 /// What all who answer from one run share.
@@ -41,28 +48,17 @@ struct Loaded {
 
 /// Where a generator computes, and what it multiplies.
 #[derive(Debug, Clone, Copy)]
-pub struct Engine {
+pub struct Compute {
     /// Where.
     pub device: DeviceChoice,
     /// What; f32 is the reference.
     pub precision: Precision,
 }
 
-impl From<DeviceChoice> for Engine {
+impl From<DeviceChoice> for Compute {
     fn from(device: DeviceChoice) -> Self {
         Self { device, precision: Precision::F32 }
     }
-}
-
-/// What one request wants.
-#[derive(Debug, Clone, Copy)]
-pub struct Wish {
-    /// How many items, k.
-    pub k: usize,
-    /// Beam width W.
-    pub beam: usize,
-    /// Whether items of the history may be answered.
-    pub include_seen: bool,
 }
 
 /// One question to [`Recommender::rank`].
@@ -78,33 +74,6 @@ pub struct Query<'a> {
     pub time: Option<i64>,
 }
 
-/// An answer, as `sidereal recommend --json` prints it.
-#[derive(Debug, Clone, Serialize)]
-pub struct Answer {
-    /// The catalog that was asked.
-    pub catalog_version: String,
-    /// The items, best first.
-    pub items: Vec<AnswerItem>,
-    /// Why there are none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// How it was found.
-    pub stats: BTreeMap<&'static str, serde_json::Value>,
-}
-
-/// One item of an answer.
-#[derive(Debug, Clone, Serialize)]
-pub struct AnswerItem {
-    /// The user's id.
-    pub item_id: String,
-    /// Its title in the catalog; never generated text.
-    pub title: Option<String>,
-    /// Its semantic ID, `[L]`.
-    pub semantic_id: Vec<u16>,
-    /// Log-probability of the semantic ID.
-    pub score: f32,
-}
-
 impl Recommender {
     /// Loads a run's catalog and generator (and titles, where the run has data), and its fusion, where it has one: then
     /// that answers.
@@ -112,8 +81,8 @@ impl Recommender {
     /// # Errors
     /// A stage that has not run or is damaged; a generator of a catalog that this one does not come from, unless
     /// `allow_other_catalog`; a fusion of another generator; a precision that the generator does not have.
-    pub fn load(run: &Run, engine: impl Into<Engine>, allow_other_catalog: bool) -> Result<Self> {
-        let generator = Self::load_generator(run, engine, allow_other_catalog)?;
+    pub fn load(run: &Run, compute: impl Into<Compute>, allow_other_catalog: bool) -> Result<Self> {
+        let generator = Self::load_generator(run, compute, allow_other_catalog)?;
         if run.has(Stage::Fusion) { generator.fused(run, Known::BeforeTest) } else { Ok(generator) }
     }
 
@@ -150,18 +119,23 @@ impl Recommender {
     fn with(&self, ranker: Option<Arc<dyn Ranker>>, run: &Run, fusion: Fusion, known: Known) -> Result<Self> {
         let knowledge = stages::fusion::knowledge(run, self.catalog(), known)?;
         let fused = FusedRanker::new(ranker, Arc::new(knowledge), fusion)?;
-        Ok(Self { loaded: Arc::clone(&self.loaded), fused: Some(fused), limits: self.limits.clone() })
+        Ok(Self {
+            loaded: Arc::clone(&self.loaded),
+            fused: Some(fused),
+            limits: self.limits.clone(),
+            chooser: self.chooser.clone(),
+        })
     }
 
     /// As [`Recommender::load`], but the generator answers alone.
     ///
     /// # Errors
     /// As [`Recommender::load`].
-    pub fn load_generator(run: &Run, engine: impl Into<Engine>, allow_other_catalog: bool) -> Result<Self> {
+    pub fn load_generator(run: &Run, compute: impl Into<Compute>, allow_other_catalog: bool) -> Result<Self> {
         run.manifest(Stage::Generator)?;
         let dir = run.dir(Stage::Generator);
         let needs = Generator::read_info(&dir)?.recipe.model().needs();
-        let materials = RunMaterials::load(run, needs, engine.into())?;
+        let materials = RunMaterials::load(run, needs, compute.into())?;
         let generator = Generator::load(&dir, &materials.as_materials(), allow_other_catalog)?;
         let catalog = materials.into_catalog();
         let items = match run.has(Stage::Data) {
@@ -176,7 +150,7 @@ impl Recommender {
         let known = items.as_ref().map_or(0, Items::len) as u32;
         let others = (known..catalog.len() as u32).map(|item| (catalog.item_id(item).to_owned(), item)).collect();
         let loaded = Arc::new(Loaded { catalog, items, added, others, generator });
-        Ok(Self { loaded, fused: None, limits: Limits::default() })
+        Ok(Self { loaded, fused: None, limits: Limits::default(), chooser: Chooser::default() })
     }
 
     /// The catalog.
@@ -216,6 +190,26 @@ impl Recommender {
         &self.limits
     }
 
+    /// Chooses all answers from now on by more than scores, and says how sure it is of them where the run is calibrated.
+    ///
+    /// # Errors
+    /// A quota of 0; a lambda or a confidence outside 0 to 1; a run without vectors where likeness is asked for; a
+    /// confidence in a run that is not calibrated, or was for another generator.
+    pub fn choose_by(&mut self, run: &Run, choice: Choice) -> Result<()> {
+        self.chooser = Chooser::new(run, &self.loaded.catalog, choice)?;
+        Ok(())
+    }
+
+    /// What answers are chosen by.
+    pub fn choice(&self) -> &Choice {
+        &self.chooser.choice
+    }
+
+    /// Whether answers say how sure they are.
+    pub fn is_calibrated(&self) -> bool {
+        self.chooser.calibration.is_some()
+    }
+
     /// What a question may be answered with.
     fn filter(&self, deny: &[ItemIndex]) -> Result<LeafFilter> {
         Ok(match self.limits.allowed() {
@@ -248,11 +242,19 @@ impl Recommender {
         Ok(ids.iter().filter_map(|id| index_of(id)).collect())
     }
 
+    /// The items of a file of ids, one a line; those that the catalog does not have are passed over.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn listed(&self, path: &Path) -> Result<Vec<ItemIndex>> {
+        Ok(Listed::read(self.catalog(), path)?.items)
+    }
+
     /// Ranks for many queries; the answer to query `i` is at place `i`.
     ///
     /// # Errors
-    /// An empty history; whatever the device says.
-    pub fn rank(&self, queries: &[Query<'_>], beam: usize) -> Result<Vec<Ranking>> {
+    /// An empty history; beam widths of another number of levels; whatever the device says.
+    pub fn rank(&self, queries: &[Query<'_>], search: &Search) -> Result<Vec<Ranking>> {
         let filters: Vec<LeafFilter> = queries.iter().map(|query| self.filter(query.deny)).collect::<Result<_>>()?;
         let questions: Vec<Question<'_>> = queries
             .iter()
@@ -265,44 +267,8 @@ impl Recommender {
             })
             .collect();
         match &self.fused {
-            Some(fused) => fused.rank(&self.loaded.catalog, &questions, beam),
-            None => self.loaded.generator.recommend(&self.loaded.catalog, &questions, beam),
-        }
-    }
-
-    /// Answers one history of item ids.
-    ///
-    /// # Errors
-    /// As [`Recommender::history`] and [`Recommender::rank`].
-    pub fn answer(&self, ids: &[&str], wish: Wish) -> Result<Answer> {
-        let began = Instant::now();
-        let history = self.history(ids)?;
-        let deny: &[ItemIndex] = if wish.include_seen { &[] } else { &history };
-        let rankings =
-            self.rank(&[Query { history: &history, deny, user: None, time: None }], wish.beam.max(wish.k))?;
-        let ranked = rankings.iter().flat_map(|ranking| &ranking.items).take(wish.k);
-        let items: Vec<AnswerItem> = ranked.map(|scored| self.answer_item(scored.item, scored.score)).collect();
-        let reason = if items.is_empty() { self.filter(deny)?.why_nothing() } else { None };
-        let candidates: u64 = rankings.iter().map(|ranking| ranking.stats.candidates).sum();
-        let mut stats = BTreeMap::from([
-            ("beam", wish.beam.max(wish.k).into()),
-            ("candidates", candidates.into()),
-            ("score_norm", self.loaded.generator.info().score_norm.name().into()),
-            ("precision", self.loaded.generator.precision().name().into()),
-            ("latency_ms", (began.elapsed().as_secs_f64() * 1e3).into()),
-        ]);
-        if let Some(told) = self.limits.told() {
-            stats.insert("limits", serde_json::json!(told));
-        }
-        Ok(Answer { catalog_version: self.loaded.catalog.version().to_owned(), items, reason, stats })
-    }
-
-    fn answer_item(&self, item: ItemIndex, score: f32) -> AnswerItem {
-        AnswerItem {
-            item_id: self.loaded.catalog.item_id(item).to_owned(),
-            title: self.title(item).map(str::to_owned),
-            semantic_id: self.loaded.catalog.semantic_id(item).to_vec(),
-            score,
+            Some(fused) => fused.search(&self.loaded.catalog, &questions, search),
+            None => self.loaded.generator.ranker().search(&self.loaded.catalog, &questions, search),
         }
     }
 }

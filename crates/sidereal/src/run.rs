@@ -27,13 +27,15 @@ pub enum Stage {
     Generator,
     /// Weights of the generator's score and of plain counts in one score; only where a recipe asks for it.
     Fusion,
+    /// How sure answers are.
+    Calibration,
     /// Metrics and the page.
     Report,
 }
 
 impl Stage {
     /// All stages in the order in which they run.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Data,
         Self::Embeddings,
         Self::Split,
@@ -41,6 +43,7 @@ impl Stage {
         Self::Catalog,
         Self::Generator,
         Self::Fusion,
+        Self::Calibration,
         Self::Report,
     ];
 
@@ -54,6 +57,7 @@ impl Stage {
             Self::Catalog => "catalog",
             Self::Generator => "generator",
             Self::Fusion => "fusion",
+            Self::Calibration => "calibration",
             Self::Report => "report",
         }
     }

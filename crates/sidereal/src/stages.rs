@@ -1,5 +1,6 @@
 //! The stages of a run, one file each: what it needs, what it makes, and the manifest it is kept by.
 
+pub mod calibration;
 pub mod catalog;
 pub mod collaborative;
 pub mod data;

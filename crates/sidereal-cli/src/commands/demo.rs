@@ -54,7 +54,7 @@ fn show_users(context: &Context, run: &Run) -> Result<()> {
             output::line(&format!("    {}", title(item)))?;
         }
         output::line(&format!("  then took:  {}", title(example.target(&data.histories))))?;
-        let answer = recommender.answer(&ids, Wish { k: 5, beam: 50, include_seen: false })?;
+        let answer = recommender.answer(&ids, &[], &Wish::new(5, 50))?;
         output::line("  is offered:")?;
         for item in &answer.items {
             let codes: Vec<String> = item.semantic_id.iter().map(ToString::to_string).collect();

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use sidereal::evaluate::{Question, evaluate_with};
 use sidereal::evaluation::{Evaluation, Metrics};
+use sidereal::generator::Widths;
 use sidereal::nn::kernels::Precision;
-use sidereal::recommend::Engine;
+use sidereal::recommend::Compute;
 use sidereal::{Result, Run};
 
 use crate::args::SplitName;
@@ -16,7 +17,7 @@ use crate::output;
 /// The command's arguments.
 pub(crate) struct Wish {
     pub(crate) split: SplitName,
-    pub(crate) beam: usize,
+    pub(crate) beam: Widths,
     pub(crate) users: Option<usize>,
     pub(crate) precision: Vec<Precision>,
     pub(crate) baselines_only: bool,
@@ -34,8 +35,8 @@ pub(crate) fn execute(context: &Context, run: &Path, with: &[PathBuf], wish: Wis
         seed: wish.seed,
     };
     let device = context.global.device;
-    let engines: Vec<Engine> = wish.precision.iter().map(|&precision| Engine { device, precision }).collect();
-    let evaluation = evaluate_with(&run, &others, question, &engines, context.progress.as_ref())?;
+    let computes: Vec<Compute> = wish.precision.iter().map(|&precision| Compute { device, precision }).collect();
+    let evaluation = evaluate_with(&run, &others, question, &computes, context.progress.as_ref())?;
     if context.global.json {
         output::json(&evaluation)?
     } else {

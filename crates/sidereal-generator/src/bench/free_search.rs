@@ -16,7 +16,7 @@ pub fn free_search<M: NextCodeModel>(
     model: &M,
     catalog: &Catalog,
     histories: &[&[u32]],
-    options: BeamOptions,
+    options: &BeamOptions,
 ) -> Result<Vec<f32>> {
     let groups = histories.par_chunks(model.requests_per_state().max(1));
     let found: Vec<Vec<f32>> =
@@ -28,12 +28,11 @@ fn search_group<M: NextCodeModel>(
     model: &M,
     catalog: &Catalog,
     histories: &[&[u32]],
-    options: BeamOptions,
+    options: &BeamOptions,
 ) -> Result<Vec<f32>> {
     let (mut state, mut scores) = model.begin(histories, options.norm)?;
     // Nobody looks at the node of a beam here.
-    let root = Beam { score: 0.0, node: catalog.root(), order: 0, parent: 0, code: 0 };
-    let mut beams: Vec<Vec<Beam>> = vec![vec![root]; histories.len()];
+    let mut beams: Vec<Vec<Beam>> = vec![vec![Beam::root(catalog)]; histories.len()];
     for (depth, &codes) in catalog.codes_per_level().iter().enumerate() {
         if depth > 0 {
             let parents: Vec<u32> = beams.iter().flatten().map(|beam| beam.parent).collect();
@@ -42,7 +41,7 @@ fn search_group<M: NextCodeModel>(
         }
         let mut row = 0;
         for kept in &mut beams {
-            let mut best = Best::new(options.width);
+            let mut best = Best::new(options.search.widths.at(depth), None);
             for (beam, place) in kept.iter().zip(places(kept)) {
                 for (code, log_prob) in (0..codes as u16).zip(scores.row(row)) {
                     let order = u64::from(place) << 16 | u64::from(code);
@@ -85,9 +84,9 @@ mod tests {
         let filter = LeafFilter::allow_all();
         let requests: Vec<Request<'_>> = histories.iter().map(|history| Request { history, filter: &filter }).collect();
         for width in [1, 4, 100] {
-            let options = BeamOptions { width, norm: ScoreNorm::Full };
-            let free = free_search(&model, &catalog, &histories, options).unwrap();
-            let constrained = beam_search(&model, &catalog, &requests, options).unwrap();
+            let options = BeamOptions::new(width, ScoreNorm::Full);
+            let free = free_search(&model, &catalog, &histories, &options).unwrap();
+            let constrained = beam_search(&model, &catalog, &requests, &options).unwrap();
             for (free, ranking) in free.iter().zip(constrained) {
                 assert_eq!(*free, ranking.leaves[0].score, "width {width}");
             }

@@ -17,7 +17,7 @@ use super::candidates::Found;
 use super::features::FEATURES;
 use super::terms::{Form, Scale, Term, standardised};
 use super::{Fusion, FusionConfig, HeldOut, Weight};
-use crate::Result;
+use crate::{Result, newton};
 
 /// Rounds at most; a handful is enough.
 const ROUNDS: usize = 50;
@@ -123,7 +123,7 @@ impl Lists {
         let mut now = self.sums(lists, terms, &weights);
         let first = now.loss;
         for _ in 0..ROUNDS {
-            let step = newton_step(&now, terms.len());
+            let step = newton::step(&now.hessian, &now.gradient);
             let slope: f64 = step.iter().zip(&now.gradient).map(|(s, g)| s * g).sum();
             if !slope.is_finite() {
                 let problem = "its candidates' scores are no usable numbers";
@@ -268,28 +268,6 @@ fn add_squares(rows: &[f64], count: usize, out: &mut [f64]) {
     }
 }
 
-/// The solution of Hessian x step = gradient, by Cholesky's decomposition; the penalty keeps the Hessian positive.
-fn newton_step(sums: &Sums, count: usize) -> Vec<f64> {
-    let mut lower = sums.hessian.clone();
-    for i in 0..count {
-        for j in 0..=i {
-            let known: f64 = (0..j).map(|k| lower[i * count + k] * lower[j * count + k]).sum();
-            let rest = lower[i * count + j] - known;
-            lower[i * count + j] = if i == j { rest.max(1e-12).sqrt() } else { rest / lower[j * count + j] };
-        }
-    }
-    let mut step = sums.gradient.clone();
-    for i in 0..count {
-        let known: f64 = (0..i).map(|k| lower[i * count + k] * step[k]).sum();
-        step[i] = (step[i] - known) / lower[i * count + i];
-    }
-    for i in (0..count).rev() {
-        let known: f64 = (i + 1..count).map(|k| lower[k * count + i] * step[k]).sum();
-        step[i] = (step[i] - known) / lower[i * count + i];
-    }
-    step
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -337,7 +315,7 @@ mod tests {
         let terms = Form::ByPopularity.terms(Without::default());
         let count = terms.len();
         let sums = block_sums(&lists, &terms, &vec![0.0; count]);
-        let step = newton_step(&sums, count);
+        let step = newton::step(&sums.hessian, &sums.gradient);
         for i in 0..count {
             let product: f64 = (0..count).map(|j| sums.hessian[i * count + j] * step[j]).sum();
             assert!((product - sums.gradient[i]).abs() < 1e-7, "{product} {}", sums.gradient[i]);

@@ -164,6 +164,7 @@ impl RowTable {
                     catalog: suite.catalog.clone().unwrap_or_default(),
                     generator,
                     fusion: None,
+                    calibration: None,
                     evaluate: EvaluateRecipe::default(),
                 }
             }
@@ -172,7 +173,8 @@ impl RowTable {
         recipe.seed = suite.seed.unwrap_or(recipe.seed);
         recipe.data = suite.data.clone().unwrap_or(recipe.data);
         recipe.split = suite.split.unwrap_or(recipe.split);
-        recipe.evaluate = self.evaluate.or(suite.evaluate).unwrap_or(recipe.evaluate);
+        let evaluate = self.evaluate.as_ref().or(suite.evaluate.as_ref());
+        recipe.evaluate = evaluate.cloned().unwrap_or(recipe.evaluate);
         if let Some(catalog) = &self.catalog {
             recipe.catalog = catalog.clone();
             if catalog.import.is_some() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use sidereal_core::Progress;
 use sidereal_core::metrics::{Bootstrap, DEFAULT_KS, Metric, Row, RowReport, of_means, paired_values};
+use sidereal_generator::Widths;
 
 use crate::Result;
 use crate::evaluate::groups::Groups;
@@ -35,7 +36,7 @@ pub struct AccuracyRow {
     pub by_seed: BTreeMap<u64, Metrics>,
     /// Beam width W.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub beam: Option<usize>,
+    pub beam: Option<Widths>,
     /// Numbers that the model holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters: Option<usize>,
@@ -49,7 +50,7 @@ pub(super) struct Entry {
     pub(super) name: String,
     pub(super) method: String,
     pub(super) trained: bool,
-    pub(super) beam: Option<usize>,
+    pub(super) beam: Option<Widths>,
     pub(super) parameters: Option<usize>,
     pub(super) runs: Vec<(u64, Modes<Row>)>,
     pub(super) measured: Vec<Metrics>,
@@ -124,7 +125,7 @@ fn row(entry: &Entry, mode: usize, groups: &Groups, bootstrap: &Bootstrap) -> Ac
             sets: means_of(|detail| &detail.sets),
         },
         by_seed: judged.iter().map(|(seed, metrics, _)| (*seed, metrics.clone())).collect(),
-        beam: entry.beam,
+        beam: entry.beam.clone(),
         parameters: entry.parameters,
         measured: means(entry.measured.iter()),
     }

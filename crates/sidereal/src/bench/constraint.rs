@@ -50,7 +50,7 @@ pub fn constraint(wish: &ConstraintWish, device: DeviceChoice) -> Result<Value> 
     let model = bench_model(None, TigerConfig::default().t5(&vocab)?, wish.seed, &device.open()?)?;
     let model = model.inference(&vocab, wish.precision)?;
     let filter = LeafFilter::allow_all();
-    let options = BeamOptions { width: wish.beam, norm: ScoreNorm::Level };
+    let options = BeamOptions::new(wish.beam, ScoreNorm::Level);
     let timed = |work: &dyn Fn() -> Result<()>| -> Result<[f64; 2]> {
         let (wall, cpu) = (Instant::now(), process_cpu_s().unwrap_or_default());
         work()?;
@@ -61,9 +61,9 @@ pub fn constraint(wish: &ConstraintWish, device: DeviceChoice) -> Result<Value> 
         for (at, history) in histories.iter().enumerate() {
             let with = || {
                 let request = Request { history, filter: &filter };
-                beam_search(&model, &catalog, &[request], options).map(drop)
+                beam_search(&model, &catalog, &[request], &options).map(drop)
             };
-            let without = || free_search(&model, &catalog, &[history], options).map(drop);
+            let without = || free_search(&model, &catalog, &[history], &options).map(drop);
             // Who goes first changes with every request.
             let (first, second): (&dyn Fn() -> Result<()>, &dyn Fn() -> Result<()>) =
                 if (round + at) % 2 == 0 { (&with, &without) } else { (&without, &with) };

@@ -104,8 +104,8 @@ fn found<M: NextCodeModel>(
     filter: &LeafFilter,
     width: usize,
 ) -> Result<()> {
-    let options = BeamOptions { width, norm: ScoreNorm::Full };
-    let rankings = beam_search(model, catalog, &[Request { history, filter }], options)?;
+    let options = BeamOptions::new(width, ScoreNorm::Full);
+    let rankings = beam_search(model, catalog, &[Request { history, filter }], &options)?;
     debug_assert!(rankings.iter().all(|ranking| !ranking.items.is_empty()));
     Ok(())
 }

@@ -6,6 +6,7 @@ use sidereal_core::metrics::{RankedLists, Row};
 use sidereal_core::{Embeddings, Example, Histories, ItemIndex, Progress, Split};
 use sidereal_data::PreparedData;
 use sidereal_generator::baselines::{Baseline, Statistics, rank_examples};
+use sidereal_generator::{Search, Widths};
 use sidereal_nn::rng::Rng;
 
 use crate::Result;
@@ -14,7 +15,7 @@ use crate::evaluation::Modes;
 use crate::recommend::{Query, Recommender};
 
 /// Users whose beams are searched together; between two of these the progress moves.
-const USERS_PER_ROUND: usize = 256;
+pub(crate) const USERS_PER_ROUND: usize = 256;
 /// Length of the lists that coverage and exposure are counted on.
 pub(crate) const LIST: usize = 50;
 
@@ -36,7 +37,7 @@ impl<'a> Exam<'a> {
     pub(crate) fn new(
         data: &'a PreparedData,
         split: &'a Split,
-        question: Question,
+        question: &Question,
         progress: &'a dyn Progress,
     ) -> Result<Self> {
         let all = if question.validation { &split.validation } else { &split.test };
@@ -54,24 +55,27 @@ impl<'a> Exam<'a> {
         self.examples.iter().map(|example| example.target(self.histories)).collect()
     }
 
+    /// Some users' questions, with or without their histories among the answers.
+    pub(crate) fn queries<'q>(&'q self, round: &[Example], remove_seen: bool) -> Vec<Query<'q>> {
+        let query = |example: &Example| {
+            let history = example.history(self.histories);
+            let user = Some(self.histories.user(example.user as usize));
+            let time = self.times.as_ref().and_then(|times| example.time_before(self.histories, times));
+            let deny: &[ItemIndex] = if remove_seen { history } else { &[] };
+            Query { history, deny, user, time }
+        };
+        round.iter().map(query).collect()
+    }
+
     /// A trained model by beam search: once over the whole catalog, once with each user's history denied in the trie.
-    pub(crate) fn trained_row(&self, name: &str, recommender: &Recommender, beam: usize) -> Result<Modes<Row>> {
+    pub(crate) fn trained_row(&self, name: &str, recommender: &Recommender, beam: &Widths) -> Result<Modes<Row>> {
+        let search = Search::from(beam.clone());
         let empty = || Row { ranks: Vec::with_capacity(self.examples.len()), lists: RankedLists::new(LIST) };
         let mut rows = Modes { no_filter: empty(), seen_removed: empty() };
         self.progress.start(&format!("evaluate {name}"), Some(self.examples.len() as u64), "users");
         for round in self.examples.chunks(USERS_PER_ROUND) {
             for (row, remove_seen) in [(&mut rows.no_filter, false), (&mut rows.seen_removed, true)] {
-                let queries: Vec<Query<'_>> = round
-                    .iter()
-                    .map(|example| {
-                        let history = example.history(self.histories);
-                        let user = Some(self.histories.user(example.user as usize));
-                        let time = self.times.as_ref().and_then(|times| example.time_before(self.histories, times));
-                        let deny: &[ItemIndex] = if remove_seen { history } else { &[] };
-                        Query { history, deny, user, time }
-                    })
-                    .collect();
-                let rankings = recommender.rank(&queries, beam)?;
+                let rankings = recommender.rank(&self.queries(round, remove_seen), &search)?;
                 for (example, ranking) in round.iter().zip(&rankings) {
                     row.ranks.push(ranking.rank_of(example.target(self.histories)));
                     row.lists.push(ranking.items.iter().map(|scored| scored.item));
@@ -102,7 +106,7 @@ impl<'a> Exam<'a> {
     }
 }
 
-fn sample(examples: &[Example], question: Question) -> Result<Vec<Example>> {
+fn sample(examples: &[Example], question: &Question) -> Result<Vec<Example>> {
     let mut chosen = examples.to_vec();
     if let Some(users) = question.users.filter(|&users| users < chosen.len()) {
         Rng::new(question.seed, "evaluate sample").shuffle(&mut chosen);

@@ -52,7 +52,7 @@ fn evaluation(strength: f64) -> Evaluation {
         split: "test".to_owned(),
         users: 22_363,
         items: 12_101,
-        beam: 50,
+        beam: 50.into(),
         precision: sidereal_nn::kernels::Precision::F32,
         generator: Some("tiger".to_owned()),
         catalog_version: "9f31c2a4".to_owned(),
@@ -400,7 +400,7 @@ fn the_largest_numbers_and_one_single_point_make_a_page() {
     let point = TrainingPoint { step: u64::MAX, loss: Some(2.5), ..TrainingPoint::default() };
     data.training = vec![point];
     let evaluation = data.evaluation.as_mut().unwrap();
-    (evaluation.users, evaluation.items, evaluation.beam) = (usize::MAX, usize::MAX, usize::MAX);
+    (evaluation.users, evaluation.items, evaluation.beam) = (usize::MAX, usize::MAX, usize::MAX.into());
     data.tokenizer = Some(TokenizerView {
         items: usize::MAX,
         unique_ids: usize::MAX,

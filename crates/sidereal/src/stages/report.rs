@@ -39,7 +39,7 @@ pub fn make(run: &Run, recipe: &Recipe, device: DeviceChoice, progress: &dyn Pro
     run.stage(Stage::Report, wanted, |out| {
         let question = Question {
             validation: false,
-            beam: recipe.evaluate.beam,
+            beam: recipe.evaluate.beam.clone(),
             users: recipe.evaluate.users,
             baselines_only: false,
             seed: recipe.seed,
@@ -99,7 +99,7 @@ fn page_data(
             Query { history, deny: history, user: Some(data.histories.user(example.user as usize)), time: None }
         })
         .collect();
-    let rankings = recommender.rank(&queries, recipe.evaluate.beam)?;
+    let rankings = recommender.rank(&queries, &recipe.evaluate.beam.clone().into())?;
     let view = |item: ItemIndex| ItemView {
         item_id: catalog.item_id(item).to_owned(),
         title: data.items.title(item).map(str::to_owned),

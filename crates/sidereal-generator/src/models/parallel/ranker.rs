@@ -14,6 +14,7 @@ use crate::models::repeats::{Repeats, add_to_scores};
 use crate::ranker::{Question, Ranker};
 use crate::ranking::Ranking;
 use crate::scoring::{CodeScores, ItemScorer, NextCodeModel, ScoreNorm};
+use crate::search::Search;
 
 /// Questions that are answered together.
 pub(super) const BLOCK: usize = 64;
@@ -183,6 +184,11 @@ impl TrieRanker {
 
 impl Ranker for TrieRanker {
     fn rank(&self, catalog: &Catalog, questions: &[Question<'_>], beam: usize) -> Result<Vec<Ranking>> {
+        self.search(catalog, questions, &beam.into())
+    }
+
+    fn search(&self, catalog: &Catalog, questions: &[Question<'_>], search: &Search) -> Result<Vec<Ranking>> {
+        let options = BeamOptions::new(search.clone(), ScoreNorm::Level);
         let of_block = |questions: &[Question<'_>]| -> Result<Vec<Ranking>> {
             let histories: Vec<&[ItemIndex]> = questions.iter().map(|question| question.history).collect();
             let log_probs = self.oracle.log_probs(&histories)?;
@@ -192,8 +198,7 @@ impl Ranker for TrieRanker {
                 .zip(questions)
                 .map(|(number, question)| Request { history: number, filter: question.filter })
                 .collect();
-            let options = BeamOptions { width: beam, norm: ScoreNorm::Level };
-            beam_search(&self.model(&log_probs), catalog, &requests, options)
+            beam_search(&self.model(&log_probs), catalog, &requests, &options)
         };
         let blocks: Vec<Vec<Ranking>> = questions.par_chunks(BLOCK).map(of_block).collect::<Result<_>>()?;
         Ok(blocks.into_iter().flatten().collect())

@@ -6,7 +6,7 @@ use super::Chart;
 use super::popularity::{BucketsView, view as buckets};
 use crate::Result;
 use crate::evaluation::{Comparison, Evaluation, Metrics, RowDetail};
-use crate::report::numbers::{count, figure, metric, p_value, percent, plural, range, seconds, signed};
+use crate::report::numbers::{figure, metric, p_value, percent, plural, range, seconds, signed};
 use crate::report::plots::{self, Difference};
 use crate::report::verdict::{Duel, MODES, Outcome, Verdict, verdict};
 
@@ -158,7 +158,7 @@ fn about(evaluation: &Evaluation) -> String {
     }
     parts.push(format!("ranked over {}", plural(evaluation.items as u64, "item")));
     if evaluation.generator.is_some() {
-        parts.push(format!("beam width {}", count(evaluation.beam as u64)));
+        parts.push(format!("beam width {}", evaluation.beam));
         parts.push(format!("invalid rate {}", percent(evaluation.invalid_rate)));
         parts.push(format!("duplicate rate {}", percent(evaluation.duplicate_rate)));
     }
