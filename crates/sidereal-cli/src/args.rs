@@ -54,9 +54,10 @@ pub(crate) enum Command {
     Run {
         /// The recipe (TOML).
         recipe: PathBuf,
-        /// Folder with items.parquet, interactions.parquet and embeddings.safetensors.
-        #[arg(long)]
-        data: Option<PathBuf>,
+        /// Folder with items.parquet, interactions.parquet and embeddings.safetensors; or several, each a domain with a
+        /// name of its own: --data games=DIR --data books=DIR.
+        #[arg(long, value_name = "[NAME=]DIR")]
+        data: Vec<PathBuf>,
         /// The run folder.
         #[arg(long)]
         out: PathBuf,
@@ -73,9 +74,9 @@ pub(crate) enum Command {
         /// Suites (TOML with [[row]] tables) and recipes (a row each).
         #[arg(required = true)]
         rows: Vec<PathBuf>,
-        /// Folder with items.parquet, interactions.parquet and embeddings.safetensors.
-        #[arg(long)]
-        data: PathBuf,
+        /// Folder with items.parquet, interactions.parquet and embeddings.safetensors; or several, as `run` takes them.
+        #[arg(long, value_name = "[NAME=]DIR", required = true)]
+        data: Vec<PathBuf>,
         /// The folder to write: accuracy.json, accuracy.html, and a run for each row and seed.
         #[arg(long)]
         out: PathBuf,
@@ -496,6 +497,31 @@ pub(crate) enum Generator {
         /// A method or a preset (`sidereal methods` lists both), or a recipe file, for its [generator] table.
         #[arg(long, default_value = "tiger")]
         recipe: String,
+        /// The seed.
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+    },
+    /// A trained generator of several domains trained on for one of them, as a new run with the same catalog: begins with
+    /// the parent's weights, reads that domain's events alone, and keeps what ranks best among its items.
+    Tune {
+        /// The parent's run folder.
+        run: PathBuf,
+        /// The domain, as the items' column `domain` names it.
+        #[arg(long)]
+        domain: String,
+        /// The new run folder.
+        #[arg(long)]
+        out: PathBuf,
+        /// A recipe file, for its [generator] table, of the parent's method and sizes; by default the parent's own, with a
+        /// tenth of its learning rate.
+        #[arg(long, conflicts_with_all = ["epochs", "learning_rate"])]
+        recipe: Option<PathBuf>,
+        /// Times through the domain's samples at most; by default the parent's number.
+        #[arg(long)]
+        epochs: Option<u64>,
+        /// The highest learning rate.
+        #[arg(long)]
+        learning_rate: Option<f64>,
         /// The seed.
         #[arg(long, default_value_t = 42)]
         seed: u64,

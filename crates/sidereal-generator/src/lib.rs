@@ -43,4 +43,4 @@ pub use ranker::{Question, Ranker};
 pub use ranking::{Ranking, ScoredItem, ScoredLeaf};
 pub use scoring::{ItemScorer, NextCodeModel, ScoreNorm};
 pub use sidereal_nn::{Error, Result};
-pub use training::{TrainJob, TrainOutcome, TrainingConfig, train};
+pub use training::{TrainJob, TrainOutcome, TrainingConfig, train, tune};

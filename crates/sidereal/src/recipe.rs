@@ -73,6 +73,9 @@ pub struct DataRecipe {
     /// Keep only users and items with this many events, to a fixpoint; absent keeps everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub k_core: Option<u32>,
+    /// Of several data sets: one user id is one person in all of them. By default users are other people in each.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shared_users: bool,
     /// Names of the columns.
     pub columns: ColumnMap,
 }
