@@ -4,8 +4,10 @@
 //! *Ours*: weights are chosen by rankings within the domain, and the parent's are among those to choose from, so that on
 //! the validation users a tuned generator is never behind the one that it came from.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use serde_json::{Map, Value};
 use sidereal_core::{Error, Progress};
 use sidereal_generator::{Generator, GeneratorConfig};
 use sidereal_nn::device::DeviceChoice;
@@ -15,6 +17,7 @@ use crate::domains::Domains;
 use crate::lend::lend;
 use crate::run::{Outcome, Run, Stage};
 use crate::stages::generator::{Tuning, make_tuned};
+use crate::stages::resolved;
 
 /// The parent's learning rate is taken times this where none is given: the weights are near where they should be.
 const RATE: f64 = 0.1;
@@ -58,7 +61,10 @@ pub fn tune(parent: &Run, out: &Path, wish: Wish<'_>, progress: &dyn Progress) -
             let problem = format!("{} cannot go on from the weights of {}", config.method(), info.method);
             return Err(Error::config("generator", problem, "give a recipe of the parent's method").into());
         }
-        Some(config) => config.clone(),
+        Some(config) => {
+            same_model("generator", &resolved(&info.recipe), &resolved(config))?;
+            config.clone()
+        }
         None => {
             let mut config = info.recipe.clone();
             config.training_mut().learning_rate *= RATE;
@@ -79,6 +85,22 @@ pub fn tune(parent: &Run, out: &Path, wish: Wish<'_>, progress: &dyn Progress) -
     let tuning = Tuning { domain: wish.domain, parent: &dir, parent_name: &name, digest: &digest, step: info.step };
     let outcome = make_tuned(&run, &config, wish.seed, wish.device, tuning, progress)?;
     Ok((run, outcome))
+}
+
+/// Refuses a model of other sizes than the parent's: everything but its training and its dropout is in the weights.
+fn same_model(key: &str, parent: &Value, ours: &Value) -> Result<()> {
+    let (Value::Object(theirs), Value::Object(tables)) = (parent, ours) else {
+        if parent == ours {
+            return Ok(());
+        }
+        let problem = format!("{ours}, but the parent has {parent}");
+        return Err(Error::config(key, problem, "give the parent's: only dropout and training may differ").into());
+    };
+    let keys: BTreeSet<&String> = theirs.keys().chain(tables.keys()).collect();
+    keys.into_iter().filter(|key| !matches!(key.as_str(), "training" | "dropout")).try_for_each(|name| {
+        let of = |table: &Map<String, Value>| table.get(name).cloned().unwrap_or_default();
+        same_model(&format!("{key}.{name}"), &of(theirs), &of(tables))
+    })
 }
 
 /// Gives the new run every stage before the generator. A folder that holds other stages is left as it is.
