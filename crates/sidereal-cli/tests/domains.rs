@@ -208,6 +208,60 @@ fn data_sets_that_cannot_be_one_are_told() {
 }
 
 #[test]
+fn a_set_may_be_read_in_its_own_way() {
+    let world = two_domains();
+    joint(&world, "data");
+    fs::create_dir(world.path("odd")).unwrap();
+    for (file, ours, theirs) in [
+        ("items.csv", "item_id,title", "asin,name"),
+        ("interactions.csv", "user_id,item_id,timestamp", "who,asin,when"),
+    ] {
+        let text = fs::read_to_string(world.path(&format!("other/{file}"))).unwrap();
+        fs::write(world.path(&format!("odd/{file}")), text.replace(ours, theirs)).unwrap();
+    }
+    fs::copy(world.path("other/embeddings.safetensors"), world.path("odd/embeddings.safetensors")).unwrap();
+    let own =
+        "[data.domains.second]\ncolumns = { item = \"asin\", title = \"name\", user = \"who\", time = \"when\" }\n";
+    let run = |own: &str| {
+        fs::write(world.path("own.toml"), format!("{RECIPE}\n{own}")).unwrap();
+        [
+            "run",
+            "own.toml",
+            "--out",
+            "own",
+            "--until",
+            "data",
+            "--data",
+            "first=data",
+            "--data",
+            "second=odd",
+            "--quiet",
+        ]
+    };
+    world.answer(&run(own));
+    let table = |run: &str| fs::read(world.path(&format!("{run}/data/interactions.parquet"))).unwrap();
+    assert!(table("own") == table("joint"), "the same events, whatever their columns are called");
+    let error = world.refusal(&run(&own.replace("second", "third")));
+    assert!(error.contains("data.domains.third") && error.contains("first, second"), "{error}");
+    let error = world.refusal(&run(&format!("{own}k_core = 99\n")));
+    assert!(error.contains("k-core of second"), "{error}");
+}
+
+#[test]
+fn baselines_imports_and_tables_of_rows_take_several_sets() {
+    let world = two_domains();
+    joint(&world, "catalog");
+    let told = world.json(&["evaluate", "joint", "--baselines-only", "--json", "--quiet"]);
+    assert!(told["domains"][0]["rows"]["fused"]["within"]["seen_removed"]["mrr"].is_f64(), "{told}");
+    let recipe = RECIPE.replace("[tokenizer.rq-kmeans]\ncodes = [8, 8]", "[catalog]\nimport = \"ids.json\"");
+    fs::write(world.path("import.toml"), recipe).unwrap();
+    let error = world.refusal(&[&["run", "import.toml", "--out", "imported", "--quiet"][..], &BOTH].concat());
+    assert!(error.contains("several data folders in which ids.json could be"), "{error}");
+    let told = world.json(&[&["compare", "recipe.toml", "--out", "table", "--json", "--quiet"][..], &BOTH].concat());
+    assert_eq!((&told["data"]["items"], &told["failed"]), (&json!(2 * ITEMS), &json!([])));
+}
+
+#[test]
 fn a_run_of_one_unnamed_set_is_what_it_was() {
     let world = World::new();
     world.run_until("embeddings");
@@ -220,5 +274,5 @@ fn a_run_of_one_unnamed_set_is_what_it_was() {
     world.answer(&["run", "recipe.toml", "--data", "only=data", "--out", "named", "--until", "embeddings", "--quiet"]);
     let bytes = |run: &str| fs::read(world.path(&format!("{run}/embeddings/embeddings.safetensors"))).unwrap();
     assert_eq!(bytes("named"), bytes("run"));
-    assert_eq!(manifest(&world, "named/data")["config"]["domains"], json!(["only"]));
+    assert_eq!(manifest(&world, "named/data")["config"]["data_sets"], json!(["only"]));
 }

@@ -35,8 +35,10 @@ pub fn from_source(
 /// Prepares every data set by itself and makes them one, in which items have a domain: [`join`].
 ///
 /// # Errors
-/// As [`from_source`], with the domain's name; sets that cannot be one.
+/// As [`from_source`]; a recipe that speaks of a set that there is not; sets that cannot be one.
 fn from_domains(run: &Run, domains: &[DomainFolder], recipe: &DataRecipe, progress: &dyn Progress) -> Result<Outcome> {
+    let names: Vec<&str> = domains.iter().map(|domain| domain.name.as_str()).collect();
+    recipe.check_domains(&names)?;
     let mut inputs = BTreeMap::new();
     let mut found = Vec::new();
     for DomainFolder { name, folder } in domains {
@@ -45,13 +47,18 @@ fn from_domains(run: &Run, domains: &[DomainFolder], recipe: &DataRecipe, progre
         inputs.insert(format!("{name}/interactions"), sha256_file(&files.interactions)?);
         found.push((name, files));
     }
-    let names: Vec<&str> = domains.iter().map(|domain| domain.name.as_str()).collect();
     let mut config = resolved(recipe);
-    config["domains"] = resolved(&names);
+    config["data_sets"] = resolved(&names);
     run.stage(Stage::Data, Manifest::new(Stage::Data.name(), None, config, inputs), |out| {
         progress.start("read data", None, "rows");
         let prepared = |(name, files): (&String, DataFolder)| -> Result<Domain> {
-            let data = prepare_files(Some(&files.items), &files.interactions, &recipe.columns, recipe.k_core)?;
+            let (columns, k_core) = recipe.of_domain(name);
+            let data = prepare_files(Some(&files.items), &files.interactions, columns, k_core);
+            let data = data.map_err(|error| match error {
+                // Files are named already; keys are those of all sets.
+                Error::Config { key, problem, mend } => Error::config(format!("{key} of {name}"), problem, mend),
+                other => other,
+            })?;
             progress.advance(data.histories.events() as u64);
             Ok(Domain { name: name.clone(), data })
         };
@@ -71,10 +78,7 @@ pub fn from_files(
     recipe: &DataRecipe,
     progress: &dyn Progress,
 ) -> Result<Outcome> {
-    if recipe.shared_users {
-        let mend = "give the data sets that share users as --data NAME=DIR --data OTHER=DIR, or leave the key out";
-        return Err(Error::config("data.shared_users", "there is one data set, which has no name", mend).into());
-    }
+    recipe.check_domains(&[])?;
     let mut inputs = BTreeMap::from([("interactions".to_owned(), sha256_file(interactions)?)]);
     if let Some(items) = items {
         inputs.insert("items".to_owned(), sha256_file(items)?);
