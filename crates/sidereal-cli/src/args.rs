@@ -13,9 +13,11 @@ use sidereal::nn::kernels::Precision;
 use sidereal::run::Stage;
 
 mod bench;
+mod generator;
 mod recommend;
 
 pub(crate) use bench::Bench;
+pub(crate) use generator::Generator;
 pub(crate) use recommend::Recommend;
 
 /// Generative recommendation with semantic IDs: embeddings in, catalog items out.
@@ -57,9 +59,10 @@ pub(crate) enum Command {
     Run {
         /// The recipe (TOML).
         recipe: PathBuf,
-        /// Folder with items.parquet, interactions.parquet and embeddings.safetensors.
-        #[arg(long)]
-        data: Option<PathBuf>,
+        /// Folder with items.parquet, interactions.parquet and embeddings.safetensors; or several, each a domain with a
+        /// name of its own: --data games=DIR --data books=DIR.
+        #[arg(long, value_name = "[NAME=]DIR")]
+        data: Vec<PathBuf>,
         /// The run folder.
         #[arg(long)]
         out: PathBuf,
@@ -76,9 +79,9 @@ pub(crate) enum Command {
         /// Suites (TOML with [[row]] tables) and recipes (a row each).
         #[arg(required = true)]
         rows: Vec<PathBuf>,
-        /// Folder with items.parquet, interactions.parquet and embeddings.safetensors.
-        #[arg(long)]
-        data: PathBuf,
+        /// Folder with items.parquet, interactions.parquet and embeddings.safetensors; or several, as `run` takes them.
+        #[arg(long, value_name = "[NAME=]DIR", required = true)]
+        data: Vec<PathBuf>,
         /// The folder to write: accuracy.json, accuracy.html, and a run for each row and seed.
         #[arg(long)]
         out: PathBuf,
@@ -505,37 +508,10 @@ pub(crate) enum CatalogCommand {
     },
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum Generator {
-    /// Trains a generator on a run; a killed training resumes.
-    Train {
-        /// The run folder.
-        run: PathBuf,
-        /// A method or a preset (`sidereal methods` lists both), or a recipe file, for its [generator] table.
-        #[arg(long, default_value = "tiger")]
-        recipe: String,
-        /// The seed.
-        #[arg(long, default_value_t = 42)]
-        seed: u64,
-    },
-    /// Fits one score of the trained generator and plain counts on the validation targets; the run then answers by it.
-    Fuse {
-        /// The run folder.
-        run: PathBuf,
-        /// A recipe file, for its [fusion] table instead of the defaults.
-        #[arg(long)]
-        recipe: Option<PathBuf>,
-        /// The seed.
-        #[arg(long, default_value_t = 42)]
-        seed: u64,
-    },
-}
-
 fn thread_count(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|threads| (1..=1024).contains(threads)).ok_or_else(|| "give 1 to 1024 threads".to_owned())
 }
 
-/// Names of the formats that catalogs are exchanged in.
 /// A name of the list of formats; the error lists them.
 fn known_format(name: &str) -> Result<String, String> {
     sidereal::exchange::Format::of(name).map(|format| format.name.to_owned()).map_err(|e| e.to_string())

@@ -165,9 +165,11 @@ fn widths_by_level_are_searched_with_and_checked() {
 
     // In a recipe: refused before anything is made, where the levels are known.
     let recipe = fs::read_to_string(world.path("recipe.toml")).unwrap();
-    for (beam, parts) in
-        [("[50, 50, 50]", ["evaluate.beam", "2 codes"]), ("[50, 0]", ["evaluate.beam", "level 1"]), ("[]", ["evaluate.beam", "no beam widths"])]
-    {
+    for (beam, parts) in [
+        ("[50, 50, 50]", ["evaluate.beam", "2 codes"]),
+        ("[50, 0]", ["evaluate.beam", "level 1"]),
+        ("[]", ["evaluate.beam", "no beam widths"]),
+    ] {
         fs::write(world.path("wide.toml"), recipe.replace("beam = 50\n", &format!("beam = {beam}\n"))).unwrap();
         let error = world.refusal(&["run", "wide.toml", "--data", "data", "--out", "other", "--quiet"]);
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
@@ -180,7 +182,8 @@ fn widths_by_level_are_searched_with_and_checked() {
         told["stages"].as_array().unwrap().iter().map(|stage| stage["stage"].as_str().unwrap_or_default()).collect();
     assert_eq!(stages.len(), 8, "{told}");
     assert!(world.path("run/calibration/calibration.json").is_file());
-    let evaluation: Value = serde_json::from_slice(&fs::read(world.path("run/report/evaluation.json")).unwrap()).unwrap();
+    let evaluation: Value =
+        serde_json::from_slice(&fs::read(world.path("run/report/evaluation.json")).unwrap()).unwrap();
     assert_eq!(evaluation["beam"], serde_json::json!([60, 50]));
 }
 

@@ -41,6 +41,21 @@ pub struct Facts {
     /// What the k-core dropped.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub k_core: Option<Dropped>,
+    /// Where the data was made of several sets: what was found in each, in the order of their items.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub domains: Vec<DomainFacts>,
+}
+
+/// What preparing one of several data sets found out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DomainFacts {
+    /// The domain's name.
+    pub name: String,
+    /// Rows of its items file.
+    pub rows_in_file: u32,
+    /// Its own counts and rules.
+    pub found: Facts,
 }
 
 /// What a k-core dropped.

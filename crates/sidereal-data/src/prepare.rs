@@ -224,7 +224,7 @@ fn facts(interactions: &InteractionTable, ordered: &Ordered, core: &Option<Core>
     }
 }
 
-fn count(facts: &mut Facts, items: &Items, histories: &Histories) {
+pub(crate) fn count(facts: &mut Facts, items: &Items, histories: &Histories) {
     let mut warm = vec![false; items.len()];
     for &item in histories.items() {
         warm[item as usize] = true;

@@ -42,7 +42,7 @@ pub use formats::{Batch, FORMATS, FileIdentity, IdBatches, Reading, VectorFile};
 pub use hub::Hub;
 pub use model_folder::ModelFolder;
 pub use objects::StoreOptions;
-pub use parts::side_by_side;
+pub use parts::{one_below_the_other, side_by_side};
 pub use precision::Precision;
 pub use stage::load;
 pub use template::Template;

@@ -50,4 +50,4 @@ pub use ranking::{Ranking, ScoredItem, ScoredLeaf};
 pub use scoring::{ItemScorer, NextCodeModel, ScoreNorm};
 pub use search::{Quota, Search, Widths};
 pub use sidereal_nn::{Error, Result};
-pub use training::{TrainJob, TrainOutcome, TrainingConfig, train};
+pub use training::{TrainJob, TrainOutcome, TrainingConfig, train, tune};

@@ -19,7 +19,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use candle_core::backprop::GradStore;
-use sidereal_core::{Error as CoreError, Histories, Progress, Split};
+use sidereal_core::filter::Allowed;
+use sidereal_core::{Error as CoreError, Histories, LeafFilter, Progress, Split};
 use sidereal_nn::optimizer::{AdamW, AdamWConfig};
 use sidereal_nn::rng::Rng;
 
@@ -55,6 +56,17 @@ pub struct TrainJob<'a> {
     pub work_dir: &'a Path,
     /// Who watches.
     pub progress: &'a dyn Progress,
+}
+
+/// Where a training begins that goes on from another's weights.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    /// A folder that [`Generator::save`] wrote.
+    pub folder: &'a Path,
+    /// What tells its weights from others: a work folder is continued with the same ones alone.
+    pub digest: &'a str,
+    /// Among which items validations rank; by default all.
+    pub allowed: Option<&'a Allowed>,
 }
 
 /// Why a training ended.
@@ -118,6 +130,18 @@ impl Measured {
 /// A recipe, data or work folder that cannot be trained with (each names its mend), a loss that is not a number, and
 /// whatever the device or the file system says. The work folder then holds the last checkpoint, whose weights are finite.
 pub fn train(job: &TrainJob<'_>) -> Result<TrainOutcome> {
+    begin(job, None)
+}
+
+/// Trains on from other weights, which are validated first: where nothing is better, they are what comes back.
+///
+/// # Errors
+/// As [`train`]; weights that do not fit the recipe or the catalog.
+pub fn tune(job: &TrainJob<'_>, start: &Start<'_>) -> Result<TrainOutcome> {
+    begin(job, Some(start))
+}
+
+fn begin(job: &TrainJob<'_>, start: Option<&Start<'_>>) -> Result<TrainOutcome> {
     job.config.check(job.materials.catalog.codes_per_level())?;
     let samples = Samples::new(job.histories, job.split, job.config.model().unit(), job.config.max_history());
     if samples.is_empty() {
@@ -126,7 +150,7 @@ pub fn train(job: &TrainJob<'_>) -> Result<TrainOutcome> {
     }
     let counts = job.split.training_popularity(job.histories, job.materials.catalog.len());
     let materials = Materials { training_counts: Some(&counts), ..job.materials };
-    Run::open(&TrainJob { materials, ..*job }, &samples)?.finish()
+    Run::open(&TrainJob { materials, ..*job }, start, &samples)?.finish()
 }
 
 /// A training in progress.
@@ -135,6 +159,8 @@ struct Run<'a> {
     config: &'a TrainingConfig,
     samples: &'a Samples<'a>,
     validator: Validator<'a>,
+    /// Whether there are weights before the first step that are worth keeping.
+    goes_on: bool,
     network: Box<dyn Network>,
     optimizer: AdamW,
     store: Store,
@@ -149,15 +175,22 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn open(job: &'a TrainJob<'a>, samples: &'a Samples<'a>) -> Result<Self> {
+    fn open(job: &'a TrainJob<'a>, start: Option<&Start<'_>>, samples: &'a Samples<'a>) -> Result<Self> {
         let config = job.config.training();
         let steps_per_epoch = samples.batches_per_epoch(config.batch_size) as u64;
         let total_steps = steps_per_epoch.saturating_mul(config.max_epochs).min(config.max_steps.unwrap_or(u64::MAX));
-        let validator = Validator::new(job.histories, job.split, job.materials.catalog, config, job.seed);
-        let network = job.config.model().build(&job.materials, Rng::new(job.seed, "weights").next_u64())?;
+        let filter = match start.and_then(|start| start.allowed) {
+            Some(allowed) => LeafFilter::new(job.materials.catalog, allowed, &[])?,
+            None => LeafFilter::allow_all(),
+        };
+        let validator = Validator::new(job, config, filter);
+        let network = match start {
+            Some(start) => job.config.model().load(start.folder, &job.materials)?,
+            None => job.config.model().build(&job.materials, Rng::new(job.seed, "weights").next_u64())?,
+        };
         let adam = AdamWConfig { lr: config.learning_rate, weight_decay: config.weight_decay, ..Default::default() };
         let mut optimizer = AdamW::new(network.params().vars().to_vec(), adam)?;
-        let store = Store::open(job, samples.len())?;
+        let store = Store::open(job, start.map(|start| start.digest), samples.len())?;
         let resumed = store.resume(network.params(), &mut optimizer)?;
         let (saved, position) = (resumed.map(|position| position.step), resumed.unwrap_or_default());
         let log = MetricsLog::open(job.work_dir, position.step)?;
@@ -169,6 +202,7 @@ impl<'a> Run<'a> {
             config,
             samples,
             validator,
+            goes_on: start.is_some(),
             network,
             optimizer,
             store,
@@ -194,6 +228,11 @@ impl<'a> Run<'a> {
 
     fn steps(&mut self) -> Result<Stopped> {
         let mut epoch: Option<(u64, Vec<Vec<u32>>)> = None;
+        if self.goes_on && self.position.step == 0 && self.position.validated_at.is_none() && !self.validator.is_empty()
+        {
+            self.validate()?;
+            self.checkpoint()?;
+        }
         let mut since_log = Instant::now();
         loop {
             if let Some(stopped) = self.over() {

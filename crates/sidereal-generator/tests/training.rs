@@ -19,10 +19,10 @@ use sidereal_generator::models::sasrec::SasrecConfig;
 use sidereal_generator::models::setrec::SetrecConfig;
 use sidereal_generator::models::t5::{FeedForward, T5};
 use sidereal_generator::models::tiger::TigerConfig;
-use sidereal_generator::training::{Event, METRICS_FILE, ScheduleKind, Stopped, read_metrics};
+use sidereal_generator::training::{Event, METRICS_FILE, ScheduleKind, Start, Stopped, read_metrics};
 use sidereal_generator::{
     GENERATORS, Generator, GeneratorConfig, Materials, Network, Question, Result, Row, SampleUnit, ScoreNorm, TrainJob,
-    TrainOutcome, TrainingConfig, train,
+    TrainOutcome, TrainingConfig, train, tune,
 };
 
 const ITEMS: usize = 24;
@@ -408,5 +408,45 @@ fn every_generator_trains_saves_loads_and_answers_with_catalog_items() {
             assert!((exact[scored.item as usize] - scored.score).abs() < 1e-4, "{}", method.name);
         }
         assert!([3, 4, 5].iter().all(|&denied: &usize| exact[denied] == f32::NEG_INFINITY), "{}", method.name);
+    }
+}
+
+#[test]
+fn every_generator_goes_on_from_saved_weights_also_when_it_is_killed() {
+    let (catalog, (histories, split), vectors) = (catalog(), histories(12), vectors());
+    for method in GENERATORS {
+        let config = shrunk((method.default_config)());
+        let dir = tempfile::tempdir().unwrap();
+        let parent = run(&config, dir.path(), &NoProgress).unwrap();
+        let saved = tempfile::tempdir().unwrap();
+        parent.generator.save(saved.path()).unwrap();
+        let tuned = |config: &GeneratorConfig, dir: &Path, digest: &str, progress: &dyn Progress| {
+            let start = Start { folder: saved.path(), digest, allowed: None };
+            let (materials, seed) = (materials(&catalog, &vectors), 7);
+            let (histories, split) = (&histories, &split);
+            tune(&TrainJob { config, histories, split, materials, seed, work_dir: dir, progress }, &start)
+        };
+        let log =
+            |dir: &Path| -> Vec<String> { read_metrics(&dir.join(METRICS_FILE)).unwrap().iter().map(told).collect() };
+
+        // Steps of no length: what comes back is what was there, and it was judged before the first of them.
+        let mut still = config.clone();
+        still.training_mut().learning_rate = 0.0;
+        let dir = tempfile::tempdir().unwrap();
+        let outcome = tuned(&still, dir.path(), "parent", &NoProgress).unwrap();
+        assert_eq!(bytes(outcome.generator.network()), bytes(parent.generator.network()), "{}", method.name);
+        assert_eq!((outcome.best_step, outcome.validation), (0, parent.validation), "{}", method.name);
+        assert_eq!(log(dir.path())[0], format!("0 {:?} true", parent.validation.unwrap()));
+
+        let whole = tempfile::tempdir().unwrap();
+        let expected = tuned(&config, whole.path(), "parent", &NoProgress).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let killed = catch_unwind(AssertUnwindSafe(|| tuned(&config, dir.path(), "parent", &KillAt::new(2)).map(drop)));
+        assert!(killed.is_err(), "{} outlived its kill", method.name);
+        let outcome = tuned(&config, dir.path(), "parent", &NoProgress).unwrap();
+        assert_eq!(bytes(outcome.generator.network()), bytes(expected.generator.network()), "{}", method.name);
+        assert_eq!(log(dir.path()), log(whole.path()), "{}", method.name);
+        let error = tuned(&config, dir.path(), "another", &NoProgress).unwrap_err().to_string();
+        assert!(error.contains("start was \"parent\", but is \"another\""), "{error}");
     }
 }

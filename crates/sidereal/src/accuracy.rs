@@ -2,7 +2,7 @@
 //!
 //! Every row is a run of its own below `OUT/rows/NAME/seed-S`, made by the pipeline as `sidereal run` makes one, so that
 //! a comparison that was killed goes on where it was and every row can be asked and looked at afterwards. Stages that
-//! rows have in common are computed once and lent (`lend`): data, embeddings and split by all, tokenizer and catalog by
+//! rows have in common are computed once and lent (`lend.rs`): data, embeddings and split by all, tokenizer and catalog by
 //! rows whose recipes say the same of them. All rows answer the same questions, beside the baselines that need no
 //! training; ranks are kept too, and the table is means over seeds with paired tests over users.
 
@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sidereal_core::Progress;
 use sidereal_core::artifact::{MANIFEST, Manifest, write_atomic, write_json};
+use sidereal_data::DataSource;
 use sidereal_generator::Widths;
 use sidereal_nn::device::DeviceChoice;
 
@@ -21,6 +22,7 @@ use crate::evaluate::Question;
 use crate::evaluate::exam::Exam;
 use crate::evaluate::groups::Groups;
 use crate::evaluation::{Comparison, Evaluation, Modes};
+use crate::lend::lend;
 use crate::pipeline::{self, Finished, Setting};
 use crate::recipe::{EmbeddingsRecipe, Recipe};
 use crate::recommend::Recommender;
@@ -28,12 +30,10 @@ use crate::report::{AccuracyView, ReportData, render};
 use crate::run::{Run, Stage};
 use crate::stages::{inputs, resolved};
 
-mod lend;
 mod ranks;
 mod suite;
 mod table;
 
-use lend::lend;
 use ranks::RANKS;
 use table::{Entry, table};
 
@@ -50,8 +50,8 @@ const SHARED: &str = "shared";
 /// What is wanted besides the rows.
 #[derive(Clone, Copy)]
 pub struct Wish<'a> {
-    /// Folder with items, interactions and embeddings, and the files that rows import.
-    pub data: &'a Path,
+    /// Folders with items, interactions and embeddings, and the files that rows import.
+    pub data: &'a DataSource,
     /// The folder to write.
     pub out: &'a Path,
     /// Trainings of each row instead of the suite's number.
@@ -223,7 +223,7 @@ impl Maker<'_> {
         let (exam, device) = (self.exam, self.wish.device);
         let rows = ranks::kept(&run.root().join(RANKS), wanted, || {
             let recommender = Recommender::load(&run, device, false)?;
-            Ok(vec![(name.clone(), exam.trained_row(name, &recommender, &question.beam)?)])
+            Ok(vec![(name.clone(), exam.trained_row(name, &recommender, &question.beam, None)?)])
         })?;
         let manifest = run.manifest(Stage::Generator)?;
         let info = sidereal_generator::Generator::read_info(&run.dir(Stage::Generator))?;

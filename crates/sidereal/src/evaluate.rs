@@ -14,9 +14,11 @@ use crate::recommend::{Compute, Recommender};
 use crate::run::{Run, Stage};
 use crate::stages::fusion::Known;
 
+mod by_domain;
 pub(crate) mod exam;
 pub(crate) mod groups;
 
+use by_domain::ByDomain;
 use exam::Exam;
 use groups::Groups;
 
@@ -67,6 +69,7 @@ pub fn evaluate_with(
     others.iter().try_for_each(|other| check_same_questions(run, &catalog, other))?;
     let embeddings = if run.has(Stage::Embeddings) { Some(run.catalog_embeddings(&catalog)?) } else { None };
     let exam = Exam::new(&data, &split, &question, progress)?;
+    let mut by_domain = ByDomain::new(&data.items, &catalog, &exam);
     let mut rows: Vec<(String, Modes<Row>)> = Vec::new();
     if !question.baselines_only {
         for run in std::iter::once(run).chain(others) {
@@ -78,17 +81,26 @@ pub fn evaluate_with(
                         other => format!(" in {}", other.name()),
                     };
                     let name = row_name(&rows, &format!("{}{kind}{precision}", generator.info().method), run);
-                    let row = exam.trained_row(&name, &recommender, &question.beam)?;
+                    let row = exam.trained_row(&name, &recommender, &question.beam, None)?;
+                    if let Some(by_domain) = &mut by_domain {
+                        by_domain.ask(&name, &recommender, &question.beam)?;
+                    }
                     rows.push((name, row));
                 }
             }
         }
     }
     let trained = rows.len();
-    rows.extend(exam.untrained_rows(catalog.len(), catalog.removed(), embeddings.as_ref())?);
+    for baseline in exam.baselines(catalog.len(), catalog.removed(), embeddings.as_ref())? {
+        rows.push((baseline.method().name.to_owned(), exam.untrained_row(&baseline)?));
+        if let Some(by_domain) = &mut by_domain {
+            by_domain.ask_untrained(&baseline)?;
+        }
+    }
     let mut evaluation = judge(&exam, &catalog, &rows, trained, question.seed)?;
     evaluation.split = if question.validation { "validation" } else { "test" }.to_owned();
     evaluation.beam = question.beam.clone();
+    evaluation.domains = by_domain.map(|by_domain| by_domain.figures(&rows)).unwrap_or_default();
     evaluation.precision = computes.first().map(|compute| compute.precision).unwrap_or_default();
     evaluation.seconds = began.elapsed().as_secs_f64();
     Ok(evaluation)

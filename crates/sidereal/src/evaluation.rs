@@ -46,6 +46,28 @@ pub struct RowDetail {
     pub sets: BTreeMap<String, Metrics>,
 }
 
+/// The users of one domain: how well each row ranks for them, among all items and among the domain's alone.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DomainFigures {
+    /// The domain.
+    pub name: String,
+    /// Users whose target is of it.
+    pub users: usize,
+    /// Its items.
+    pub items: usize,
+    /// Figures by row name.
+    pub rows: BTreeMap<String, DomainRow>,
+}
+
+/// What one row did for the users of a domain.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DomainRow {
+    /// All items of the catalog are ranked.
+    pub whole: Modes<Metrics>,
+    /// The domain's items are ranked.
+    pub within: Modes<Metrics>,
+}
+
 /// A paired test of two rows over the same users.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
@@ -97,6 +119,9 @@ pub struct Evaluation {
     pub baselines: BTreeMap<String, Modes<Metrics>>,
     /// Intervals and buckets by row name.
     pub details: BTreeMap<String, Modes<RowDetail>>,
+    /// Where items are of several domains: figures by the domain of the target, in the order of the items.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<DomainFigures>,
     /// Paired tests between rows.
     pub comparisons: Vec<Comparison>,
     /// What the table says, in sentences: whether the generator beats each baseline.

@@ -17,11 +17,14 @@ pub use sidereal_tokenizer as tokenizer;
 pub mod recipe;
 pub mod run;
 
+mod domains;
+mod lend;
 mod materials;
 
 pub mod stages;
 
 pub mod life;
+pub mod tune;
 
 pub mod estimate;
 pub mod pipeline;

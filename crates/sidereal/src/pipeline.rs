@@ -1,9 +1,9 @@
 //! All stages in turn: what `sidereal run` does.
 
-use std::path::Path;
 use std::time::Instant;
 
 use sidereal_core::Progress;
+use sidereal_data::DataSource;
 use sidereal_nn::device::DeviceChoice;
 
 use crate::recipe::Recipe;
@@ -24,8 +24,8 @@ pub struct Finished {
 /// Where a pipeline gets its input, and on what it runs.
 #[derive(Clone, Copy)]
 pub struct Setting<'a> {
-    /// Folder with items, interactions and embeddings; may be absent when the run has its data and embeddings.
-    pub data: Option<&'a Path>,
+    /// Folders with items, interactions and embeddings; may be absent when the run has its data and embeddings.
+    pub data: Option<&'a DataSource>,
     /// Where tensors live.
     pub device: DeviceChoice,
     /// Who watches.
@@ -87,7 +87,7 @@ fn has_stage(recipe: &Recipe, stage: Stage) -> bool {
 fn step(run: &Run, recipe: &Recipe, setting: Setting<'_>, stage: Stage) -> Result<Outcome> {
     let Setting { data, device, progress } = setting;
     match stage {
-        Stage::Data => stages::data::from_folder(run, data, &recipe.data, progress),
+        Stage::Data => stages::data::from_source(run, data, &recipe.data, progress),
         Stage::Embeddings => stages::embeddings::make(run, recipe.embeddings.as_ref(), data, progress),
         Stage::Split => stages::split::make(run, recipe.split),
         Stage::Tokenizer => match &recipe.tokenizer {

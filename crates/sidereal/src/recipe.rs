@@ -1,5 +1,6 @@
 //! Recipes: the whole configuration of a run in one TOML file.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -77,8 +78,51 @@ pub struct DataRecipe {
     /// Keep only users and items with this many events, to a fixpoint; absent keeps everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub k_core: Option<u32>,
+    /// Of several data sets: one user id is one person in all of them. By default users are other people in each.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shared_users: bool,
     /// Names of the columns.
     pub columns: ColumnMap,
+    /// Of several data sets: what is otherwise in one of them, by its name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub domains: BTreeMap<String, DomainRecipe>,
+}
+
+/// How one of several data sets is read, where it is otherwise than the others.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DomainRecipe {
+    /// Its k-core, instead of that of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub k_core: Option<u32>,
+    /// Names of its columns, instead of those of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub columns: Option<ColumnMap>,
+}
+
+impl DataRecipe {
+    /// Names of a data set's columns, and its k-core.
+    pub(crate) fn of_domain(&self, name: &str) -> (&ColumnMap, Option<u32>) {
+        let own = self.domains.get(name);
+        let columns = own.and_then(|own| own.columns.as_ref()).unwrap_or(&self.columns);
+        (columns, own.and_then(|own| own.k_core).or(self.k_core))
+    }
+
+    /// Refuses what is said of data sets that there are not; `names` has those of several, or none for one without name.
+    ///
+    /// # Errors
+    /// The first such key.
+    pub(crate) fn check_domains(&self, names: &[&str]) -> Result<()> {
+        if names.is_empty() && self.shared_users {
+            let mend = "give the data sets that share users as --data NAME=DIR --data OTHER=DIR, or leave the key out";
+            return Err(Error::config("data.shared_users", "there is one data set, which has no name", mend).into());
+        }
+        let Some(unknown) = self.domains.keys().find(|name| !names.contains(&name.as_str())) else { return Ok(()) };
+        let there = if names.is_empty() { "one, without a name".to_owned() } else { names.join(", ") };
+        let problem = format!("no data set is called so (there are: {there})");
+        let mend = "name the table like its --data NAME=DIR, or remove it";
+        Err(Error::config(format!("data.domains.{unknown}"), problem, mend).into())
+    }
 }
 
 /// Where the items' vectors come from, if not from the data folder.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sidereal_core::attributes::Attributes;
+use sidereal_core::filter::Allowed;
 use sidereal_core::{Catalog, Error, ItemIndex, Items, LeafFilter, Progress};
 use sidereal_generator::fusion::{FusedRanker, Fusion, FusionConfig};
 use sidereal_generator::network::user_key;
@@ -256,9 +257,23 @@ impl Recommender {
     /// An empty history; beam widths of another number of levels; whatever the device says.
     pub fn rank(&self, queries: &[Query<'_>], search: &Search) -> Result<Vec<Ranking>> {
         let filters: Vec<LeafFilter> = queries.iter().map(|query| self.filter(query.deny)).collect::<Result<_>>()?;
+        self.rank_filtered(queries, &filters, search)
+    }
+
+    /// [`Recommender::rank`] among these items, whatever [`Recommender::limit`] says.
+    ///
+    /// # Errors
+    /// As [`Recommender::rank`]; items of another catalog.
+    pub fn rank_within(&self, allowed: &Allowed, queries: &[Query<'_>], search: &Search) -> Result<Vec<Ranking>> {
+        let filter = |query: &Query<'_>| LeafFilter::new(&self.loaded.catalog, allowed, query.deny);
+        let filters: Vec<LeafFilter> = queries.iter().map(filter).collect::<std::result::Result<_, _>>()?;
+        self.rank_filtered(queries, &filters, search)
+    }
+
+    fn rank_filtered(&self, queries: &[Query<'_>], filters: &[LeafFilter], search: &Search) -> Result<Vec<Ranking>> {
         let questions: Vec<Question<'_>> = queries
             .iter()
-            .zip(&filters)
+            .zip(filters)
             .map(|(query, filter)| Question {
                 history: query.history,
                 filter,

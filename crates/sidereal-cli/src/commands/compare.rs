@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use sidereal::accuracy::{self, Accuracy, AccuracyRow, Suite, Wish};
+use sidereal::data::DataSource;
 use sidereal::{Outcome, Result};
 
 use crate::commands::Context;
@@ -12,15 +13,16 @@ use crate::output;
 /// The command's arguments.
 pub(crate) struct Job {
     pub(crate) rows: Vec<PathBuf>,
-    pub(crate) data: PathBuf,
+    pub(crate) data: Vec<PathBuf>,
     pub(crate) out: PathBuf,
     pub(crate) seeds: Option<u64>,
 }
 
 pub(crate) fn execute(context: &Context, job: &Job) -> Result<ExitCode> {
     let suite = Suite::load(&job.rows)?;
+    let data = DataSource::parse(&job.data)?.unwrap_or_else(|| DataSource::Domains(Vec::new()));
     let wish = Wish {
-        data: &job.data,
+        data: &data,
         out: &job.out,
         seeds: job.seeds,
         device: context.global.device,

@@ -14,7 +14,7 @@ pub(crate) fn prepare(context: &Context, command: Data) -> Result<ExitCode> {
     let Data::Prepare { items, interactions, out, k_core, columns } = command;
     let columns = sidereal::data::ColumnMap::parse(&columns)?;
     let run = Run::create(&out)?;
-    let recipe = DataRecipe { k_core, columns };
+    let recipe = DataRecipe { k_core, columns, ..DataRecipe::default() };
     let outcome = stages::data::from_files(&run, items.as_deref(), &interactions, &recipe, context.progress.as_ref())?;
     context.answer_stage(&run, Stage::Data, outcome)
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use sidereal::core::artifact::write_atomic;
+use sidereal::data::DataSource;
 use sidereal::pipeline::Setting;
 use sidereal::recommend::{Recommender, Wish};
 use sidereal::run::Stage;
@@ -33,6 +34,7 @@ pub(crate) fn execute(context: &Context, out: &Path) -> Result<ExitCode> {
         }
     }
     let recipe = Recipe::parse(RECIPE, "the demo's recipe")?;
+    let source = DataSource::Folder(source);
     let setting = Setting { data: Some(&source), device: context.global.device, progress: context.progress.as_ref() };
     let code = super::run::whole(context, &run, &recipe, setting, Stage::Report)?;
     if !context.global.json {

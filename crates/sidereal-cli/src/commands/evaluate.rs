@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use sidereal::evaluate::{Question, evaluate_with};
-use sidereal::evaluation::{Evaluation, Metrics};
+use sidereal::evaluation::{Evaluation, Metrics, Modes};
 use sidereal::generator::Widths;
 use sidereal::nn::kernels::Precision;
 use sidereal::recommend::Compute;
@@ -63,7 +63,37 @@ pub(crate) fn table(evaluation: &Evaluation) -> Result<()> {
     }
     output::line("")?;
     groups(evaluation)?;
+    domains(evaluation)?;
     evaluation.verdict.iter().try_for_each(|sentence| output::line(sentence))
+}
+
+/// The users of each domain, ranked for among all items and among the domain's.
+fn domains(evaluation: &Evaluation) -> Result<()> {
+    for domain in &evaluation.domains {
+        output::line(&format!("{}: {} users, {} items", domain.name, domain.users, domain.items))?;
+        let head =
+            format!("{:>22}{:>11}{:>22}{:>11}", "recall@10, all items", "ndcg@10", "recall@10, its items", "ndcg@10");
+        for (seen_removed, words) in [(false, "the history stays"), (true, "the history removed")] {
+            output::line(&format!("  {words:<30}{head}"))?;
+            for (name, _) in evaluation.rows() {
+                let Some(row) = domain.rows.get(name) else { continue };
+                let of = |modes: &Modes<Metrics>, metric: &str| {
+                    let metrics = if seen_removed { &modes.seen_removed } else { &modes.no_filter };
+                    metrics.get(metric).copied().unwrap_or(f64::NAN)
+                };
+                let (whole, within) = (&row.whole, &row.within);
+                output::line(&format!(
+                    "  {name:<30}{:>22.4}{:>11.4}{:>22.4}{:>11.4}",
+                    of(whole, "recall@10"),
+                    of(whole, "ndcg@10"),
+                    of(within, "recall@10"),
+                    of(within, "ndcg@10")
+                ))?;
+            }
+        }
+        output::line("")?;
+    }
+    Ok(())
 }
 
 /// Recall@10 on the whole catalog by the target's popularity and the history's length.

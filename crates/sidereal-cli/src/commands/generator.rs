@@ -1,10 +1,11 @@
-//! `sidereal generator train|fuse`.
+//! `sidereal generator train|tune|fuse`.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use sidereal::core::SplitRule;
 use sidereal::generator::GeneratorConfig;
+use sidereal::tune::{Wish, tune};
 use sidereal::{Recipe, Result, Run, Stage, stages};
 
 use crate::args::Generator;
@@ -13,6 +14,15 @@ use crate::commands::Context;
 pub(crate) fn execute(context: &Context, command: Generator) -> Result<ExitCode> {
     match command {
         Generator::Train { run, recipe, seed } => train(context, &run, &recipe, seed),
+        Generator::Tune { run, domain, out, recipe, epochs, learning_rate, seed } => {
+            let config = recipe.as_deref().map(Recipe::load).transpose()?.map(|recipe| recipe.generator);
+            let device = context.global.device;
+            device.open()?;
+            let config = config.as_ref();
+            let wish = Wish { domain: &domain, config, epochs, learning_rate, seed, device };
+            let (run, outcome) = tune(&Run::open(&run)?, &out, wish, context.progress.as_ref())?;
+            context.answer_stage(&run, Stage::Generator, outcome)
+        }
         Generator::Fuse { run, recipe, seed } => fuse(context, &run, recipe.as_deref(), seed),
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use serde_json::json;
+use sidereal::data::DataSource;
 use sidereal::pipeline::{self, Setting};
 use sidereal::run::Stage;
 use sidereal::{Recipe, Result, Run};
@@ -15,7 +16,7 @@ use crate::{memory, output};
 /// The command's arguments.
 pub(crate) struct Job {
     pub(crate) recipe: PathBuf,
-    pub(crate) data: Option<PathBuf>,
+    pub(crate) data: Vec<PathBuf>,
     pub(crate) out: PathBuf,
     pub(crate) until: Option<Stage>,
     pub(crate) seed: Option<u64>,
@@ -26,9 +27,9 @@ pub(crate) fn execute(context: &Context, job: &Job) -> Result<ExitCode> {
     if let Some(seed) = job.seed {
         recipe.seed = seed;
     }
+    let data = DataSource::parse(&job.data)?;
     let run = Run::create(&job.out)?;
-    let setting =
-        Setting { data: job.data.as_deref(), device: context.global.device, progress: context.progress.as_ref() };
+    let setting = Setting { data: data.as_ref(), device: context.global.device, progress: context.progress.as_ref() };
     whole(context, &run, &recipe, setting, job.until.unwrap_or(Stage::Report))
 }
 

@@ -85,13 +85,14 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn open(job: &TrainJob<'_>, samples: usize) -> Result<Self> {
+    /// The store of a job that begins with drawn weights, or with those that `start` tells.
+    pub(super) fn open(job: &TrainJob<'_>, start: Option<&str>, samples: usize) -> Result<Self> {
         std::fs::create_dir_all(job.work_dir).map_err(|e| CoreError::io("create", job.work_dir, e))?;
         let mut config = job.config.clone();
         // How often a run is saved or told about, and how long it may take, decide nothing about its steps.
         let training = config.training_mut();
         (training.checkpoint_every, training.max_minutes) = (0, None);
-        let identity = serde_json::json!({
+        let mut identity = serde_json::json!({
             "config": config,
             "seed": job.seed,
             "catalog": job.materials.catalog.version(),
@@ -99,6 +100,9 @@ impl Store {
             "samples": samples,
             "histories": histories_digest(job),
         });
+        if let Some(start) = start {
+            identity["start"] = start.into();
+        }
         Ok(Self { dir: job.work_dir.to_path_buf(), run: identity })
     }
 

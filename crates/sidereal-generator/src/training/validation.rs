@@ -1,15 +1,16 @@
 //! Validation by constrained beam search on a sample of users: what the model is chosen by is what it is used for.
 
 use serde::{Deserialize, Serialize};
-use sidereal_core::{Catalog, Example, Histories, LeafFilter, Split};
+use sidereal_core::{Catalog, Example, Histories, LeafFilter};
 use sidereal_nn::rng::Rng;
 
+use super::TrainJob;
 use super::config::TrainingConfig;
 use crate::Result;
 use crate::network::user_key;
 use crate::ranker::{Question, Ranker};
 
-/// Item-level figures over the validation sample, nothing filtered.
+/// Item-level figures over the validation sample, no history filtered.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Validation {
@@ -39,24 +40,21 @@ pub(super) struct Validator<'a> {
     catalog: &'a Catalog,
     examples: Vec<Example>,
     beam: usize,
+    filter: LeafFilter,
 }
 
 impl<'a> Validator<'a> {
-    /// Draws the sample; in the order of the split, so that the draw alone depends on the seed.
-    pub(super) fn new(
-        histories: &'a Histories,
-        split: &Split,
-        catalog: &'a Catalog,
-        config: &TrainingConfig,
-        seed: u64,
-    ) -> Self {
-        let mut examples = split.validation.clone();
+    /// Draws the sample; in the order of the split, so that the draw alone depends on the seed. Rankings hold what the
+    /// filter lets through.
+    pub(super) fn new(job: &TrainJob<'a>, config: &TrainingConfig, filter: LeafFilter) -> Self {
+        let mut examples = job.split.validation.clone();
         if config.validate_users > 0 && config.validate_users < examples.len() {
-            Rng::new(seed, "validation users").shuffle(&mut examples);
+            Rng::new(job.seed, "validation users").shuffle(&mut examples);
             examples.truncate(config.validate_users);
             examples.sort_by_key(|example| (example.user, example.position));
         }
-        Self { histories, catalog, examples, beam: config.validate_beam }
+        let (histories, catalog) = (job.histories, job.materials.catalog);
+        Self { histories, catalog, examples, beam: config.validate_beam, filter }
     }
 
     /// Whether nobody can be asked.
@@ -66,10 +64,9 @@ impl<'a> Validator<'a> {
 
     /// Asks a model.
     pub(super) fn run(&self, ranker: &dyn Ranker) -> Result<Validation> {
-        let filter = LeafFilter::allow_all();
         let question = |example: &Example| Question {
             history: example.history(self.histories),
-            filter: &filter,
+            filter: &self.filter,
             user: Some(user_key(self.histories.user(example.user as usize))),
             time: None,
         };

@@ -121,7 +121,7 @@ impl Latencies {
 
 fn request(wish: &ChangesWish, rng: &mut Rng) -> Request {
     let history = (0..HISTORY).map(|_| rng.below(wish.items) as ItemIndex).collect();
-    Request { history, k: K, beam: wish.beam, ..Request::default() }
+    Request { history, k: K, beam: wish.beam.into(), ..Request::default() }
 }
 
 /// Requests that the workers answer in a second when asked one at a time.

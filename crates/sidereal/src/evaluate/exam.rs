@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use sidereal_core::filter::Allowed;
 use sidereal_core::metrics::{RankedLists, Row};
 use sidereal_core::{Embeddings, Example, Histories, ItemIndex, Progress, Split};
 use sidereal_data::PreparedData;
 use sidereal_generator::baselines::{Baseline, Statistics, rank_examples};
+use sidereal_generator::scoring::ItemScorer;
 use sidereal_generator::{Search, Widths};
 use sidereal_nn::rng::Rng;
 
@@ -50,6 +52,12 @@ impl<'a> Exam<'a> {
         })
     }
 
+    /// The questions at some places alone.
+    pub(crate) fn of(&self, places: &[usize]) -> Self {
+        let examples = places.iter().map(|&at| self.examples[at]).collect();
+        Self { examples, times: self.times.clone(), ..*self }
+    }
+
     /// The users' targets.
     pub(crate) fn targets(&self) -> Vec<ItemIndex> {
         self.examples.iter().map(|example| example.target(self.histories)).collect()
@@ -67,15 +75,26 @@ impl<'a> Exam<'a> {
         round.iter().map(query).collect()
     }
 
-    /// A trained model by beam search: once over the whole catalog, once with each user's history denied in the trie.
-    pub(crate) fn trained_row(&self, name: &str, recommender: &Recommender, beam: &Widths) -> Result<Modes<Row>> {
+    /// A trained model by beam search: once over the whole catalog, or over what of it is allowed, and once with each
+    /// user's history denied in the trie.
+    pub(crate) fn trained_row(
+        &self,
+        name: &str,
+        recommender: &Recommender,
+        beam: &Widths,
+        within: Option<&Allowed>,
+    ) -> Result<Modes<Row>> {
         let search = Search::from(beam.clone());
         let empty = || Row { ranks: Vec::with_capacity(self.examples.len()), lists: RankedLists::new(LIST) };
         let mut rows = Modes { no_filter: empty(), seen_removed: empty() };
         self.progress.start(&format!("evaluate {name}"), Some(self.examples.len() as u64), "users");
         for round in self.examples.chunks(USERS_PER_ROUND) {
             for (row, remove_seen) in [(&mut rows.no_filter, false), (&mut rows.seen_removed, true)] {
-                let rankings = recommender.rank(&self.queries(round, remove_seen), &search)?;
+                let queries = self.queries(round, remove_seen);
+                let rankings = match within {
+                    Some(allowed) => recommender.rank_within(allowed, &queries, &search)?,
+                    None => recommender.rank(&queries, &search)?,
+                };
                 for (example, ranking) in round.iter().zip(&rankings) {
                     row.ranks.push(ranking.rank_of(example.target(self.histories)));
                     row.lists.push(ranking.items.iter().map(|scored| scored.item));
@@ -89,20 +108,32 @@ impl<'a> Exam<'a> {
 
     /// Every baseline that needs no training and that the run's data allows: those over item vectors only where there
     /// are some.
+    pub(crate) fn baselines(
+        &self,
+        items: usize,
+        removed: impl IntoIterator<Item = ItemIndex>,
+        embeddings: Option<&Embeddings>,
+    ) -> Result<Vec<Baseline>> {
+        let statistics = Statistics::new(self.histories, self.split, items, embeddings)?;
+        Ok(Baseline::all(&Arc::new(statistics.without(removed)?)))
+    }
+
+    /// What scores all items.
+    pub(crate) fn untrained_row(&self, scorer: &dyn ItemScorer) -> Result<Modes<Row>> {
+        let both = rank_examples(scorer, self.histories, &self.examples, LIST, self.progress)?;
+        Ok(Modes { no_filter: both.no_filter, seen_removed: both.seen_removed })
+    }
+
+    /// The rows of all [`Exam::baselines`].
     pub(crate) fn untrained_rows(
         &self,
         items: usize,
         removed: impl IntoIterator<Item = ItemIndex>,
         embeddings: Option<&Embeddings>,
     ) -> Result<Vec<(String, Modes<Row>)>> {
-        let statistics = Statistics::new(self.histories, self.split, items, embeddings)?;
-        let statistics = Arc::new(statistics.without(removed)?);
-        let rows = Baseline::all(&statistics).into_iter().map(|baseline| {
-            let both = rank_examples(&baseline, self.histories, &self.examples, LIST, self.progress)?;
-            let modes = Modes { no_filter: both.no_filter, seen_removed: both.seen_removed };
-            Ok((baseline.method().name.to_owned(), modes))
-        });
-        rows.collect()
+        let baselines = self.baselines(items, removed, embeddings)?;
+        let row = |baseline: &Baseline| Ok((baseline.method().name.to_owned(), self.untrained_row(baseline)?));
+        baselines.iter().map(row).collect()
     }
 }
 

@@ -10,6 +10,7 @@ use super::ReportData;
 use crate::Result;
 
 mod accuracy;
+mod domains;
 mod evaluation;
 mod popularity;
 mod quality;
@@ -26,6 +27,7 @@ struct Page<'a> {
     sections: Vec<Section>,
     accuracy: Option<accuracy::AccuracySection>,
     evaluation: Option<evaluation::EvaluationView>,
+    domains: Option<domains::DomainsView>,
     training: Option<training::TrainingView>,
     tokenizer: Option<tokenizer::SemanticIdsView>,
     users: Option<users::UsersView<'a>>,
@@ -69,6 +71,7 @@ pub(super) fn page(data: &ReportData) -> Result<String> {
         sections: Vec::new(),
         accuracy: data.accuracy.as_ref().map(accuracy::view).transpose()?.flatten(),
         evaluation,
+        domains: data.evaluation.as_ref().and_then(domains::view),
         training: training::view(&data.training)?,
         tokenizer: data.tokenizer.as_ref().map(tokenizer::view).transpose()?,
         users: users::view(&data.users),
@@ -79,6 +82,7 @@ pub(super) fn page(data: &ReportData) -> Result<String> {
         ("accuracy", "Rows", page.accuracy.is_some()),
         ("figures", "Figures", page.evaluation.is_some()),
         ("popularity", "Popularity", page.evaluation.as_ref().is_some_and(|view| view.buckets.is_some())),
+        ("domains", "Domains", page.domains.is_some()),
         ("training", "Training", page.training.is_some()),
         ("tokenizer", "Semantic IDs", page.tokenizer.is_some()),
         ("users", "Users", page.users.is_some()),

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::evaluation::{Comparison, Metrics, Modes, RowDetail};
+use crate::evaluation::{Comparison, DomainFigures, DomainRow, Metrics, Modes, RowDetail};
 
 const BASELINES: [(&str, f64); 5] =
     [("popularity", 0.1), ("transitions", 0.7), ("text-neighbour", 0.5), ("neighbours", 0.9), ("fused", 1.2)];
@@ -64,6 +64,7 @@ fn evaluation(strength: f64) -> Evaluation {
             .iter()
             .map(|(name, both)| ((*name).to_owned(), modes(detail(&both.no_filter), detail(&both.seen_removed))))
             .collect(),
+        domains: Vec::new(),
         comparisons,
         verdict: vec!["tiger beats popularity on the whole catalog: NDCG@10 +0.0540".to_owned()],
         invalid_rate: 0.0,
@@ -200,6 +201,27 @@ fn a_whole_run_shows_every_section() {
         assert!(page.contains(said), "{said}");
     }
     assert!(page.contains("Validation") && page.contains("Level 3") && page.contains("Recommended at rank 3."));
+    check_tags(&page);
+}
+
+#[test]
+fn figures_by_domain_have_a_section_where_there_are_several() {
+    let mut data = full();
+    assert!(!has(&render(&data).unwrap(), "domains"));
+    let figures = |recall: f64| {
+        let metrics = || Metrics::from([("recall@10".to_owned(), recall), ("ndcg@10".to_owned(), f64::NAN)]);
+        Modes { no_filter: metrics(), seen_removed: metrics() }
+    };
+    let row = DomainRow { whole: figures(0.1234), within: figures(0.4321) };
+    let rows = [("tiger".to_owned(), row.clone()), ("no such row".to_owned(), row)].into();
+    let domain = DomainFigures { name: "games & <toys>".to_owned(), users: 7, items: 1_200, rows };
+    data.evaluation.as_mut().unwrap().domains = vec![domain];
+    let page = render(&data).unwrap();
+    assert!(has(&page, "domains"));
+    for said in ["games &amp; &lt;toys&gt;: 7 users and 1,200 items", "0.1234", "0.4321", "recall@10, its items"] {
+        assert!(page.contains(said), "{said}");
+    }
+    assert!(!page.contains("no such row") && !page.contains("NaN"));
     check_tags(&page);
 }
 

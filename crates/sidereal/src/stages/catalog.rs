@@ -1,12 +1,10 @@
 //! Items and semantic IDs -> the catalog with its trie.
 
-use std::path::Path;
-
 use serde_json::json;
 use sidereal_core::artifact::Manifest;
 use sidereal_core::attributes::Attributes;
 use sidereal_core::{Catalog, CollisionPolicy, Embeddings, Error, ItemId};
-use sidereal_data::PreparedData;
+use sidereal_data::{DataSource, PreparedData};
 use sidereal_tokenizer::ItemTokenizer;
 use sidereal_tokenizer::life::repair::{RepairRecord, repair};
 
@@ -21,16 +19,21 @@ use crate::{Result, exchange};
 /// # Errors
 /// As [`build`] and [`exchange::import`]; a file without a data folder to find it in; a run that has a tokenizer beside
 /// an imported catalog, which would be mistaken for the one that made it.
-pub fn make(run: &Run, recipe: &CatalogRecipe, folder: Option<&Path>) -> Result<Outcome> {
+pub fn make(run: &Run, recipe: &CatalogRecipe, source: Option<&DataSource>) -> Result<Outcome> {
     let Some(import) = &recipe.import else { return build(run, recipe.collisions) };
     if run.has(Stage::Tokenizer) {
         let problem = format!("{} has a tokenizer, which did not make these semantic IDs", run.root().display());
         return Err(Error::config("catalog.import", problem, "use another run folder").into());
     }
-    let file = match folder {
-        Some(folder) => folder.join(import),
-        None if import.is_absolute() => import.clone(),
+    let file = match source {
+        Some(DataSource::Folder(folder)) => folder.join(import),
+        _ if import.is_absolute() => import.clone(),
         None => return data::kept(run, Stage::Catalog),
+        Some(DataSource::Domains(_)) => {
+            let problem = format!("there are several data folders in which {} could be", import.display());
+            let mend = "give the file's absolute path; its items are called NAME:ID, as in the run's items.parquet";
+            return Err(Error::config("catalog.import", problem, mend).into());
+        }
     };
     let codes: Option<Vec<String>> = recipe.codes.as_ref().map(|codes| codes.iter().map(u32::to_string).collect());
     let codes = codes.map(|codes| codes.join(","));

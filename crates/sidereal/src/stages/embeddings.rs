@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use sidereal_core::artifact::{Manifest, sha256_file};
 use sidereal_core::{Embeddings, Error, Items, Progress};
-use sidereal_data::{DataFolder, PreparedData};
+use sidereal_data::{DataFolder, DataSource, DomainFolder, PreparedData};
 use sidereal_embed::encoders::{self, Family};
 use sidereal_embed::pictures::{picture_paths, pictures_digest};
 use sidereal_embed::{
     BATCH_TOKENS, ComputeType, Contents, EncodeWork, EncoderOptions, Hub, Modality, ModelFolder, Template, VectorCache,
-    Vectors, cache_name, encode_items, parts, side_by_side,
+    Vectors, cache_name, encode_items, one_below_the_other, parts, side_by_side,
 };
 use sidereal_generator::Generator;
 use sidereal_nn::device::DeviceChoice;
@@ -91,14 +91,14 @@ pub struct Work {
     pub dropped: u64,
 }
 
-/// What a recipe says of the vectors: those that another run's generator has learnt, or those of the data folder.
+/// What a recipe says of the vectors: those that another run's generator has learnt, or those of the data folders.
 ///
 /// # Errors
-/// As [`from_parts`] and [`from_folder`].
+/// As [`from_parts`] and [`from_source`].
 pub fn make(
     run: &Run,
     recipe: Option<&EmbeddingsRecipe>,
-    folder: Option<&Path>,
+    source: Option<&DataSource>,
     progress: &dyn Progress,
 ) -> Result<Outcome> {
     match recipe {
@@ -106,17 +106,54 @@ pub fn make(
             let part = Part::Learnt { run: learnt_by.clone() };
             Ok(from_parts(run, &[part], &Hub::default(), progress)?.0)
         }
-        None => from_folder(run, folder, progress),
+        None => from_source(run, source, progress),
     }
 }
 
-/// Takes the vectors of a data folder; without a folder, what the run has is kept.
+/// Takes the vectors of a data folder, or those of several, one below the other; without any, what the run has is kept.
 ///
 /// # Errors
-/// As [`from_file`].
-pub fn from_folder(run: &Run, folder: Option<&Path>, progress: &dyn Progress) -> Result<Outcome> {
-    let Some(folder) = folder else { return super::data::kept(run, Stage::Embeddings) };
-    from_file(run, &DataFolder::find(folder)?.embeddings, None, progress)
+/// As [`from_file`]; vectors of different widths; other data sets than the run's data was made of.
+pub fn from_source(run: &Run, source: Option<&DataSource>, progress: &dyn Progress) -> Result<Outcome> {
+    match source {
+        None => super::data::kept(run, Stage::Embeddings),
+        Some(DataSource::Folder(folder)) => from_file(run, &DataFolder::find(folder)?.embeddings, None, progress),
+        Some(DataSource::Domains(domains)) => from_domains(run, domains, progress),
+    }
+}
+
+/// The vectors of every data set, by its own items file and ids.
+fn from_domains(run: &Run, domains: &[DomainFolder], progress: &dyn Progress) -> Result<Outcome> {
+    let mut inputs = BTreeMap::from([(Stage::Data.name().to_owned(), run.digest(Stage::Data)?)]);
+    let mut files = Vec::new();
+    for DomainFolder { name, folder } in domains {
+        let file = DataFolder::find(folder)?.embeddings;
+        inputs.insert(format!("{name}/vectors"), sha256_file(&file)?);
+        files.push(file);
+    }
+    let names: Vec<&str> = domains.iter().map(|domain| domain.name.as_str()).collect();
+    let wanted = Manifest::new(Stage::Embeddings.name(), None, json!({ "domains": names }), inputs);
+    run.stage(Stage::Embeddings, wanted, |out| {
+        let data = run.data()?;
+        let there = data.domains()?;
+        if !there.iter().map(|domain| domain.name.as_str()).eq(names.iter().copied()) {
+            let there: Vec<&str> = there.iter().map(|domain| domain.name.as_str()).collect();
+            let problem = format!("vectors of {names:?}, but the data is of {there:?}");
+            return Err(Error::mismatch(problem, "name the data sets that the data was prepared from").into());
+        }
+        progress.start("read vectors", Some(data.items.len() as u64), "items");
+        let mut parts = Vec::new();
+        for (domain, file) in there.iter().zip(&files) {
+            let items = data.own_items(domain)?;
+            let vectors = sidereal_embed::vectors_for_items(file, None, &items, &domain.rows)?;
+            progress.advance(items.len() as u64);
+            parts.push((domain.name.clone(), vectors));
+        }
+        let joined = one_below_the_other(parts)?;
+        joined.save_into(out.dir())?;
+        progress.finish();
+        Ok(joined.facts.to_json())
+    })
 }
 
 /// Takes a file of vectors, one row an item of the items file in its order (or by item id where the file has ids).

@@ -64,11 +64,7 @@ mod tests {
         let groups: Vec<(String, String)> =
             ["Level 1", "Level 2"].map(|title| (title.to_owned(), String::new())).to_vec();
         let rows = ["opq", "a <b>", "none"];
-        let values = vec![
-            vec![Some(0.25), Some(4096.0)],
-            vec![Some(0.5), Some(f64::INFINITY)],
-            vec![None, Some(-1.0)],
-        ];
+        let values = vec![vec![Some(0.25), Some(4096.0)], vec![Some(0.5), Some(f64::INFINITY)], vec![None, Some(-1.0)]];
         let svg = bar_matrix("a name", &rows, &groups, &values).unwrap();
         for told in ["opq", "a &lt;b&gt;", "Level 2", "0.25", "4096.00", "0.50", "\u{2212}1.00"] {
             assert!(svg.contains(told), "{told} in {svg}");

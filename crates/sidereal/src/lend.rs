@@ -13,7 +13,7 @@ use crate::run::{Run, Stage};
 /// artefact's files are replaced as a whole and never changed in place, so no run sees what another does later.
 ///
 /// Whether the run may keep the stage is decided as always, when its turn comes: by inputs, configuration and seed.
-pub(super) fn lend(from: &Run, to: &Run, stage: Stage) -> Result<()> {
+pub(crate) fn lend(from: &Run, to: &Run, stage: Stage) -> Result<()> {
     let digest = from.digest(stage)?;
     let target = to.dir(stage);
     artifact::recover(&target)?;
