@@ -175,7 +175,7 @@ fn widths_by_level_are_searched_with_and_checked() {
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
         assert!(!world.path("other/data").exists());
     }
-    let schedule = recipe.replace("beam = 50\n", "beam = [60, 50]\n") + "\n[calibration]\nitems = 10\n";
+    let schedule = recipe.replace("beam = 50\n", "beam = [60, 50]\n") + "\n[calibration]\nitems = 40\n";
     fs::write(world.path("wide.toml"), schedule).unwrap();
     let told = world.json(&["run", "wide.toml", "--data", "data", "--out", "run", "--json", "--quiet"]);
     let stages: Vec<&str> =
@@ -189,7 +189,8 @@ fn widths_by_level_are_searched_with_and_checked() {
 
 #[test]
 fn a_calibrated_run_says_how_sure_it_is_and_leaves_out_what_is_not() {
-    let world = trained();
+    let world = in_turn(None);
+    world.run_until("generator");
     refused(&world, &["--min-confidence", "0.1"], &["min_confidence", "sidereal calibrate"]);
     assert!(ask(&world, &[])["items"][0].get("confidence").is_none());
     let made = world.json(&["calibrate", "run", "--json", "--quiet"]);
@@ -250,16 +251,23 @@ fn a_calibrated_run_says_how_sure_it_is_and_leaves_out_what_is_not() {
     }
 }
 
-/// A world whose events are other items' at one place from the end of every history.
-fn with_other(place_from_end: usize) -> World {
+/// A world whose users take the volumes of one series in turn, from any of them on, so that a short training learns what
+/// comes next; with another item at one place from the end of every history.
+fn in_turn(other_from_end: Option<usize>) -> World {
     let world = World::new();
-    let text = fs::read_to_string(world.path("data/interactions.csv")).unwrap();
-    let time = 1000 + LENGTH + 2 - place_from_end;
-    let other = |line: &str| match line.ends_with(&format!(",{time}")) {
-        true => format!("{},S7V4,{time}\n", line.split(',').next().unwrap()),
-        false => format!("{line}\n"),
-    };
-    fs::write(world.path("data/interactions.csv"), text.lines().map(other).collect::<String>()).unwrap();
+    let mut text = "user_id,item_id,timestamp\n".to_owned();
+    for user in 0..USERS {
+        for step in 0..LENGTH {
+            let (series, volume) = match other_from_end {
+                Some(place) if place == LENGTH - step => (SERIES - 1, LENGTH - 1),
+                _ => (user % SERIES, (user / SERIES + step) % LENGTH),
+            };
+            text += &format!("u{user},S{series}V{volume},{}\n", 1000 + step);
+        }
+    }
+    fs::write(world.path("data/interactions.csv"), text).unwrap();
+    let recipe = fs::read_to_string(world.path("recipe.toml")).unwrap();
+    fs::write(world.path("recipe.toml"), recipe.replace("max_epochs = 2\n", "max_epochs = 20\n")).unwrap();
     world
 }
 
@@ -270,7 +278,7 @@ fn confidences_depend_on_validation_targets_and_not_on_test_targets() {
         world.answer(&["calibrate", "run", "--quiet"]);
         fs::read(world.path("run/calibration/calibration.json")).unwrap()
     };
-    let plain = calibration(&World::new());
-    assert!(calibration(&with_other(1)) == plain, "the last event of a history is its test target");
-    assert!(calibration(&with_other(2)) != plain, "the one before is its validation target");
+    let plain = calibration(&in_turn(None));
+    assert!(calibration(&in_turn(Some(1))) == plain, "the last event of a history is its test target");
+    assert!(calibration(&in_turn(Some(2))) != plain, "the one before is its validation target");
 }

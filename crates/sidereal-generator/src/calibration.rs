@@ -326,12 +326,12 @@ mod tests {
             observed.iter().map(of_answer).sum::<f64>() + PENALTY * squares / 2.0
         };
         let best = loss(&calibrator);
-        for f in 0..4 {
+        for (f, name) in FEATURES.iter().enumerate() {
             for by in [-0.01, 0.01] {
                 let mut moved = calibrator.clone();
                 moved.weights[f] += by;
                 // A weight that is held at 0 may not go below.
-                assert!(moved.check().is_err() || loss(&moved) > best, "{} by {by}", FEATURES[f]);
+                assert!(moved.check().is_err() || loss(&moved) > best, "{name} by {by}");
             }
         }
     }

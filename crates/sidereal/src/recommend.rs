@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sidereal_core::attributes::Attributes;
 use sidereal_core::filter::Allowed;
 use sidereal_core::{Catalog, Error, ItemIndex, Items, LeafFilter, Progress};
+use sidereal_generator::diversity::Diversity;
 use sidereal_generator::fusion::{FusedRanker, Fusion, FusionConfig};
 use sidereal_generator::network::user_key;
 use sidereal_generator::{Generator, Question, Ranker, Ranking, Search};
@@ -204,6 +205,11 @@ impl Recommender {
     /// What answers are chosen by.
     pub fn choice(&self) -> &Choice {
         &self.chooser.choice
+    }
+
+    /// The same as requests to an engine ([`Recommender::engine`]) take it.
+    pub fn diversity(&self) -> &Diversity {
+        &self.chooser.diversity
     }
 
     /// Whether answers say how sure they are.

@@ -84,12 +84,13 @@ impl Recommender {
     /// The page that is wished for, of each query; `shown` are items that count as shown before the first page.
     ///
     /// # Errors
-    /// As [`Recommender::rank`]; a page 0.
+    /// As [`Recommender::rank`]; 0 items; a page 0.
     pub(crate) fn pages(&self, queries: &[Query<'_>], shown: &[ItemIndex], wish: &Wish) -> Result<Vec<Page>> {
         if wish.k == 0 || wish.page == 0 {
             let (key, what) = if wish.k == 0 { ("k", "items are wanted") } else { ("page", "is no page") };
             return Err(sidereal_core::Error::config(key, format!("0 {what}"), "give 1 or more").into());
         }
+        wish.beam.check_levels(self.catalog().levels())?;
         let search = Search { widths: wish.beam.at_least(wish.k), quota: self.chooser.diversity.quota(wish.k) };
         let mut shown: Vec<Vec<ItemIndex>> = vec![shown.to_vec(); queries.len()];
         let mut number = 1;
