@@ -1,5 +1,7 @@
 //! The domains of a run's items: what lies within one, of the items and of users' histories.
 
+use std::collections::HashMap;
+
 use sidereal_core::filter::{Allowed, Bits};
 use sidereal_core::{Attribute, Catalog, Error, Example, Histories, ItemIndex, Items, Split};
 use sidereal_data::domains::DOMAIN;
@@ -18,11 +20,12 @@ impl Domains {
     /// The domains in the order of their first items; none where no item has one.
     pub(crate) fn of(items: &Items) -> Option<Self> {
         let Attribute::Text(cells) = items.attributes().get(DOMAIN)? else { return None };
-        let mut names: Vec<String> = Vec::new();
+        let mut numbers: HashMap<&str, usize> = HashMap::new();
+        let mut names = Vec::new();
         let mut of = Vec::with_capacity(cells.len());
         for cell in cells {
             of.push(cell.as_ref().map(|name| {
-                names.iter().position(|known| known == name).unwrap_or_else(|| {
+                *numbers.entry(name).or_insert_with(|| {
                     names.push(name.clone());
                     names.len() - 1
                 })

@@ -20,6 +20,9 @@ use crate::recommend::Recommender;
 /// The figures that are told by domain.
 const TOLD: [Metric; 5] = [Metric::Recall(5), Metric::Recall(10), Metric::Ndcg(5), Metric::Ndcg(10), Metric::Mrr];
 
+/// Domains at most: a column that has more of them is no list of departments, and each is asked for by itself.
+const MOST: usize = 50;
+
 /// The exam of each domain.
 pub(crate) struct ByDomain<'a> {
     parts: Vec<Part<'a>>,
@@ -38,9 +41,10 @@ struct Part<'a> {
 }
 
 impl<'a> ByDomain<'a> {
-    /// The exams of all domains that some user is of; none where items are of fewer than two domains.
+    /// The exams of all domains that some user is of; none where items are of fewer than two domains, or of more than
+    /// [`MOST`].
     pub(crate) fn new(items: &Items, catalog: &Catalog, exam: &Exam<'a>) -> Option<Self> {
-        let domains = Domains::of(items).filter(|domains| domains.names().len() > 1)?;
+        let domains = Domains::of(items).filter(|domains| (2..=MOST).contains(&domains.names().len()))?;
         let targets = exam.targets();
         let part = |(domain, name): (usize, &String)| {
             let is_of = |item: ItemIndex| domains.of_item(item) == Some(domain);
