@@ -157,7 +157,7 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 10_000)]
         rate: usize,
         /// Milliseconds between versions.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 50)]
         every_ms: u64,
         /// Requests asked, as a share of what the workers can answer.
         #[arg(long, default_value_t = 0.4)]
