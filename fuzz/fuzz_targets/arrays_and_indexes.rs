@@ -12,8 +12,7 @@ use sidereal_core::lc_rec::read_index;
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(sidereal_fuzz::folder);
 
 static ARRAYS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-    let entries =
-        [Entry::shaped("a", &[2, 3], Array::F32(&[0.5; 6])), Entry::flat("b", Array::U16(&[1, 2, 3]))];
+    let entries = [Entry::shaped("a", &[2, 3], Array::F32(&[0.5; 6])), Entry::flat("b", Array::U16(&[1, 2, 3]))];
     let path = FOLDER.join("sound.safetensors");
     write_arrays(&path, &entries, &BTreeMap::from([("k".to_owned(), "v".to_owned())])).expect("room for a small file");
     vec![std::fs::read(&path).expect("the file just written")]

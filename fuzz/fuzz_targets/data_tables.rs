@@ -10,7 +10,7 @@ use sidereal_data::{ColumnMap, prepare};
 
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(sidereal_fuzz::folder);
 
-const CSV: &str = "user_id,item_id,timestamp,rating\nu1,i1,5,4.5\nu1,i2,6,\nu2,i1,7,1\nu2,i2,8,2\n";
+const CSV: &str = "user_id,item_id,timestamp,rating\nu1,i1,5,4.5\nu1,i2,6,3\nu2,i1,7,1\nu2,i2,8,2\n";
 
 /// The same few interactions in every format, written by the project where it has a writer.
 static SOUND: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {

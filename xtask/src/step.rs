@@ -17,7 +17,15 @@ pub(crate) fn root() -> PathBuf {
 
 /// `cargo` as it started this chore, so that the toolchain stays the same.
 pub(crate) fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo told this program about its own package is nothing to a build that it starts: a build script that looks
+    // at it (ring's does) would run again, and all that stands on it, whenever builds with and without it alternate.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Prints the step's name, runs it, prints its time.
