@@ -35,6 +35,7 @@ static SOUND: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
 });
 
 fuzz_target!(|data: &[u8]| {
+    sidereal_fuzz::let_panics_be_caught();
     let Some((&which, data)) = data.split_first() else { return };
     let source = &SOURCES[usize::from(which) % SOURCES.len()];
     let path = FOLDER.join(format!("table{}", source.endings[0]));

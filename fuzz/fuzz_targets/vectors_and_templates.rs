@@ -23,6 +23,7 @@ static SOUND: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
 });
 
 fuzz_target!(|data: &[u8]| {
+    sidereal_fuzz::let_panics_be_caught();
     let Some((&which, data)) = data.split_first() else { return };
     let Some(format) = FORMATS.get(usize::from(which) % (FORMATS.len() + 1)) else {
         let text = String::from_utf8_lossy(data);

@@ -10,6 +10,13 @@ pub fn folder() -> PathBuf {
     tempfile::tempdir().expect("a temporary folder").keep()
 }
 
+/// Lets panics be caught, as the reader of Parquet does with those of the library below it: libFuzzer's hook ends the process
+/// at any panic, the one that stands here after this at those that nobody catches.
+pub fn let_panics_be_caught() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| drop(std::panic::take_hook()));
+}
+
 /// The first byte chooses: noise, or one of the sound files with patches of three bytes (where, where, what), and cut off
 /// where the byte is large.
 pub fn almost(sound: &[Vec<u8>], data: &[u8]) -> Vec<u8> {
