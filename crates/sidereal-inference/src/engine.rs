@@ -124,9 +124,8 @@ impl Engine {
     /// # Errors
     /// As [`sidereal_core::catalog::LiveCatalog::apply`]; a ranker that cannot follow: then nothing changes.
     pub fn change(&self, change: &Change<'_>) -> Result<Arc<Catalog>, Error> {
-        let catalog = self.shared.serving.change(change)?;
-        self.shared.meter.swap();
-        self.merge_if_due(&catalog);
+        let (catalog, results) = self.change_each(std::slice::from_ref(change))?;
+        results.into_iter().collect::<sidereal_core::Result<()>>()?;
         Ok(catalog)
     }
 

@@ -94,10 +94,6 @@ impl Serving {
         Ok(self.install(served))
     }
 
-    pub(crate) fn change(&self, change: &Change<'_>) -> Result<Arc<Catalog>> {
-        self.step(|live| live.apply(change))
-    }
-
     /// Many changes as one version; what each came to is at its place.
     pub(crate) fn change_each(&self, changes: &[Change<'_>]) -> Result<(Arc<Catalog>, Vec<sidereal_core::Result<()>>)> {
         let mut results = Vec::new();

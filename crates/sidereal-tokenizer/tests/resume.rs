@@ -1,12 +1,16 @@
 //! A killed training of RQ-VAE and its relatives goes on bit for bit.
 #![allow(clippy::unwrap_used)]
 
+mod kill_at;
+
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use sidereal_core::{Embeddings, NoProgress, Progress};
 use sidereal_nn::rng::Rng;
 use sidereal_tokenizer::{ARRAYS_FILE, DESCRIPTION_FILE, ItemTokenizer, TokenizerConfig, Training, TrainingItems};
+
+use kill_at::KillAt;
 
 fn rows() -> Embeddings {
     let mut rng = Rng::new(3, "rows");
@@ -26,18 +30,6 @@ fn method(name: &str, settings: serde_json::Value) -> TokenizerConfig {
         all[key] = value.clone();
     }
     serde_json::from_value(serde_json::json!({ name: all })).unwrap()
-}
-
-/// Panics at a step, as a kill would end the process there.
-struct KillAt(AtomicU64);
-
-impl Progress for KillAt {
-    fn start(&self, _: &str, _: Option<u64>, _: &'static str) {}
-    fn advance(&self, _: u64) {
-        assert!(self.0.fetch_sub(1, Ordering::Relaxed) > 0, "killed");
-    }
-    fn note(&self, _: &str) {}
-    fn finish(&self) {}
 }
 
 fn bytes(tokenizer: &ItemTokenizer) -> [Vec<u8>; 2] {

@@ -1,9 +1,11 @@
 //! Tokenizers carried over to another embedding model by a new encoder before the published codebooks.
 #![allow(clippy::unwrap_used)]
 
+mod kill_at;
+
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use sidereal_core::{Embeddings, NoProgress, Progress, SemanticIds};
 use sidereal_nn::rng::Rng;
@@ -15,6 +17,8 @@ use sidereal_tokenizer::life::upgrade::relabel::relabel;
 use sidereal_tokenizer::{
     ARRAYS_FILE, DESCRIPTION_FILE, Error, ItemTokenizer, Result, TokenizerConfig, Training, TrainingItems,
 };
+
+use kill_at::KillAt;
 
 const ITEMS: usize = 400;
 const WIDTH: usize = 6;
@@ -143,18 +147,6 @@ fn what_cannot_be_retrained_names_the_ways_that_are_left() {
     assert!(error.contains("400 new vectors beside 10"), "{error}");
     let beyond = SemanticIds::new(2, vec![11; 2 * ITEMS]).unwrap();
     assert!(retrained(tokenizer("rq-vae"), &new, &beyond).unwrap_err().to_string().contains("not below 8"));
-}
-
-/// Panics at a step, as a kill would end the process there.
-struct KillAt(AtomicU64);
-
-impl Progress for KillAt {
-    fn start(&self, _: &str, _: Option<u64>, _: &'static str) {}
-    fn advance(&self, _: u64) {
-        assert!(self.0.fetch_sub(1, Ordering::Relaxed) > 0, "killed");
-    }
-    fn note(&self, _: &str) {}
-    fn finish(&self) {}
 }
 
 #[test]

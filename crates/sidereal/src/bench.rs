@@ -35,6 +35,12 @@ pub use machine::Machine;
 const LEVELS: usize = 4;
 const CODES: u32 = 256;
 
+/// The middle of the values, the upper one of two; NaN of none.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 /// Threads that the work may use.
 pub fn threads() -> usize {
     rayon::current_num_threads()

@@ -362,13 +362,18 @@ fn diverged(method: &str, epoch: usize, batch: usize, value: f64) -> Error {
 }
 
 #[cfg(test)]
+#[path = "../../tests/kill_at/mod.rs"]
+mod kill_at;
+
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::path::Path;
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     use sidereal_core::{NoProgress, Progress};
 
+    use super::kill_at::KillAt;
     use super::*;
     use crate::{ItemTokenizer, TokenizerConfig, TrainingItems};
 
@@ -386,18 +391,6 @@ mod tests {
             settings["latent"] = 4.into();
         }
         serde_json::from_value(serde_json::json!({ name: settings })).unwrap()
-    }
-
-    /// Panics at a step, as a kill would end the process there.
-    struct KillAt(AtomicU64);
-
-    impl Progress for KillAt {
-        fn start(&self, _: &str, _: Option<u64>, _: &'static str) {}
-        fn advance(&self, _: u64) {
-            assert!(self.0.fetch_sub(1, Ordering::Relaxed) > 0, "killed");
-        }
-        fn note(&self, _: &str) {}
-        fn finish(&self) {}
     }
 
     fn bytes(tokenizer: &ItemTokenizer) -> [Vec<u8>; 2] {

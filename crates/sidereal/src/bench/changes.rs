@@ -17,7 +17,7 @@ use sidereal_inference::{Answer, Engine, EngineOptions, Refusal, Request, Ticket
 use sidereal_nn::device::DeviceChoice;
 use sidereal_nn::rng::Rng;
 
-use super::{CODES, LEVELS, Machine};
+use super::{CODES, LEVELS, Machine, median};
 use crate::Result;
 
 /// Sizes of [`changes`].
@@ -85,14 +85,12 @@ pub fn changes(wish: &ChangesWish, device: DeviceChoice) -> Result<Value> {
         })?;
         busy.push(found);
     }
-    let median = |of: &dyn Fn(usize) -> f64| {
-        let mut values: Vec<f64> = (0..wish.rounds).map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
+    let ratio = |share: f64| {
+        median(busy.iter().zip(&quiet).map(|(busy, quiet)| busy.at(share) / quiet.at(share).max(1e-9)).collect())
     };
-    let ratio = |share: f64| median(&|round| busy[round].at(share) / quiet[round].at(share).max(1e-9));
     let told = |rounds: &[Latencies]| {
-        json!({ "p50_ms": median(&|round| rounds[round].at(0.5)), "p99_ms": median(&|round| rounds[round].at(0.99)),
+        let at = |share: f64| median(rounds.iter().map(|round| round.at(share)).collect());
+        json!({ "p50_ms": at(0.5), "p99_ms": at(0.99),
             "answers": rounds.iter().map(|round| round.ms.len()).sum::<usize>(),
             "invalid": rounds.iter().map(|round| round.invalid).sum::<usize>() })
     };

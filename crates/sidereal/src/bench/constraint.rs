@@ -12,7 +12,7 @@ use sidereal_nn::device::DeviceChoice;
 use sidereal_nn::kernels::Precision;
 
 use crate::Result;
-use crate::bench::Machine;
+use crate::bench::{Machine, median};
 
 /// Sizes of [`constraint`].
 #[derive(Debug, Clone)]
@@ -76,19 +76,13 @@ pub fn constraint(wish: &ConstraintWish, device: DeviceChoice) -> Result<Value> 
             }
         }
     }
-    let of = |times: &[[f64; 2]], which: usize| sorted(times.iter().map(|time| time[which]));
-    let middle = |sorted: &[f64]| sorted[sorted.len() / 2];
-    let (on_ms, off_ms) = (middle(&of(&on, 0)), middle(&of(&off, 0)));
-    let ratios = sorted(on.iter().zip(&off).map(|(on, off)| on[0] / off[0].max(1e-9)));
+    let of = |times: &[[f64; 2]], which: usize| times.iter().map(|time| time[which]).collect::<Vec<f64>>();
+    let (on_ms, off_ms) = (median(of(&on, 0)), median(of(&off, 0)));
+    let mut ratios: Vec<f64> = on.iter().zip(&off).map(|(on, off)| on[0] / off[0].max(1e-9)).collect();
+    ratios.sort_by(f64::total_cmp);
     let share = |share: f64| ratios[((ratios.len() - 1) as f64 * share) as usize];
     Ok(json!({ "what": "constraint", "machine": Machine::measure(), "ids": catalog.leaves(), "levels": wish.levels,
         "codes": wish.codes, "beam": wish.beam, "precision": wish.precision, "requests": on.len(),
         "on_ms": on_ms, "off_ms": off_ms, "ratio": on_ms / off_ms, "interval": [share(0.025), share(0.975)],
-        "cpu_ratio": middle(&of(&on, 1)) / middle(&of(&off, 1)).max(1e-9) }))
-}
-
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
+        "cpu_ratio": median(of(&on, 1)) / median(of(&off, 1)).max(1e-9) }))
 }

@@ -14,7 +14,7 @@ use sidereal_nn::device::DeviceChoice;
 use sidereal_nn::kernels::Precision;
 use sidereal_nn::rng::Rng;
 
-use super::{CODES, LEVELS};
+use super::{CODES, LEVELS, median};
 use crate::Result;
 use crate::bench::Machine;
 
@@ -86,12 +86,8 @@ pub fn filter(wish: &FilterWish, device: DeviceChoice) -> Result<Value> {
             ratios.iter_mut().zip(to_none).for_each(|(ratios, ratio)| ratios.push(ratio));
         }
     }
-    let middle = |ratios: &mut Vec<f64>| {
-        ratios.sort_by(f64::total_cmp);
-        ratios.get(ratios.len() / 2).copied()
-    };
     let ratios: serde_json::Map<String, Value> =
-        ways.iter().zip(&mut ratios).map(|(way, ratios)| (way.0.to_owned(), json!(middle(ratios)))).collect();
+        ways.iter().zip(ratios).map(|(way, ratios)| (way.0.to_owned(), json!(median(ratios)))).collect();
     Ok(json!({ "what": "filter", "machine": Machine::measure(), "items": catalog.len(), "beam": wish.beam,
         "denied": wish.denied, "left_by_condition": allowed.count(), "changes": changed.changes_since_base(),
         "condition_ms": condition_ms, "cpu_to_no_filter": ratios }))

@@ -27,7 +27,7 @@ pub(crate) struct Exam<'a> {
     pub(crate) split: &'a Split,
     pub(crate) examples: Vec<Example>,
     /// The time of every event, at least roughly, where it is known.
-    times: Option<Vec<i64>>,
+    times: Option<Arc<[i64]>>,
     pub(crate) progress: &'a dyn Progress,
 }
 
@@ -47,7 +47,7 @@ impl<'a> Exam<'a> {
             histories: &data.histories,
             split,
             examples: sample(all, question)?,
-            times: data.rough_times(),
+            times: data.rough_times().map(Arc::from),
             progress,
         })
     }

@@ -47,6 +47,20 @@ struct Fact<'a> {
     value: &'a str,
 }
 
+/// A table of cells, each row behind its name.
+#[derive(Debug, Serialize)]
+struct Table {
+    title: String,
+    columns: Vec<String>,
+    rows: Vec<TableRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct TableRow {
+    name: String,
+    cells: Vec<String>,
+}
+
 /// A chart with its words.
 #[derive(Debug, Serialize)]
 struct Chart {
@@ -94,8 +108,9 @@ pub(super) fn page(data: &ReportData) -> Result<String> {
     set("report.html", include_str!("template.html"), &page)
 }
 
-/// The section that both pages have.
-const FACTS: (&str, &str) = ("facts.html", include_str!("facts.html"));
+/// What both pages have: a section, and macros of charts and tables.
+const SHARED: [(&str, &str); 2] =
+    [("facts.html", include_str!("facts.html")), ("parts.html", include_str!("parts.html"))];
 
 /// Sets a template, whose name ends in `.html`: that turns the escaping on.
 fn set<T: Serialize>(name: &'static str, template: &'static str, page: &T) -> Result<String> {
@@ -105,7 +120,9 @@ fn set<T: Serialize>(name: &'static str, template: &'static str, page: &T) -> Re
         environment.set_syntax(
             SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build()?,
         );
-        environment.add_template(FACTS.0, FACTS.1)?;
+        for (name, template) in SHARED {
+            environment.add_template(name, template)?;
+        }
         environment.add_template(name, template)?;
         environment.get_template(name)?.render(Serde(page))
     };

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Chart;
+use super::{Chart, Table, TableRow};
 use crate::Result;
 use crate::accuracy::AccuracyRow;
 use crate::report::AccuracyView;
@@ -20,19 +20,6 @@ pub(super) struct AccuracySection {
     about: String,
     charts: Vec<Chart>,
     tables: Vec<Table>,
-}
-
-#[derive(Debug, Serialize)]
-struct Table {
-    title: String,
-    columns: Vec<&'static str>,
-    rows: Vec<TableRow>,
-}
-
-#[derive(Debug, Serialize)]
-struct TableRow {
-    name: String,
-    cells: Vec<String>,
 }
 
 /// The section; nothing where there are no rows.
@@ -53,12 +40,14 @@ pub(super) fn view(data: &AccuracyView) -> Result<Option<AccuracySection>> {
         tables.push(Table {
             title: format!("{title}: means over seeds, with the standard deviation where there are two or more"),
             rows: rows.iter().map(|row| figures(row, &columns)).collect(),
-            columns: std::iter::once("Seeds").chain(columns).collect(),
+            columns: std::iter::once("Seeds").chain(columns).map(str::to_owned).collect(),
         });
     }
     tables.push(Table {
         title: "Training, means over seeds; memory without what the idle process has".to_owned(),
-        columns: vec!["Method", "Parameters", "Wall time", "Processor time", "Samples a second", "Peak memory, MiB"],
+        columns: ["Method", "Parameters", "Wall time", "Processor time", "Samples a second", "Peak memory, MiB"]
+            .map(str::to_owned)
+            .to_vec(),
         rows: data.rows.iter().filter(|row| row.trained && row.mode == MODES[0].0).map(cost).collect(),
     });
     let about = "Rows are ordered by NDCG@10. Whiskers: 95 % bootstrap interval over users of the mean over seeds. Blue \

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::{Table, TableRow};
 use crate::evaluation::{DomainFigures, DomainRow, Evaluation, Metrics, Modes};
 use crate::report::numbers::{metric, plural};
 use crate::report::verdict::MODES;
@@ -12,19 +13,6 @@ const COLUMNS: [&str; 2] = ["recall@10", "ndcg@10"];
 #[derive(Debug, Serialize)]
 pub(super) struct DomainsView {
     tables: Vec<Table>,
-}
-
-#[derive(Debug, Serialize)]
-struct Table {
-    title: String,
-    columns: Vec<String>,
-    rows: Vec<TableRow>,
-}
-
-#[derive(Debug, Serialize)]
-struct TableRow {
-    name: String,
-    cells: Vec<String>,
 }
 
 /// The section; nothing where items are of one domain.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Chart;
 use super::evaluation::Row;
+use super::{Chart, Table, TableRow};
 use crate::Result;
 use crate::evaluation::{Metrics, RowDetail};
 use crate::report::numbers::{figure, metric, plural};
@@ -42,19 +42,6 @@ struct LegendRow {
     key: usize,
     series: usize,
     name: String,
-}
-
-#[derive(Debug, Serialize)]
-struct Table {
-    title: String,
-    columns: Vec<String>,
-    rows: Vec<TableRow>,
-}
-
-#[derive(Debug, Serialize)]
-struct TableRow {
-    name: String,
-    cells: Vec<String>,
 }
 
 /// The section; nothing where no row has buckets.

@@ -4,7 +4,7 @@ use minijinja::value::Value;
 use serde::Serialize;
 use sidereal_tokenizer::report::{ConceptCard, QualityReport};
 
-use super::{Chart, Fact, set};
+use super::{Chart, Fact, Table, TableRow, set};
 use crate::Result;
 use crate::quality::Subject;
 use crate::report::numbers::{count, figure, percent, plural};
@@ -15,8 +15,8 @@ struct Page<'a> {
     title: &'a str,
     style: Value,
     legend: Vec<Legend<'a>>,
-    figures: Table<'a>,
-    levels: Vec<Table<'a>>,
+    figures: Table,
+    levels: Vec<Table>,
     plots: Vec<Chart>,
     code_use: Vec<CodeUse<'a>>,
     cards: Vec<Cards<'a>>,
@@ -30,19 +30,6 @@ struct Legend<'a> {
     key: usize,
     name: &'a str,
     method: Option<&'a str>,
-}
-
-#[derive(Debug, Serialize)]
-struct Table<'a> {
-    title: &'a str,
-    columns: &'a [&'a str],
-    rows: Vec<Row>,
-}
-
-#[derive(Debug, Serialize)]
-struct Row {
-    name: String,
-    cells: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -74,7 +61,7 @@ struct TopItem<'a> {
     name: &'a str,
 }
 
-const FIGURES: &[&str] = &[
+const FIGURES: [&str; 8] = [
     "Items",
     "Distinct IDs",
     "Collision rate",
@@ -85,7 +72,7 @@ const FIGURES: &[&str] = &[
     "Co-purchase lift, first and last depth",
 ];
 
-const LEVELS: &[&str] = &[
+const LEVELS: [&str; 12] = [
     "Codes used",
     "Dead",
     "Perplexity",
@@ -107,9 +94,11 @@ pub(in crate::report) fn quality_page(data: &QualityPage) -> Result<String> {
         style: Value::from_safe_string(include_str!("../style.css").to_owned()),
         legend: subjects.iter().enumerate().map(legend).collect(),
         figures: Table {
-            title: "Collision rate is the share of items less distinct semantic IDs. Neighbour overlap is the share of \
-                    an item's nearest neighbours by cosine that its codes keep.",
-            columns: FIGURES,
+            title:
+                "Collision rate is the share of items less distinct semantic IDs. Neighbour overlap is the share of \
+                    an item's nearest neighbours by cosine that its codes keep."
+                    .to_owned(),
+            columns: FIGURES.map(str::to_owned).to_vec(),
             rows: subjects.iter().map(figures).collect(),
         },
         levels: subjects.iter().map(levels).collect(),
@@ -125,12 +114,12 @@ fn legend((at, subject): (usize, &Subject)) -> Legend<'_> {
     Legend { series: plots::series(at), key: at + 1, name: &subject.name, method: subject.method }
 }
 
-fn figures(subject: &Subject) -> Row {
+fn figures(subject: &Subject) -> TableRow {
     let report = &subject.report;
     let error = report.reconstruction.as_ref().map_or(f64::NAN, |r| r.relative_error);
     let lifts = report.co_purchase.as_ref().map_or(&[][..], |pairs| &pairs.lift);
     let lift = |lift: Option<&Option<f64>>| figure(lift.copied().flatten().unwrap_or(f64::NAN), 1);
-    Row {
+    TableRow {
         name: subject.name.clone(),
         cells: vec![
             count(report.items as u64),
@@ -145,12 +134,12 @@ fn figures(subject: &Subject) -> Row {
     }
 }
 
-fn levels(subject: &Subject) -> Table<'_> {
+fn levels(subject: &Subject) -> Table {
     let report = &subject.report;
     let at = |values: Option<&Vec<f64>>, level: usize| values.and_then(|v| v.get(level).copied()).unwrap_or(f64::NAN);
     let rows = report.levels.iter().enumerate().map(|(level, use_of)| {
         let lift = report.co_purchase.as_ref().and_then(|pairs| pairs.lift.get(level).copied().flatten());
-        Row {
+        TableRow {
             name: (level + 1).to_string(),
             cells: vec![
                 format!("{} of {}", count(use_of.used as u64), count(use_of.codes.into())),
@@ -168,7 +157,7 @@ fn levels(subject: &Subject) -> Table<'_> {
             ],
         }
     });
-    Table { title: &subject.name, columns: LEVELS, rows: rows.collect() }
+    Table { title: subject.name.clone(), columns: LEVELS.map(str::to_owned).to_vec(), rows: rows.collect() }
 }
 
 /// Bars of one figure: a group a level or depth, a bar a subject. None where no subject has the figure.
