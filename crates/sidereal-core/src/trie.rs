@@ -185,6 +185,23 @@ impl Trie {
         from + partition_point_near(later, node, near) as u32
     }
 
+    /// The parents, at `depth - 1`, of nodes in ascending order.
+    pub fn parents(&self, depth: usize, nodes: &[u32]) -> Vec<u32> {
+        let parents = nodes.iter().scan(0, |parent, &node| {
+            *parent = self.parent_from(depth, node, *parent);
+            Some(*parent)
+        });
+        parents.collect()
+    }
+
+    /// The arrays of a depth below L, for a search that keeps the trie elsewhere: where the edges of each node begin and
+    /// where the last end, `[nodes + 1]`, and the code on each edge, `[edges]`. An edge's number is its child's.
+    ///
+    /// Nothing here is bounded: whoever copies the arrays of a file looks at [`Trie::verify`] first.
+    pub fn edges(&self, depth: usize) -> Option<(&[u32], Codes<'_>)> {
+        self.depths.get(depth).map(|d| (&d.first_child[..], d.edge_code.all()))
+    }
+
     /// The node that a prefix of codes leads to, if any item has that prefix.
     pub fn find(&self, prefix: &[u16]) -> Option<u32> {
         if prefix.len() > self.levels() {

@@ -23,7 +23,7 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 use sidereal_core::catalog::Node;
-use sidereal_core::{Catalog, Error as CoreError, LeafFilter};
+use sidereal_core::{Catalog, CodeVocab, Error as CoreError, LeafFilter};
 
 use crate::Result;
 use crate::ranking::{Ranking, ScoredLeaf, SearchStats};
@@ -31,8 +31,11 @@ use crate::scoring::{NextCodeModel, ScoreNorm};
 use crate::search::Search;
 
 mod best;
+mod device;
 
 pub(crate) use best::Best;
+pub(crate) use device::free_device_search;
+use device::{OnDevice, can_search, device_search};
 
 /// One question: what comes after this history, among the items that the filter leaves?
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +62,39 @@ impl BeamOptions {
     }
 }
 
-/// Searches for all requests; the answer to request `i` is at place `i`.
+/// A model and what its searches keep beside it: on a device the trie, and the sets of items that filters allow.
+#[derive(Debug)]
+pub struct Searcher<M> {
+    model: M,
+    on_device: OnDevice,
+}
+
+impl<M: NextCodeModel> Searcher<M> {
+    /// A model that has not been asked yet.
+    pub fn new(model: M) -> Self {
+        Self { model, on_device: OnDevice::default() }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// As [`beam_search`]; where the model is on a device, the search stays there as far as it can.
+    ///
+    /// # Errors
+    /// As [`beam_search`]; a device without memory for one request.
+    pub fn search(&self, catalog: &Catalog, requests: &[Request<'_>], options: &BeamOptions) -> Result<Vec<Ranking>> {
+        match self.model.on_device() {
+            Some(model) if can_search(model.device(), catalog, &options.search) => {
+                device_search(model, &self.on_device, catalog, requests, options)
+            }
+            _ => beam_search(&self.model, catalog, requests, options),
+        }
+    }
+}
+
+/// Searches for all requests on the host; the answer to request `i` is at place `i`.
 ///
 /// Requests are taken in groups of [`NextCodeModel::requests_per_state`], and groups run side by side on rayon's
 /// threads. The grouping does not depend on the number of threads, so neither do the results.
@@ -74,7 +109,7 @@ pub fn beam_search<M: NextCodeModel>(
     options: &BeamOptions,
 ) -> Result<Vec<Ranking>> {
     options.search.check(catalog.levels())?;
-    check_fit(model, catalog)?;
+    check_fit(model.vocab(), catalog)?;
     let group = model.requests_per_state().max(1);
     if requests.len() <= group {
         return search_group(model, catalog, requests, options);
@@ -89,11 +124,11 @@ pub fn beam_search<M: NextCodeModel>(
 }
 
 /// Levels and codes of a model must be those of the catalog.
-pub(crate) fn check_fit<M: NextCodeModel>(model: &M, catalog: &Catalog) -> Result<()> {
-    if model.vocab().codes_per_level() == catalog.codes_per_level() {
+pub(crate) fn check_fit(vocab: &CodeVocab, catalog: &Catalog) -> Result<()> {
+    if vocab.codes_per_level() == catalog.codes_per_level() {
         return Ok(());
     }
-    let (ours, theirs) = (model.vocab().codes_per_level(), catalog.codes_per_level());
+    let (ours, theirs) = (vocab.codes_per_level(), catalog.codes_per_level());
     let problem = format!("the generator writes {ours:?} codes per level, but the catalog has {theirs:?}");
     Err(CoreError::mismatch(problem, "use the catalog that the generator was trained on, or train it again").into())
 }
@@ -229,7 +264,11 @@ pub(crate) fn log_prob(level: usize, code: u16, log_probs: &[f32]) -> Result<f32
 
 /// The error for a model that answers NaN or infinity.
 pub(crate) fn not_finite(level: usize, code: u16, score: f32) -> crate::Error {
-    let problem = format!("the score of code {code} at level {level} is {score}, not a finite number");
+    not_finite_at(&format!("the score of code {code} at level {level}"), score)
+}
+
+fn not_finite_at(which: &str, score: f32) -> crate::Error {
+    let problem = format!("{which} is {score}, not a finite number");
     let mend = "the weights are damaged or the training diverged: load another checkpoint, or train with a lower \
                 learning rate";
     CoreError::input("generator", problem, mend).into()

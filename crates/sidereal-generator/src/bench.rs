@@ -16,7 +16,7 @@ use sidereal_nn::rng::Rng;
 
 use crate::Result;
 use crate::batches::Batch;
-use crate::beam::{BeamOptions, Request, beam_search};
+use crate::beam::{BeamOptions, Request, Searcher};
 use crate::dropout::Dropout;
 use crate::models::t5::{T5, T5Config};
 use crate::scoring::ScoreNorm;
@@ -265,7 +265,7 @@ pub fn bench_beam(
     precision: Precision,
 ) -> Result<BeamBench> {
     let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, catalog.codes_per_level());
-    let inference = model.inference(&vocab, precision)?;
+    let searcher = Searcher::new(model.inference(&vocab, precision)?);
     let filter = LeafFilter::allow_all();
     let unpadded = |history: &'_ Vec<u32>| -> usize {
         history.iter().rposition(|&token| token != CodeVocab::PAD).map_or(0, |last| last + 1)
@@ -277,7 +277,7 @@ pub fn bench_beam(
     let (times, rankings) = Times::of(1, runs, || {
         let mut rankings = Vec::with_capacity(requests.len());
         for chunk in requests.chunks(batch) {
-            rankings.extend(beam_search(&inference, catalog, chunk, &options)?);
+            rankings.extend(searcher.search(catalog, chunk, &options)?);
         }
         Ok(rankings)
     })?;

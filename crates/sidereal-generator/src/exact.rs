@@ -30,7 +30,7 @@ impl<'a, M: NextCodeModel> ExactScorer<'a, M> {
     /// # Errors
     /// A model that does not fit the catalog.
     pub fn new(model: &'a M, catalog: &'a Catalog, norm: ScoreNorm, max_history: usize) -> Result<Self> {
-        check_fit(model, catalog)?;
+        check_fit(model.vocab(), catalog)?;
         Ok(Self { model, catalog, norm, max_history })
     }
 

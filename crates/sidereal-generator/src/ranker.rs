@@ -11,7 +11,7 @@ use sidereal_core::metrics::top_k;
 use sidereal_core::{Catalog, ItemIndex, LeafFilter};
 
 use crate::Result;
-use crate::beam::{BeamOptions, Request, beam_search};
+use crate::beam::{BeamOptions, Request, Searcher};
 use crate::exact::ExactScorer;
 use crate::history_layout::HistoryLayout;
 use crate::ranking::{Ranking, ScoredItem};
@@ -105,7 +105,7 @@ pub trait Ranker: Debug + Send + Sync {
 /// A model that writes codes, asked by constrained beam search.
 #[derive(Debug)]
 pub struct CodeRanker<M> {
-    model: M,
+    searcher: Searcher<M>,
     norm: ScoreNorm,
     layout: HistoryLayout,
 }
@@ -119,12 +119,12 @@ impl<M: NextCodeModel> CodeRanker<M> {
 
     /// Histories are laid out as the model learnt them.
     pub fn with_layout(model: M, norm: ScoreNorm, layout: HistoryLayout) -> Self {
-        Self { model, norm, layout }
+        Self { searcher: Searcher::new(model), norm, layout }
     }
 
     /// The model.
     pub(crate) fn model(&self) -> &M {
-        &self.model
+        self.searcher.model()
     }
 
     /// What the model reads of a question.
@@ -145,11 +145,11 @@ impl<M: NextCodeModel + Debug + Send> Ranker for CodeRanker<M> {
             .zip(questions)
             .map(|(history, question)| Request { history, filter: question.filter })
             .collect();
-        beam_search(&self.model, catalog, &requests, &BeamOptions::new(search.clone(), self.norm))
+        self.searcher.search(catalog, &requests, &BeamOptions::new(search.clone(), self.norm))
     }
 
     fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>> {
-        let scorer = ExactScorer::new(&self.model, catalog, self.norm, self.layout.max_history)?;
+        let scorer = ExactScorer::new(self.model(), catalog, self.norm, self.layout.max_history)?;
         scorer.item_scores(&self.tokens(catalog, question), question.filter)
     }
 

@@ -1,5 +1,6 @@
 //! What models of the next item can do: write codes, or score the whole catalog.
 
+use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use sidereal_core::{CodeVocab, ItemIndex};
 
@@ -106,6 +107,39 @@ pub trait NextCodeModel: Sync {
         codes: &[u16],
         norm: ScoreNorm,
     ) -> Result<(Self::State, CodeScores)>;
+
+    /// The same model for a search that stays on its device, where it has one.
+    fn on_device(&self) -> Option<&dyn DeviceCodes> {
+        None
+    }
+}
+
+/// A code model on a device, for a search that stays there: no number comes back between two codes.
+pub trait DeviceCodes: Sync {
+    /// How codes are numbered as tokens.
+    fn vocab(&self) -> &CodeVocab;
+
+    /// Where its weights are, and its scores come to be.
+    fn device(&self) -> &Device;
+
+    /// Reads histories and scores the codes of level 0, as [`NextCodeModel::begin`]: f32, `[B, K]`.
+    ///
+    /// # Errors
+    /// A token that the model does not have; whatever the device says.
+    fn write(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<(Box<dyn DeviceWriter + '_>, Tensor)>;
+}
+
+/// What a [`DeviceCodes`] has written of some requests.
+pub trait DeviceWriter {
+    /// Writes a code to each prefix and scores those of the next level: f32, `[R, K]`. The requests have the same number of
+    /// prefixes, those of a request stand together, and row `r` goes on from row `parents[r]` of the step before.
+    ///
+    /// # Shapes
+    /// `parents`, `codes`: u32, `[R]`
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    fn step(&mut self, parents: &Tensor, codes: &Tensor) -> Result<Tensor>;
 }
 
 /// A model that gives every item of the catalog a score.

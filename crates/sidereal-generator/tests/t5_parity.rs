@@ -16,7 +16,7 @@ use sidereal_generator::models::t5::{T5, T5Inference};
 use sidereal_generator::scoring::CodeScores;
 use sidereal_generator::{NextCodeModel, Ranking, ScoreNorm};
 use sidereal_nn::kernels::{Instructions, Precision};
-use sidereal_nn::tolerance::{BF16_SCORES, INT8_SCORES, LOGITS};
+use sidereal_nn::tolerance::{BF16_DEVICE_SCORES, BF16_SCORES, INT8_SCORES, LOGITS};
 
 const VARIANTS: [&str; 3] = ["t5_relu_tied", "t5_gated_gelu", "t5_gated_gelu_noscale"];
 /// The order of beams is compared only where neighbours differ by more: the fixtures' own advice.
@@ -154,8 +154,10 @@ fn constrained_beams_equal_hugging_face_generate_on_every_path() {
         let requests: Vec<Request<'_>> =
             histories(&f.batch).into_iter().map(|history| Request { history, filter: &filter }).collect();
         let options = BeamOptions::new(beams.num_beams, ScoreNorm::Full);
-        for inference in [f.model.inference(&vocab, Precision::F32).unwrap(), f.model.device_inference(&vocab).unwrap()]
-        {
+        for inference in [
+            f.model.inference(&vocab, Precision::F32).unwrap(),
+            f.model.device_inference(&vocab, Precision::F32).unwrap(),
+        ] {
             let rankings = beam_search(&inference, &catalog, &requests, &options).unwrap();
             for (user, ranking) in rankings.iter().enumerate() {
                 assert_eq!(ranking.leaves.len(), beams.num_beams);
@@ -186,7 +188,9 @@ fn exact_ranking_equals_the_exhaustive_one() {
 fn a_request_is_scored_alike_alone_and_in_company_of_other_lengths() {
     let (f, beams) = (fixture("t5_relu_tied"), Beams::read("t5_relu_tied"));
     let (_, vocab) = beams.catalog();
-    for inference in [f.model.inference(&vocab, Precision::F32).unwrap(), f.model.device_inference(&vocab).unwrap()] {
+    for inference in
+        [f.model.inference(&vocab, Precision::F32).unwrap(), f.model.device_inference(&vocab, Precision::F32).unwrap()]
+    {
         let histories = histories(&f.batch);
         let (_, together) = inference.begin(&histories, ScoreNorm::Level).unwrap();
         for (row, history) in histories.iter().enumerate() {
@@ -211,16 +215,22 @@ fn every_precision_answers_near_the_reference_with_all_instructions() {
             let rows = |of: &CodeScores| -> Vec<f32> { (0..of.rows()).flat_map(|r| of.row(r).to_vec()).collect() };
             [rows(&begun), rows(&next)].concat()
         };
-        let reference = scores(&f.model.device_inference(&vocab).unwrap());
+        let reference = scores(&f.model.device_inference(&vocab, Precision::F32).unwrap());
         let size = reference.iter().map(|score| f64::from(score.abs())).sum::<f64>() / reference.len() as f64;
+        let off = |found: &[f32]| -> f64 {
+            let error: f32 = found.iter().zip(&reference).map(|(a, b)| (a - b).abs()).sum();
+            f64::from(error) / reference.len() as f64
+        };
+        let on_device = off(&scores(&f.model.device_inference(&vocab, Precision::Bf16).unwrap()));
+        let holds = BF16_DEVICE_SCORES.holds(size + on_device, size);
+        assert!(holds && on_device > 0.0, "{variant}, bf16 on a device: {on_device} in {size}");
         for (precision, tolerance) in
             [(Precision::F32, LOGITS), (Precision::Bf16, BF16_SCORES), (Precision::Int8, INT8_SCORES)]
         {
             for instructions in Instructions::ALL {
                 let allowed = Instructions::limit(instructions);
                 let found = scores(&f.model.inference(&vocab, precision).unwrap());
-                let error: f32 = found.iter().zip(&reference).map(|(a, b)| (a - b).abs()).sum();
-                let mean = f64::from(error) / reference.len() as f64;
+                let mean = off(&found);
                 let holds = tolerance.holds(size + mean, size);
                 assert!(holds, "{variant}, {precision:?} with {allowed:?}: {mean} in {size}");
             }
@@ -230,10 +240,18 @@ fn every_precision_answers_near_the_reference_with_all_instructions() {
 }
 
 #[test]
+fn bytes_on_a_device_are_refused_with_what_there_is_instead() {
+    let (f, beams) = (fixture(VARIANTS[0]), Beams::read(VARIANTS[0]));
+    let error = f.model.device_inference(&beams.catalog().1, Precision::Int8).unwrap_err().to_string();
+    assert!(error.contains("int8") && error.contains("bf16") && error.contains("--device cpu"), "{error}");
+}
+
+#[test]
 fn paths_agree_on_scores_of_prefixes_under_every_norm() {
     let (f, beams) = (fixture("t5_gated_gelu"), Beams::read("t5_gated_gelu"));
     let (_, vocab) = beams.catalog();
-    let (cpu, device) = (f.model.inference(&vocab, Precision::F32).unwrap(), f.model.device_inference(&vocab).unwrap());
+    let (cpu, device) =
+        (f.model.inference(&vocab, Precision::F32).unwrap(), f.model.device_inference(&vocab, Precision::F32).unwrap());
     let histories = histories(&f.batch);
     for norm in [ScoreNorm::Full, ScoreNorm::Level] {
         let (a, b) = (cpu.begin(&histories, norm).unwrap(), device.begin(&histories, norm).unwrap());

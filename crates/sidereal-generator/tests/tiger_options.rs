@@ -142,8 +142,10 @@ fn both_paths_give_the_same_scores_under_every_combination() {
     for config in combinations() {
         let model = t5(&config, &world);
         let layout: HistoryLayout = config.layout(&CodeVocab::new(CodeVocab::FIRST_CODE, &CODES));
-        let (cpu, device) =
-            (model.inference(&layout.vocab, Precision::F32).unwrap(), model.device_inference(&layout.vocab).unwrap());
+        let (cpu, device) = (
+            model.inference(&layout.vocab, Precision::F32).unwrap(),
+            model.device_inference(&layout.vocab, Precision::F32).unwrap(),
+        );
         let of_length = [vec![], vec![5], vec![3, 3, 19, 0, 8, 2]];
         let histories: Vec<Vec<u32>> =
             of_length.iter().zip(USERS).map(|(items, user)| layout.tokens(&world.catalog, items, user)).collect();

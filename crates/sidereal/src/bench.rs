@@ -19,6 +19,7 @@ use crate::Result;
 
 mod changes;
 mod constraint;
+mod device;
 mod encode;
 mod filter;
 mod job;
@@ -26,6 +27,7 @@ mod machine;
 
 pub use changes::{ChangesWish, changes};
 pub use constraint::{ConstraintWish, constraint};
+pub use device::{DeviceWish, device};
 pub use encode::{EncodeWish, encode};
 pub use filter::{FilterWish, filter};
 pub use job::{JobWish, job, job_input};

@@ -108,12 +108,51 @@ pub(crate) enum Bench {
         /// Requests of a round.
         #[arg(long, default_value_t = 16)]
         users: usize,
+        /// Requests at a time.
+        #[arg(long, default_value_t = 1)]
+        batch: usize,
         /// Rounds over all requests; one more before them warms up.
         #[arg(long, default_value_t = 5)]
         rounds: usize,
         /// What the model multiplies: f32, bf16 or int8.
         #[arg(long, default_value = "f32")]
         precision: Precision,
+        /// The seed.
+        #[arg(long, default_value_t = 1234)]
+        seed: u64,
+    },
+    /// A device (`--device cuda`) held against the CPU: agreement, the search alone and in batches, the constraint, training.
+    Device {
+        /// Items of the random catalog.
+        #[arg(long, default_value_t = 100_000)]
+        items: usize,
+        /// Beam width.
+        #[arg(long, default_value_t = 50)]
+        beam: usize,
+        /// Requests at a time, one measurement each.
+        #[arg(long, value_delimiter = ',', default_value = "1,8,64,256")]
+        batches: Vec<usize>,
+        /// Users of the random histories.
+        #[arg(long, default_value_t = 512)]
+        users: usize,
+        /// Timed runs; one more before them warms up.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// What the model multiplies: f32, bf16.
+        #[arg(long, value_delimiter = ',', default_value = "f32,bf16")]
+        precisions: Vec<Precision>,
+        /// Semantic IDs of the catalogs whose constraint is measured.
+        #[arg(long, value_delimiter = ',', default_value = "1000000,20000000")]
+        constraint_ids: Vec<usize>,
+        /// Levels of these semantic IDs.
+        #[arg(long, default_value_t = 4)]
+        constraint_levels: usize,
+        /// Samples of a training step, one measurement each.
+        #[arg(long, value_delimiter = ',', default_value = "64,256,1024")]
+        train_batches: Vec<usize>,
+        /// Steps of a run of training.
+        #[arg(long, default_value_t = 10)]
+        steps: usize,
         /// The seed.
         #[arg(long, default_value_t = 1234)]
         seed: u64,

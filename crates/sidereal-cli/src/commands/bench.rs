@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use sidereal::Result;
-use sidereal::bench::{BeamWish, ChangesWish, ConstraintWish, EncodeWish, FilterWish, JobWish, TrainWish, TrieWish};
+use sidereal::bench::{
+    BeamWish, ChangesWish, ConstraintWish, DeviceWish, EncodeWish, FilterWish, JobWish, TrainWish, TrieWish,
+};
 
 use crate::args::Bench;
 use crate::commands::Context;
@@ -50,9 +52,37 @@ pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
         Bench::Trie { input, ids, levels, codes, runs } => {
             sidereal::bench::trie(&TrieWish { input, ids, levels, codes, runs })?
         }
-        Bench::Constraint { ids, levels, codes, beam, users, rounds, precision, seed } => {
-            let wish = ConstraintWish { ids, levels, codes, beam, users, rounds, precision, seed };
+        Bench::Constraint { ids, levels, codes, beam, users, batch, rounds, precision, seed } => {
+            let wish = ConstraintWish { ids, levels, codes, beam, users, batch, rounds, precision, seed };
             sidereal::bench::constraint(&wish, device)?
+        }
+        Bench::Device {
+            items,
+            beam,
+            batches,
+            users,
+            runs,
+            precisions,
+            constraint_ids,
+            constraint_levels,
+            train_batches,
+            steps,
+            seed,
+        } => {
+            let wish = DeviceWish {
+                items,
+                beam,
+                batches,
+                users,
+                runs,
+                precisions,
+                constraint_ids,
+                constraint_levels,
+                train_batches,
+                steps,
+                seed,
+            };
+            sidereal::bench::device(&wish, device)?
         }
         Bench::Filter { items, users, beam, denied, percent_left, changes, rounds, seed } => {
             let wish = FilterWish { items, users, beam, denied, percent_left, changes, rounds, seed };

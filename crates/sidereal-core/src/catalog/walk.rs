@@ -81,6 +81,11 @@ impl Catalog {
         Node { base: 0, delta: if later { 0 } else { NONE } }
     }
 
+    /// Whether [`Catalog::trie`] has all semantic IDs: none came while the catalog serves.
+    pub fn is_all_built(&self) -> bool {
+        self.root().delta().is_none()
+    }
+
     /// The children of a prefix of `depth` codes.
     #[inline]
     pub fn children(&self, depth: usize, node: Node) -> Children<'_> {

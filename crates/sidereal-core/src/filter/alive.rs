@@ -67,6 +67,11 @@ impl AliveSet {
         }
     }
 
+    /// The alive nodes of depths 1 to L.
+    pub fn nodes(&self, depth: usize) -> Option<&Bits> {
+        self.nodes.get(depth.checked_sub(1)?)
+    }
+
     /// How many of some nodes of a depth are alive.
     pub(crate) fn count_in(&self, depth: usize, nodes: std::ops::Range<u32>) -> u32 {
         let at = depth.checked_sub(1).and_then(|at| self.nodes.get(at));

@@ -4,10 +4,10 @@ use rayon::prelude::*;
 use sidereal_core::Catalog;
 
 use crate::Result;
-use crate::beam::{Beam, BeamOptions, Best, places};
+use crate::beam::{Beam, BeamOptions, Best, free_device_search, places};
 use crate::scoring::NextCodeModel;
 
-/// Searches for all histories; the score of the best beam of each. It differs from
+/// Searches for all histories, where the model is; the score of the best beam of each. It differs from
 /// [`beam_search`](crate::beam::beam_search) only in what a beam may go on with: all codes of the next level.
 ///
 /// # Errors
@@ -18,6 +18,9 @@ pub fn free_search<M: NextCodeModel>(
     histories: &[&[u32]],
     options: &BeamOptions,
 ) -> Result<Vec<f32>> {
+    if let Some(model) = model.on_device() {
+        return free_device_search(model, histories, options);
+    }
     let groups = histories.par_chunks(model.requests_per_state().max(1));
     let found: Vec<Vec<f32>> =
         groups.map(|histories| search_group(model, catalog, histories, options)).collect::<Result<_>>()?;

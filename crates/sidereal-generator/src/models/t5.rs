@@ -27,10 +27,11 @@ mod weights;
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use sidereal_core::{CodeVocab, Embeddings, Error as CoreError};
 use sidereal_nn::kernels::loops::MAX_POSITIONS;
 use sidereal_nn::kernels::{self, Precision, Write};
+use sidereal_nn::ops::composed;
 use sidereal_nn::params::Params;
 
 pub use config::{FeedForward, T5Config};
@@ -43,7 +44,7 @@ use crate::batches::Batch;
 use crate::dropout::Dropout;
 use crate::models::unit_length::unit_values;
 use crate::network::WEIGHTS_FILE;
-use crate::scoring::{CodeScores, NextCodeModel, ScoreNorm};
+use crate::scoring::{CodeScores, DeviceCodes, NextCodeModel, ScoreNorm};
 use forward::{Forward, Padding};
 use frozen::Frozen;
 use weights::{Model, Weights};
@@ -222,8 +223,8 @@ impl T5 {
     /// The weights as they are now, ready to write codes: on the CPU packed for its kernels, elsewhere shared.
     ///
     /// # Errors
-    /// A code vocabulary that is larger than V, or has more levels than inference supports; a precision other than f32
-    /// on another device than the CPU.
+    /// A code vocabulary that is larger than V, or has more levels than inference supports; bytes on another device than
+    /// the CPU.
     pub fn inference(&self, vocab: &CodeVocab, precision: Precision) -> Result<T5Inference> {
         self.inference_over(vocab, None, precision)
     }
@@ -238,16 +239,12 @@ impl T5 {
         vectors: Option<&Embeddings>,
         precision: Precision,
     ) -> Result<T5Inference> {
-        if !self.device.is_cpu() {
-            if precision != Precision::F32 {
-                let problem = format!("{} is for the CPU, but the generator is elsewhere", precision.name());
-                return Err(CoreError::config("precision", problem, "use f32, or --device cpu").into());
-            }
-            return self.device_inference_over(vocab, vectors);
+        if !self.device.is_cpu() || composed::is_everywhere() {
+            return self.device_inference_over(vocab, vectors, precision);
         }
         self.check_vocab(vocab)?;
         let extended = match &self.extensions {
-            Some(extensions) if extensions.change_histories() => Some(Box::new(self.frozen(vectors, true)?)),
+            Some(extensions) if extensions.change_histories() => Some(Box::new(self.frozen(vectors, Share::Copied)?)),
             _ => None,
         };
         let cpu = cpu::CpuT5::new(&self.config, vocab, &self.model.weights, extended, precision)?;
@@ -258,13 +255,27 @@ impl T5 {
     ///
     /// # Errors
     /// As [`T5::inference`].
-    pub fn device_inference(&self, vocab: &CodeVocab) -> Result<T5Inference> {
-        self.device_inference_over(vocab, None)
+    pub fn device_inference(&self, vocab: &CodeVocab, precision: Precision) -> Result<T5Inference> {
+        self.device_inference_over(vocab, None, precision)
     }
 
-    fn device_inference_over(&self, vocab: &CodeVocab, vectors: Option<&Embeddings>) -> Result<T5Inference> {
+    fn device_inference_over(
+        &self,
+        vocab: &CodeVocab,
+        vectors: Option<&Embeddings>,
+        precision: Precision,
+    ) -> Result<T5Inference> {
         self.check_vocab(vocab)?;
-        let device = device::DeviceT5::new(vocab, self.frozen(vectors, false)?);
+        let dtype = match precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::Int8 => {
+                let problem = "int8 is for the CPU, but the generator is elsewhere";
+                return Err(CoreError::config("precision", problem, "use f32 or bf16, or --device cpu").into());
+            }
+        };
+        let heads = self.frozen(vectors, Share::As(DType::F32))?;
+        let device = device::DeviceT5::new(vocab, self.frozen(vectors, Share::As(dtype))?, heads);
         self.asked(vocab, Engine::Device(Box::new(device)))
     }
 
@@ -301,15 +312,18 @@ impl T5 {
         }
     }
 
-    /// The same weights without the record of gradients, perhaps apart from what training goes on to change.
-    fn frozen(&self, vectors: Option<&Embeddings>, copy: bool) -> Result<Frozen> {
+    /// The same weights without the record of gradients.
+    fn frozen(&self, vectors: Option<&Embeddings>, share: Share) -> Result<Frozen> {
         let mut vars = self.model.params.vars().iter();
         let weights = Weights::build(&self.config, self.extensions.as_ref(), |slot| {
             let (_, var) = vars.next().ok_or_else(|| {
                 CoreError::input("T5", format!("parameter {:?} is missing", slot.name), "this is a defect: report it")
             })?;
             let shared = var.as_detached_tensor();
-            Ok(if copy { shared.copy()? } else { shared })
+            Ok(match share {
+                Share::Copied => shared.copy()?,
+                Share::As(dtype) => shared.to_dtype(dtype)?,
+            })
         })?;
         let extensions = self.extensions.clone();
         let width = extensions.as_ref().map_or(0, |extensions| extensions.vector_width);
@@ -322,8 +336,21 @@ impl T5 {
             Some(vectors) => Some(level_vectors(vectors, &self.device)?),
             None => self.vectors.clone(),
         };
+        let vectors = match share {
+            Share::Copied => vectors,
+            Share::As(dtype) => vectors.map(|vectors| vectors.to_dtype(dtype)).transpose()?,
+        };
         Ok(Frozen { config: self.config.clone(), weights, extensions, vectors })
     }
+}
+
+/// What becomes of a model's weights where it no longer learns.
+#[derive(Debug, Clone, Copy)]
+enum Share {
+    /// Copied, apart from what training goes on to change.
+    Copied,
+    /// The same numbers where they have this type already.
+    As(DType),
 }
 
 /// Vectors of mean square 1 on the device, and one of zeros for no item: `[N + 1, width]`.
@@ -420,6 +447,13 @@ impl NextCodeModel for T5Inference {
                 model.step(state, parents, codes, norm).map(|(s, scores)| (T5State(StateOf::Device(s)), scores))
             }
             _ => Err(CoreError::input("beam", "a state of another model", "this is a defect: report it").into()),
+        }
+    }
+
+    fn on_device(&self) -> Option<&dyn DeviceCodes> {
+        match &self.engine {
+            Engine::Cpu(_) => None,
+            Engine::Device(model) => Some(model.as_ref()),
         }
     }
 }

@@ -3,15 +3,17 @@
 
 use std::sync::Arc;
 
+use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use sidereal_core::catalog::{Change, LiveCatalog};
 use sidereal_core::{Catalog, CodeVocab, CollisionPolicy, ItemId, ItemIndex, LeafFilter, SemanticIds};
 use sidereal_generator::beam::{BeamOptions, Request, beam_search};
-use sidereal_generator::scoring::CodeScores;
+use sidereal_generator::scoring::{CodeScores, DeviceCodes, DeviceWriter};
 use sidereal_generator::{NextCodeModel, Ranking, Result, ScoreNorm, Search};
 
 /// Log-probabilities that are a hash of history and prefix. What it knows about a prefix, it knows only through
 /// `parents` and `codes`, as a real model does.
+#[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) vocab: CodeVocab,
     /// Scores are rounded to this many steps, so that a few steps give many ties.
@@ -102,6 +104,89 @@ impl NextCodeModel for Table {
             (*history, [prefix.as_slice(), &[code]].concat())
         };
         Ok(self.answer(parents.iter().zip(codes).map(extend).collect(), norm))
+    }
+}
+
+/// The same model, as one on a device; only that it looks at what it is told there.
+#[derive(Debug)]
+pub(crate) struct OnDevice {
+    pub(crate) table: Table,
+    /// It has no memory for more requests than these.
+    pub(crate) memory: usize,
+}
+
+struct TableWriter<'a> {
+    table: &'a Table,
+    of_row: Vec<(u64, Vec<u16>)>,
+    norm: ScoreNorm,
+}
+
+impl TableWriter<'_> {
+    fn log_probs(&self) -> Result<Tensor> {
+        let rows: Vec<Vec<f32>> = self.of_row.iter().map(|row| self.table.scores(row, self.norm)).collect();
+        Ok(Tensor::new(rows, &Device::Cpu)?)
+    }
+}
+
+impl DeviceWriter for TableWriter<'_> {
+    fn step(&mut self, parents: &Tensor, codes: &Tensor) -> Result<Tensor> {
+        let (parents, codes): (Vec<u32>, Vec<u32>) = (parents.to_vec1()?, codes.to_vec1()?);
+        let extend = |(parent, code): (u32, u32)| {
+            let (history, prefix) = &self.of_row[parent as usize];
+            (*history, [prefix.as_slice(), &[code as u16]].concat())
+        };
+        self.of_row = parents.into_iter().zip(codes).map(extend).collect();
+        self.log_probs()
+    }
+}
+
+impl DeviceCodes for OnDevice {
+    fn vocab(&self) -> &CodeVocab {
+        &self.table.vocab
+    }
+
+    fn device(&self) -> &Device {
+        &Device::Cpu
+    }
+
+    fn write(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<(Box<dyn DeviceWriter + '_>, Tensor)> {
+        if histories.len() > self.memory {
+            return Err(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\"".to_owned()).into());
+        }
+        let of_row = histories.iter().map(|h| (hash(h.iter().map(|&t| t.into())), Vec::new())).collect();
+        let writer = TableWriter { table: &self.table, of_row, norm };
+        let scores = writer.log_probs()?;
+        Ok((Box::new(writer), scores))
+    }
+}
+
+impl NextCodeModel for OnDevice {
+    type State = Prefixes;
+
+    fn vocab(&self) -> &CodeVocab {
+        &self.table.vocab
+    }
+
+    fn requests_per_state(&self) -> usize {
+        self.table.requests_per_state()
+    }
+
+    fn begin(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<(Prefixes, CodeScores)> {
+        self.table.begin(histories, norm)
+    }
+
+    fn step(
+        &self,
+        state: &Prefixes,
+        parents: &[u32],
+        codes: &[u16],
+        norm: ScoreNorm,
+    ) -> Result<(Prefixes, CodeScores)> {
+        self.table.step(state, parents, codes, norm)
+    }
+
+    fn on_device(&self) -> Option<&dyn DeviceCodes> {
+        Some(self)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Every op composed of plain candle ops: the fallback on devices and in types that have no fused kernel, and the second
 //! opinion in the tests. Shapes are those of the op of the same name in [`crate::ops`] and are not checked again.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use candle_core::{D, DType, Tensor};
 
 use crate::error::Result;
@@ -10,6 +12,19 @@ use crate::ops::dropout::keep_mask;
 use crate::ops::item_loss::ItemScores;
 use crate::ops::loss::CrossEntropy;
 use crate::ops::marked::Marked;
+
+static EVERYWHERE: AtomicBool = AtomicBool::new(false);
+
+/// From now on every op of this process is composed, also where it could be fused: how the path of devices is followed on a
+/// machine that has none.
+pub fn everywhere() {
+    EVERYWHERE.store(true, Ordering::Relaxed);
+}
+
+/// Whether [`everywhere`] was said.
+pub fn is_everywhere() -> bool {
+    EVERYWHERE.load(Ordering::Relaxed)
+}
 
 /// See [`crate::ops::linear()`].
 ///
@@ -64,11 +79,14 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     Ok(centred.broadcast_div(&root)?.to_dtype(dtype)?.broadcast_mul(weight)?.broadcast_add(bias)?)
 }
 
-/// See [`crate::ops::gelu_tanh()`].
+/// See [`crate::ops::gelu_tanh()`]. Half types are computed in f32.
 ///
 /// # Errors
 /// A tensor that candle refuses.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
+    if let Some(found) = in_f32(x, gelu_tanh)? {
+        return Ok(found);
+    }
     let inner = ((x + (x.sqr()?.mul(x)? * 0.044715)?)? * (2.0 / std::f64::consts::PI).sqrt())?;
     Ok(((x * 0.5)? * (inner.tanh()? + 1.0)?)?)
 }
@@ -81,13 +99,24 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
     Ok(x.gelu_erf()?)
 }
 
-/// See [`crate::ops::silu()`].
+/// See [`crate::ops::silu()`]. Half types are computed in f32.
 ///
 /// # Errors
 /// A tensor that candle refuses.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
+    if let Some(found) = in_f32(x, silu)? {
+        return Ok(found);
+    }
     // x / (1 + exp(-x)); candle's own silu has the same backward.
     Ok((x / (x.neg()?.exp()? + 1.0)?)?)
+}
+
+/// What a function gives in f32, in the type of its argument; none where that is no half type.
+fn in_f32(x: &Tensor, of: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Option<Tensor>> {
+    match x.dtype() {
+        half @ (DType::F16 | DType::BF16) => Ok(Some(of(&x.to_dtype(DType::F32)?)?.to_dtype(half)?)),
+        _ => Ok(None),
+    }
 }
 
 /// See [`crate::ops::dropout()`]. The mask is the fused op's, drawn on the host.
@@ -125,11 +154,18 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     Ok(table.index_select(&ids.flatten_all()?, 0)?.reshape(dims)?)
 }
 
-/// See [`crate::ops::attention()`].
+/// See [`crate::ops::attention()`]. Half types are multiplied and added up in f32: scores that are not divided by sqrt(dk)
+/// are large, and their differences decide.
 ///
 /// # Errors
 /// Shapes that do not fit.
 pub fn attention(q: &Tensor, kv: &Tensor, bias: Option<&Tensor>, args: &Attention) -> Result<Tensor> {
+    let dtype = q.dtype();
+    if matches!(dtype, DType::F16 | DType::BF16) {
+        let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
+        let found = attention(&q.to_dtype(DType::F32)?, &kv.to_dtype(DType::F32)?, bias.as_ref(), args)?;
+        return Ok(found.to_dtype(dtype)?);
+    }
     let (batch, queries, inner) = q.dims3()?;
     let keys = kv.dim(1)?;
     let (heads, width) = (args.heads, inner / args.heads);
@@ -148,9 +184,8 @@ pub fn attention(q: &Tensor, kv: &Tensor, bias: Option<&Tensor>, args: &Attentio
         scores = scores.broadcast_add(&causal_mask(queries, keys, q.dtype(), q.device())?)?;
     }
     // A row whose keys are all masked has a maximum of -inf: lift it, so that its weights become 0 and not NaN.
-    let floor = if q.dtype() == DType::F16 { -6e4 } else { -1e30 };
     let top = scores.max_keepdim(D::Minus1)?.detach();
-    let top = top.maximum(&top.ones_like()?.affine(floor, 0.0)?)?;
+    let top = top.maximum(&top.ones_like()?.affine(-1e30, 0.0)?)?;
     let weights = scores.broadcast_sub(&top)?.exp()?;
     let sum = weights.sum_keepdim(D::Minus1)?; // at least 1, or 0 where everything is masked
     let sum = (&sum + sum.eq(0.0)?.to_dtype(q.dtype())?)?;

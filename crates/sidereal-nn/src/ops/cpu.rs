@@ -13,7 +13,8 @@ pub(crate) use crate::kernels::instructions::vectorised;
 
 /// Whether all tensors are f32 on the CPU, where the fused kernels run.
 pub(crate) fn is_fused(tensors: &[&Tensor]) -> bool {
-    tensors.iter().all(|t| t.dtype() == DType::F32 && matches!(t.device(), Device::Cpu))
+    !super::composed::is_everywhere()
+        && tensors.iter().all(|t| t.dtype() == DType::F32 && matches!(t.device(), Device::Cpu))
 }
 
 /// The elements of a contiguous storage.

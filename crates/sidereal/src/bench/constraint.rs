@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use sidereal_core::{CodeVocab, Error, LeafFilter};
 use sidereal_generator::ScoreNorm;
-use sidereal_generator::beam::{BeamOptions, Request, beam_search};
+use sidereal_generator::beam::{BeamOptions, Request, Searcher};
 use sidereal_generator::bench::{bench_beam_input, bench_model, free_search, process_cpu_s};
 use sidereal_generator::models::tiger::TigerConfig;
 use sidereal_nn::device::DeviceChoice;
@@ -23,6 +23,7 @@ pub struct ConstraintWish {
     pub codes: u32,
     pub beam: usize,
     pub users: usize,
+    pub batch: usize,
     pub rounds: usize,
     pub precision: Precision,
     pub seed: u64,
@@ -31,15 +32,20 @@ pub struct ConstraintWish {
 /// Items of a history.
 const HISTORY: usize = 20;
 
-/// One model, the same histories and beams: with the trie, and with every code allowed; in turn, request by request, round
-/// after round. `ratio` is that of the medians of a request's wall time, `interval` holds the middle 95 of 100 ratios of
-/// one request with and without.
+/// One model, the same histories and beams: with the trie, and with every code allowed; in turn, batch by batch, round
+/// after round. `ratio` is that of the medians of a batch's wall time, `interval` holds the middle 95 of 100 ratios of
+/// one batch with and without.
 ///
 /// # Errors
 /// Sizes of 0; whatever the device says.
 pub fn constraint(wish: &ConstraintWish, device: DeviceChoice) -> Result<Value> {
-    for (key, size) in [("--ids", wish.ids), ("--users", wish.users), ("--rounds", wish.rounds), ("--beam", wish.beam)]
-    {
+    for (key, size) in [
+        ("--ids", wish.ids),
+        ("--users", wish.users),
+        ("--rounds", wish.rounds),
+        ("--beam", wish.beam),
+        ("--batch", wish.batch),
+    ] {
         if size == 0 {
             return Err(Error::config(key, "0 of them measure nothing", "give 1 or more").into());
         }
@@ -48,7 +54,7 @@ pub fn constraint(wish: &ConstraintWish, device: DeviceChoice) -> Result<Value> 
     let (catalog, histories) = bench_beam_input(wish.ids, &codes, wish.users, HISTORY, wish.seed)?;
     let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, catalog.codes_per_level());
     let model = bench_model(None, TigerConfig::default().t5(&vocab)?, wish.seed, &device.open()?)?;
-    let model = model.inference(&vocab, wish.precision)?;
+    let searcher = Searcher::new(model.inference(&vocab, wish.precision)?);
     let filter = LeafFilter::allow_all();
     let options = BeamOptions::new(wish.beam, ScoreNorm::Level);
     let timed = |work: &dyn Fn() -> Result<()>| -> Result<[f64; 2]> {
@@ -58,12 +64,12 @@ pub fn constraint(wish: &ConstraintWish, device: DeviceChoice) -> Result<Value> 
     };
     let (mut on, mut off) = (Vec::new(), Vec::new());
     for round in 0..=wish.rounds {
-        for (at, history) in histories.iter().enumerate() {
-            let with = || {
-                let request = Request { history, filter: &filter };
-                beam_search(&model, &catalog, &[request], &options).map(drop)
-            };
-            let without = || free_search(&model, &catalog, &[history], &options).map(drop);
+        for (at, histories) in histories.chunks(wish.batch).enumerate() {
+            let requests: Vec<Request<'_>> =
+                histories.iter().map(|history| Request { history, filter: &filter }).collect();
+            let histories: Vec<&[u32]> = histories.iter().map(Vec::as_slice).collect();
+            let with = || searcher.search(&catalog, &requests, &options).map(drop);
+            let without = || free_search(searcher.model(), &catalog, &histories, &options).map(drop);
             // Who goes first changes with every request.
             let (first, second): (&dyn Fn() -> Result<()>, &dyn Fn() -> Result<()>) =
                 if (round + at) % 2 == 0 { (&with, &without) } else { (&without, &with) };
@@ -82,7 +88,7 @@ pub fn constraint(wish: &ConstraintWish, device: DeviceChoice) -> Result<Value> 
     ratios.sort_by(f64::total_cmp);
     let share = |share: f64| ratios[((ratios.len() - 1) as f64 * share) as usize];
     Ok(json!({ "what": "constraint", "machine": Machine::measure(), "ids": catalog.leaves(), "levels": wish.levels,
-        "codes": wish.codes, "beam": wish.beam, "precision": wish.precision, "requests": on.len(),
+        "codes": wish.codes, "beam": wish.beam, "precision": wish.precision, "batch": wish.batch, "batches": on.len(),
         "on_ms": on_ms, "off_ms": off_ms, "ratio": on_ms / off_ms, "interval": [share(0.025), share(0.975)],
         "cpu_ratio": median(of(&on, 1)) / median(of(&off, 1)).max(1e-9) }))
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sidereal_core::catalog::{Change, LiveCatalog};
 use sidereal_core::filter::{Allowed, Bits};
 use sidereal_core::{Catalog, CodeVocab, ItemId, ItemIndex, LeafFilter, SemanticIds};
-use sidereal_generator::beam::{BeamOptions, Request, beam_search};
+use sidereal_generator::beam::{BeamOptions, Request, Searcher};
 use sidereal_generator::bench::{bench_beam_input, bench_model, process_cpu_s};
 use sidereal_generator::models::tiger::TigerConfig;
 use sidereal_generator::{NextCodeModel, ScoreNorm};
@@ -43,7 +43,7 @@ pub fn filter(wish: &FilterWish, device: DeviceChoice) -> Result<Value> {
     let (catalog, histories) = bench_beam_input(wish.items, &codes, wish.users, 20, wish.seed)?;
     let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, catalog.codes_per_level());
     let model = bench_model(None, TigerConfig::default().t5(&vocab)?, wish.seed, &device.open()?)?;
-    let model = model.inference(&vocab, Precision::F32)?;
+    let searcher = Searcher::new(model.inference(&vocab, Precision::F32)?);
     let mut rng = Rng::new(wish.seed, "bench filter");
     let denied: Vec<Vec<ItemIndex>> =
         histories.iter().map(|_| (0..wish.denied).map(|_| rng.below(catalog.len()) as ItemIndex).collect()).collect();
@@ -63,7 +63,7 @@ pub fn filter(wish: &FilterWish, device: DeviceChoice) -> Result<Value> {
                 Some(allowed) => LeafFilter::new(catalog, allowed, denied)?,
                 None => LeafFilter::deny_items(catalog, denied),
             };
-            found(&model, catalog, history, &filter, wish.beam)?;
+            found(&searcher, catalog, history, &filter, wish.beam)?;
         }
         Ok(process_cpu_s().unwrap_or_default() - used)
     };
@@ -94,14 +94,14 @@ pub fn filter(wish: &FilterWish, device: DeviceChoice) -> Result<Value> {
 }
 
 fn found<M: NextCodeModel>(
-    model: &M,
+    searcher: &Searcher<M>,
     catalog: &Catalog,
     history: &[u32],
     filter: &LeafFilter,
     width: usize,
 ) -> Result<()> {
     let options = BeamOptions::new(width, ScoreNorm::Full);
-    let rankings = beam_search(model, catalog, &[Request { history, filter }], &options)?;
+    let rankings = searcher.search(catalog, &[Request { history, filter }], &options)?;
     debug_assert!(rankings.iter().all(|ranking| !ranking.items.is_empty()));
     Ok(())
 }

@@ -19,7 +19,6 @@ use sidereal_nn::kernels::{
 };
 
 use super::config::T5Config;
-use super::device::longer;
 use super::extensions::Extensions;
 use super::frozen::Frozen;
 use super::position::buckets;
@@ -174,7 +173,7 @@ impl CpuT5 {
         let (d, rows) = (self.config.d_model, prefixes.len() / len);
         let mut x = self.numbers.take(rows * d);
         if let Some(model) = self.extended.as_ref().filter(|m| m.has(Extensions::change_prefixes)) {
-            x.copy_from_slice(&flat(&model.last_rows(prefixes, rows, len)?)?);
+            x.copy_from_slice(&flat(&model.last_rows(&model.ids(prefixes, rows, len)?)?)?);
             return Ok(x);
         }
         for (row, prefix) in x.chunks_exact_mut(d).zip(prefixes.chunks_exact(len)) {
@@ -486,4 +485,14 @@ impl Workspace {
     fn rows<'a>(&'a mut self, x: &'a [f32], rows: usize, width: usize) -> Operand<'a> {
         prepare(self.precision, Rows { data: x, step: width }, rows, width, &mut self.space)
     }
+}
+
+/// The prefixes of `parents`, each of `len` tokens, with one more.
+fn longer(prefixes: &[u32], len: usize, parents: &[u32], tokens: &[u32]) -> Vec<u32> {
+    let mut longer = Vec::with_capacity(tokens.len() * (len + 1));
+    for (&parent, &token) in parents.iter().zip(tokens) {
+        longer.extend_from_slice(&prefixes[parent as usize * len..(parent as usize + 1) * len]);
+        longer.push(token);
+    }
+    longer
 }

@@ -1,6 +1,6 @@
 //! T5's forward pass for training and for devices: candle tensors, every step differentiable.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use sidereal_nn::ops;
 
 use super::config::T5Config;
@@ -49,11 +49,11 @@ impl Forward<'_> {
     pub(super) fn encode(&self, batch: &Batch, padding: &Padding) -> Result<Tensor> {
         let t = batch.width;
         let bias = self.bias(&self.weights.encoder_bias, 0, t, t, true)?;
-        let mut x = self.dropout.apply(&self.embed_histories(batch)?)?; // [B, T, D]
+        let mut x = self.dropout.apply(&self.embed_histories(batch)?.to_dtype(DType::F32)?)?; // [B, T, D]
         for block in &self.weights.encoder {
             let n = self.norm(&x, &block.norm)?;
             let attended = self.attend(&n, &n, &block.attention, Some(&bias), padding.key_mask.as_ref(), false)?;
-            x = self.dropout.add(&x, &attended)?;
+            x = self.add(&x, &attended)?;
             x = self.feed_forward(&x, &block.ff)?;
         }
         self.dropout.apply(&self.norm(&x, &self.weights.encoder_norm)?)
@@ -65,14 +65,15 @@ impl Forward<'_> {
     /// `prefixes`: `[B, L]`; `states`: `[B, T, D]`; result: `[B, L, D]`
     pub(super) fn decode(&self, prefixes: &[u32], l: usize, states: &Tensor, padding: &Padding) -> Result<Tensor> {
         let bias = self.bias(&self.weights.decoder_bias, 0, l, l, false)?;
-        let mut x = self.dropout.apply(&self.embed_prefixes(prefixes, states.dim(0)?, l)?)?; // [B, L, D]
+        let embedded = self.embed_prefixes(&self.ids(prefixes, states.dim(0)?, l)?)?;
+        let mut x = self.dropout.apply(&embedded.to_dtype(DType::F32)?)?; // [B, L, D]
         for block in &self.weights.decoder {
             let n = self.norm(&x, &block.norm)?;
             let attended = self.attend(&n, &n, &block.attention, Some(&bias), None, true)?;
-            x = self.dropout.add(&x, &attended)?;
+            x = self.add(&x, &attended)?;
             let n = self.norm(&x, &block.cross_norm)?;
             let attended = self.attend(&n, states, &block.cross, None, padding.key_mask.as_ref(), false)?;
-            x = self.dropout.add(&x, &attended)?;
+            x = self.add(&x, &attended)?;
             x = self.feed_forward(&x, &block.ff)?;
         }
         self.dropout.apply(&self.norm(&x, &self.weights.decoder_norm)?)
@@ -100,8 +101,15 @@ impl Forward<'_> {
         Ok(Some(ops::linear(&(x * self.config.output_scale())?, head)?))
     }
 
+    /// The norm of what the blocks add up, which is f32, in the type of the weights: what the products multiply.
     pub(super) fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        ops::rms_norm(x, weight, self.config.layer_norm_epsilon)
+        let n = ops::rms_norm(x, &weight.to_dtype(x.dtype())?, self.config.layer_norm_epsilon)?;
+        Ok(n.to_dtype(weight.dtype())?)
+    }
+
+    /// `x + dropout(out)`, in the type of `x`.
+    pub(super) fn add(&self, x: &Tensor, out: &Tensor) -> Result<Tensor> {
+        self.dropout.add(x, &out.to_dtype(x.dtype())?)
     }
 
     /// `x + dropout(ff(norm(x)))`
@@ -114,7 +122,7 @@ impl Forward<'_> {
                 ops::linear(&self.dropout.apply(&inside)?, &ff.down)?
             }
         };
-        self.dropout.add(x, &out)
+        self.add(x, &out)
     }
 
     fn attend(

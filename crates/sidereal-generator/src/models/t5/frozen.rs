@@ -51,14 +51,18 @@ impl Frozen {
     /// What the decoder begins with at the last token of each prefix.
     ///
     /// # Shapes
-    /// `prefixes`: `[R, P]`; result: `[R, 1, D]`
-    pub(super) fn last_rows(&self, prefixes: &[u32], r: usize, p: usize) -> Result<Tensor> {
+    /// `prefixes`: u32 `[R, P]`; result: `[R, 1, D]`
+    pub(super) fn last_rows(&self, prefixes: &Tensor) -> Result<Tensor> {
         let dropout = Dropout::none();
-        let forward = self.forward(&dropout);
+        let (forward, last) = (self.forward(&dropout), prefixes.dim(1)? - 1);
         if self.has(Extensions::change_prefixes) {
-            return Ok(forward.embed_prefixes(prefixes, r, p)?.narrow(1, p - 1, 1)?.contiguous()?);
+            return Ok(forward.embed_prefixes(prefixes)?.narrow(1, last, 1)?.contiguous()?);
         }
-        let last: Vec<u32> = prefixes.chunks_exact(p).map(|prefix| prefix[p - 1]).collect();
-        forward.embed_prefixes(&last, r, 1)
+        forward.embed_prefixes(&prefixes.narrow(1, last, 1)?.contiguous()?)
+    }
+
+    /// Tokens for [`Frozen::last_rows`], `[R, P]`.
+    pub(super) fn ids(&self, tokens: &[u32], rows: usize, width: usize) -> Result<Tensor> {
+        self.forward(&Dropout::none()).ids(tokens, rows, width)
     }
 }

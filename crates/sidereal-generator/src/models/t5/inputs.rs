@@ -31,7 +31,7 @@ impl Forward<'_> {
     /// result: `[B, T, D]`
     pub(super) fn embed_histories(&self, batch: &Batch) -> Result<Tensor> {
         let (b, t) = (batch.rows, batch.width);
-        let mut x = self.look_up(&batch.history, b, t)?; // [B, T, D]
+        let mut x = self.look_up(&self.ids(&batch.history, b, t)?)?; // [B, T, D]
         let Some(extensions) = self.extensions else { return Ok(x) };
         let added = &self.weights.added;
         if let Some(projection) = added.item_projection.as_ref().filter(|_| batch.slots > 0) {
@@ -49,9 +49,10 @@ impl Forward<'_> {
     /// What the decoder begins with: prefixes of one item's tokens behind the start token.
     ///
     /// # Shapes
-    /// `prefixes`: `[R, P]`; result: `[R, P, D]`
-    pub(super) fn embed_prefixes(&self, prefixes: &[u32], r: usize, p: usize) -> Result<Tensor> {
-        let x = self.look_up(prefixes, r, p)?; // [R, P, D]
+    /// `prefixes`: u32 `[R, P]`; result: `[R, P, D]`
+    pub(super) fn embed_prefixes(&self, prefixes: &Tensor) -> Result<Tensor> {
+        let (r, p) = prefixes.dims2()?;
+        let x = self.look_up(prefixes)?; // [R, P, D]
         let Some(extensions) = self.extensions else { return Ok(x) };
         let start = extensions.vocab().levels();
         let place = |at: usize| (at % p).checked_sub(1).unwrap_or(start) as u32;
@@ -68,13 +69,20 @@ impl Forward<'_> {
         Ok((x + with_zeros(table, places(), x.dim(0)?, x.dim(1)?)?)?)
     }
 
-    fn look_up(&self, tokens: &[u32], rows: usize, width: usize) -> Result<Tensor> {
+    /// Tokens as the tables are asked for them: u32 `[rows, width]`.
+    ///
+    /// # Errors
+    /// A token that the model does not have: a device would look behind the table.
+    pub(super) fn ids(&self, tokens: &[u32], rows: usize, width: usize) -> Result<Tensor> {
         let size = self.config.vocab_size;
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= size) {
             return Err(unknown_token(token, size));
         }
-        let ids = Tensor::from_slice(tokens, (rows, width), self.weights.embedding.device())?;
-        ops::embedding(&ids, &self.weights.embedding)
+        Ok(Tensor::from_slice(tokens, (rows, width), self.weights.embedding.device())?)
+    }
+
+    fn look_up(&self, ids: &Tensor) -> Result<Tensor> {
+        ops::embedding(ids, &self.weights.embedding)
     }
 
     /// The projected vector of each token's item, zeros where there is none: `[B, T, D]`.
@@ -234,7 +242,8 @@ mod tests {
         let none = Dropout::none();
         let rows = |prefixes: &[u32], p: usize| -> Vec<Vec<Vec<f32>>> {
             let r = prefixes.len() / p;
-            model.forward(&none).embed_prefixes(prefixes, r, p).unwrap().to_vec3().unwrap()
+            let forward = model.forward(&none);
+            forward.embed_prefixes(&forward.ids(prefixes, r, p).unwrap()).unwrap().to_vec3().unwrap()
         };
         let (a, b) = (layout.vocab.token(0, 1), layout.vocab.token(0, 3));
         let long = rows(&[0, a, 0, b], 2);
