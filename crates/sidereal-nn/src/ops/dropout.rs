@@ -2,6 +2,7 @@
 //! computes it again, and every device and thread count drops the same elements.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
+use rayon::prelude::*;
 
 use super::{check, composed, cpu};
 use crate::error::Result;
@@ -85,12 +86,13 @@ fn split_mix(x: u64) -> u64 {
 
 /// 1 where an element is kept, 0 where it is dropped.
 pub(crate) fn keep_mask(count: usize, p: f32, seed: u64) -> Vec<u8> {
-    let mut kept = Vec::with_capacity(count);
-    for start in (0..count).step_by(cpu::CHUNK) {
+    let mut kept = vec![0u8; count];
+    // A device waits for it, so all cores draw.
+    kept.par_chunks_mut(cpu::CHUNK).enumerate().for_each(|(chunk, kept)| {
+        let start = chunk * cpu::CHUNK;
         let mask = Mask::new(p, seed, start as u64 >> 32);
-        let end = count.min(start + cpu::CHUNK);
-        kept.extend((start..end).map(|i| u8::from(mask.keeps(i as u32))));
-    }
+        kept.iter_mut().zip(start..).for_each(|(kept, i)| *kept = u8::from(mask.keeps(i as u32)));
+    });
     kept
 }
 
