@@ -28,6 +28,7 @@ use sidereal_nn::ops;
 use sidereal_nn::params::{Init, Params};
 use sidereal_nn::rng::Rng;
 
+use super::blocks::{block_rows, in_blocks};
 use super::causal::{CausalSizes, CausalStart, CausalTransformer, Positions, Sees};
 use super::dense::{DenseReader, DenseScorer, Started, check_items};
 use super::unit_length::unit_values;
@@ -345,12 +346,14 @@ impl Network for Setrec {
         let (d, n) = (self.config.d_model, self.config.tokens());
         let args = ops::CrossEntropy { label_smoothing: self.config.training.label_smoothing, ..Default::default() };
         let mut loss = (self.reconstruction(&targets)? * self.config.reconstruction)?;
-        let count = targets.len();
-        let targets = Tensor::from_vec(targets, count, self.params.device())?;
+        let device = self.params.device();
         for token in 0..n {
             let answer = answers.narrow(1, token * d, d)?.contiguous()?; // [R, D]
             let kind = sets.narrow(1, token * d, d)?.contiguous()?; // [N, D]
-            let one = ops::cross_entropy(&ops::tied_head(&answer, &kind)?, &targets, &args)?;
+            let one = in_blocks(&answer, &[&kind], block_rows(self.items), |answer, kind, rows| {
+                let targets = Tensor::new(&targets[rows], device)?;
+                ops::cross_entropy(&ops::tied_head(answer, kind[0])?, &targets, &args)
+            })?;
             loss = (loss + (one / n as f64)?)?;
         }
         Ok(loss)
