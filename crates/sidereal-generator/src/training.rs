@@ -1,10 +1,11 @@
 //! Training of a generator: from histories to weights, through a folder from which a killed run goes on.
 //!
 //! # What is in the work folder?
-//! A checkpoint (weights, moments, where the run stands), the weights of the best validation so far, and
+//! A checkpoint (weights, moments, their mean where one is kept, where the run stands), the weights of the best validation so far, and
 //! `metrics.jsonl` with the same scalars for TensorBoard. The order of samples, the first weights and the dropout masks are functions of the seed and of the
 //! number of the epoch or step, so a run that goes on from a checkpoint does to the bit what it would have done.
 
+pub mod average;
 mod checkpoint;
 mod config;
 mod divergence;
@@ -24,6 +25,7 @@ use sidereal_core::{Error as CoreError, Histories, LeafFilter, Progress, Split};
 use sidereal_nn::optimizer::{AdamW, AdamWConfig};
 use sidereal_nn::rng::Rng;
 
+pub use average::AverageConfig;
 pub use config::{ScheduleKind, TrainingConfig};
 pub use metrics_log::{Event, METRICS_FILE, read_metrics};
 pub use tensorboard::EVENTS_FILE;
@@ -34,6 +36,7 @@ use crate::batches::Samples;
 use crate::generator::{FORMAT_VERSION, Generator, GeneratorInfo};
 use crate::models::GeneratorConfig;
 use crate::network::{Materials, Network};
+use average::Average;
 use checkpoint::{Best, Cost, Position, Store};
 use gradients::{Cut, Part, gradients};
 use metrics_log::MetricsLog;
@@ -163,6 +166,7 @@ struct Run<'a> {
     goes_on: bool,
     network: Box<dyn Network>,
     optimizer: AdamW,
+    average: Option<Average>,
     store: Store,
     log: MetricsLog,
     position: Position,
@@ -191,7 +195,9 @@ impl<'a> Run<'a> {
         let adam = AdamWConfig { lr: config.learning_rate, weight_decay: config.weight_decay, ..Default::default() };
         let mut optimizer = AdamW::new(network.params().vars().to_vec(), adam)?;
         let store = Store::open(job, start.map(|start| start.digest), samples.len())?;
-        let resumed = store.resume(network.params(), &mut optimizer)?;
+        let average = config.average.map(|average| Average::new(average, network.params()));
+        let mut average = average.transpose()?;
+        let resumed = store.resume(network.params(), &mut optimizer, average.as_mut())?;
         let (saved, position) = (resumed.map(|position| position.step), resumed.unwrap_or_default());
         let log = MetricsLog::open(job.work_dir, position.step)?;
         let cpu_seconds_at_start = meter::process_cpu_s().unwrap_or_default();
@@ -205,6 +211,7 @@ impl<'a> Run<'a> {
             goes_on: start.is_some(),
             network,
             optimizer,
+            average,
             store,
             log,
             position,
@@ -305,6 +312,9 @@ impl<'a> Run<'a> {
         let rate = self.learning_rate(step);
         self.optimizer.step(&grads, rate)?;
         self.position.step = step + 1;
+        if let Some(average) = &mut self.average {
+            average.step(self.network.params(), step + 1)?;
+        }
         let sums = &mut self.position.since_log;
         sums.steps += 1;
         sums.samples += numbers.len() as u64;
@@ -361,6 +371,7 @@ impl<'a> Run<'a> {
     fn validate(&mut self) -> Result<()> {
         let (began, step) = (Instant::now(), self.position.step);
         self.check_weights()?;
+        self.exchange_average()?;
         let metrics = self.validator.run(self.network.ranker(&self.job.materials)?.as_ref())?;
         let best = self.position.best.is_none_or(|best| metrics.better_than(&best.metrics));
         self.position.validated_at = Some(step);
@@ -371,9 +382,16 @@ impl<'a> Run<'a> {
         } else {
             self.position.validations_without_gain += 1;
         }
+        self.exchange_average()?;
         self.log.write(&Event::Validation { step, metrics, best, seconds: began.elapsed().as_secs_f64() })?;
         self.job.progress.note(&self.note(None));
         Ok(())
+    }
+
+    /// Puts the mean of the weights in their place, where there is one; a second time puts them back.
+    fn exchange_average(&mut self) -> Result<()> {
+        let Some(average) = &mut self.average else { return Ok(()) };
+        average.exchange(self.network.params())
     }
 
     fn checkpoint(&mut self) -> Result<()> {
@@ -385,7 +403,7 @@ impl<'a> Run<'a> {
             ..self.position.cost
         };
         let position = Position { seconds_before, cost, ..self.position };
-        self.store.save(self.network.params(), &self.optimizer, &position)?;
+        self.store.save(self.network.params(), &self.optimizer, self.average.as_mut(), &position)?;
         self.saved = Some(position.step);
         Ok(())
     }
@@ -403,6 +421,8 @@ impl<'a> Run<'a> {
 
     fn outcome(mut self, stopped: Stopped) -> Result<TrainOutcome> {
         let measured = self.measured();
+        // The weights of the last step, or what stands for them, where no validation chose others.
+        self.exchange_average()?;
         let mut best_step = self.position.step;
         if let Some(best) = self.position.best {
             self.network.load_weights(&self.store.best_weights(best.step))?;

@@ -15,9 +15,10 @@ use sidereal_generator::models::rpg::{Decoding, RpgConfig};
 use sidereal_generator::models::sasrec::{SasrecConfig, Softmax};
 use sidereal_generator::models::setrec::SetrecConfig;
 use sidereal_generator::models::tiger::TigerConfig;
+use sidereal_generator::training::AverageConfig;
 use sidereal_generator::{
-    GENERATORS, Generator, GeneratorConfig, Materials, Network, Question, Row, TrainJob, TrainOutcome, TrainingConfig,
-    train,
+    GENERATORS, Generator, GeneratorConfig, Materials, Network, Question, Result, Row, TrainJob, TrainOutcome,
+    TrainingConfig, train,
 };
 use sidereal_nn::rng::Rng;
 
@@ -186,6 +187,10 @@ impl World {
     }
 
     fn train(&self, config: &GeneratorConfig, dir: &std::path::Path) -> TrainOutcome {
+        self.try_train(config, dir).unwrap()
+    }
+
+    fn try_train(&self, config: &GeneratorConfig, dir: &std::path::Path) -> Result<TrainOutcome> {
         let job = TrainJob {
             config,
             histories: &self.histories,
@@ -195,7 +200,7 @@ impl World {
             work_dir: dir,
             progress: &NoProgress,
         };
-        train(&job).unwrap()
+        train(&job)
     }
 }
 
@@ -284,6 +289,38 @@ fn a_training_in_two_parts_ends_with_the_bits_of_one_in_one() {
         assert_eq!(outcome.steps, expected.steps, "{name}");
         let last = |dir: &std::path::Path| sidereal_nn::checkpoint::load(dir).unwrap().unwrap().params;
         assert_eq!(last(parts.path()), last(whole.path()), "{name}");
+    }
+}
+
+#[test]
+fn averaged_weights_go_on_to_the_same_bits_and_are_what_is_validated_and_comes_back() {
+    let world = world(24);
+    for (name, mut config) in recipes() {
+        let plain = tempfile::tempdir().unwrap();
+        let without = world.train(&config, plain.path());
+        config.training_mut().average = Some(AverageConfig { decay: 0.6 });
+        let [whole, parts] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let expected = world.train(&config, whole.path());
+        let mut first = config.clone();
+        first.training_mut().max_minutes = Some(1e-9);
+        world.train(&first, parts.path());
+        let outcome = world.train(&config, parts.path());
+        let last = |dir: &std::path::Path| sidereal_nn::checkpoint::load(dir).unwrap().unwrap();
+        let (ours, theirs) = (last(parts.path()), last(whole.path()));
+        assert!(ours.params == theirs.params && ours.average == theirs.average && theirs.average.is_some(), "{name}");
+        assert_eq!(weights(&outcome.generator), weights(&expected.generator), "{name}");
+
+        // Steps are those of a training without a mean; what was validated last, where it was best, is the mean.
+        assert_eq!(theirs.params, last(plain.path()).params, "{name}");
+        let params = expected.generator.network().params();
+        if expected.best_step == expected.steps {
+            assert_eq!(params.snapshot().unwrap(), theirs.average.unwrap(), "{name}");
+        }
+        assert_ne!(params.snapshot().unwrap(), without.generator.network().params().snapshot().unwrap(), "{name}");
+
+        // A checkpoint without a mean is not gone on from with one.
+        let refused = world.try_train(&config, plain.path()).unwrap_err().to_string();
+        assert!(refused.contains("average was null"), "{name}: {refused}");
     }
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::Error as CoreError;
 use sidereal_nn::schedule::Schedule;
 
+use super::average::AverageConfig;
 use crate::Result;
 
 /// How the learning rate moves after the warm-up, in which it rises from 0 in a straight line.
@@ -50,6 +51,10 @@ pub struct TrainingConfig {
     pub clip_norm: f64,
     /// Share of the target's probability that is spread over all tokens.
     pub label_smoothing: f32,
+    /// A running mean of the weights ([`super::average`]): validations ask it, and the generator is it. Absent: the weights of
+    /// a step themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average: Option<AverageConfig>,
     /// Steps between validations; 0: after each epoch.
     pub validate_every: u64,
     /// Validation users, drawn by the seed; 0: all.
@@ -84,6 +89,7 @@ impl Default for TrainingConfig {
             weight_decay: 1e-4,
             clip_norm: 1.0,
             label_smoothing: 0.0,
+            average: None,
             validate_every: 0,
             validate_users: 1000,
             validate_beam: 20,
@@ -143,6 +149,12 @@ impl TrainingConfig {
         if !(0.0..1.0).contains(&self.label_smoothing) {
             let problem = format!("{} is not in [0, 1)", self.label_smoothing);
             return fail("label_smoothing", problem, "use 0 for none, or 0.1");
+        }
+        if let Some(AverageConfig { decay }) =
+            self.average.filter(|average| !(average.decay > 0.0 && average.decay < 1.0))
+        {
+            let mend = "give 0.999, or leave the table out for no average";
+            return fail("average.decay", format!("{decay} is not above 0 and below 1"), mend);
         }
         Ok(())
     }
