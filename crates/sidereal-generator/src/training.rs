@@ -146,7 +146,12 @@ pub fn tune(job: &TrainJob<'_>, start: &Start<'_>) -> Result<TrainOutcome> {
 
 fn begin(job: &TrainJob<'_>, start: Option<&Start<'_>>) -> Result<TrainOutcome> {
     job.config.check(job.materials.catalog.codes_per_level())?;
-    let samples = Samples::new(job.histories, job.split, job.config.model().unit(), job.config.max_history());
+    let mut samples = Samples::new(job.histories, job.split, job.config.model().unit(), job.config.max_history());
+    if let Some(recency) = job.config.training().recency {
+        let model = job.config.model();
+        let key = format!("generator.{}.{}.recency", job.config.method(), model.training_table());
+        samples = samples.recent(recency, job.split, &key)?;
+    }
     if samples.is_empty() {
         let problem = "no user has two training events, so there is no next item to learn";
         return Err(CoreError::input("split", problem, "give longer histories, or another split rule").into());

@@ -6,6 +6,7 @@ use sidereal_nn::schedule::Schedule;
 
 use super::average::AverageConfig;
 use crate::Result;
+use crate::batches::Recency;
 
 /// How the learning rate moves after the warm-up, in which it rises from 0 in a straight line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -55,6 +56,10 @@ pub struct TrainingConfig {
     /// a step themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub average: Option<AverageConfig>,
+    /// How much rarer samples of old events are drawn. Absent: all samples alike, or as often as the data's own weights
+    /// say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recency: Option<Recency>,
     /// Steps between validations; 0: after each epoch.
     pub validate_every: u64,
     /// Validation users, drawn by the seed; 0: all.
@@ -90,6 +95,7 @@ impl Default for TrainingConfig {
             clip_norm: 1.0,
             label_smoothing: 0.0,
             average: None,
+            recency: None,
             validate_every: 0,
             validate_users: 1000,
             validate_beam: 20,
@@ -155,6 +161,12 @@ impl TrainingConfig {
         {
             let mend = "give 0.999, or leave the table out for no average";
             return fail("average.decay", format!("{decay} is not above 0 and below 1"), mend);
+        }
+        if let Some(half_life) =
+            self.recency.map(Recency::half_life).filter(|length| !(length.is_finite() && *length > 0.0))
+        {
+            let mend = "give a number above 0, or leave the table out for samples that all count alike";
+            return fail("recency", format!("a half-life of {half_life}"), mend);
         }
         Ok(())
     }
