@@ -233,3 +233,66 @@ fn a_row_makes_semantic_ids_of_what_another_rows_generator_learnt() {
     let error = world.refusal(&["embed", "run", "--learnt-by", run]);
     assert!(error.contains("tiger learns no vectors of items") && error.contains("sasrec"), "{error}");
 }
+
+#[test]
+fn decodings_are_compared_with_exact_scores_where_there_is_something_to_compare() {
+    let world = World::new();
+    let models = [
+        (
+            "graph",
+            "[generator.rpg]\nd_model = 16\nheads = 2\nlayers = 1\nd_ff = 24\ndecoding = \"graph\"\ngraph_beams = 2\ngraph_edges = 2\ngraph_steps = 1\n[generator.rpg.training]\n",
+        ),
+        ("items", "[generator.sasrec]\nd_model = 16\nheads = 2\n[generator.sasrec.training]\n"),
+    ];
+    world.answer(&["run", "recipe.toml", "--data", "data", "--out", "run", "--until", "generator", "--quiet"]);
+    for (name, table) in models {
+        let text =
+            format!("seed = 7\n[tokenizer.rq-kmeans]\ncodes = [8, 8]\n{table}max_epochs = 2\nvalidate_users = 9\n");
+        fs::write(world.path(&format!("{name}.toml")), text).unwrap();
+        let recipe = format!("{name}.toml");
+        world.answer(&["run", &recipe, "--data", "data", "--out", name, "--until", "generator", "--quiet"]);
+    }
+    let ask = |run: &str, more: &[&str]| {
+        world.json(&[&["evaluate", run, "--exact-users", "25", "--json", "--quiet"], more].concat())
+    };
+    // A beam as wide as the catalog is exact; one of a single node is not.
+    let wide = ask("run", &[]);
+    let of = |found: &Value, row: &str| found["exact"][row]["share"].as_f64().unwrap();
+    assert_eq!((of(&wide, "tiger"), wide["exact"]["tiger"]["users"].as_u64()), (1.0, Some(25)));
+    let narrow = ask("run", &["--beam", "1"]);
+    assert!(of(&narrow, "tiger") < 0.9, "{}", narrow["exact"]);
+    let interval = narrow["exact"]["tiger"]["interval"].as_array().unwrap();
+    assert!(
+        interval[0].as_f64().unwrap() <= of(&narrow, "tiger") && interval[1].as_f64().unwrap() >= of(&narrow, "tiger")
+    );
+    assert_eq!(ask("run", &["--beam", "1"])["exact"], narrow["exact"], "the same seed asks the same users");
+    // More than there are users: all of them; nothing that is not asked for.
+    let all = world.json(&["evaluate", "run", "--exact-users", "5000", "--beam", "1", "--json", "--quiet"]);
+    assert_eq!(all["exact"]["tiger"]["users"], USERS as u64);
+    assert!(world.json(&["evaluate", "run", "--json", "--quiet"]).get("exact").is_none());
+
+    // Beside other runs: those that score everything anyway have no such figure, and alone they say why.
+    let both = ask("graph", &["--with", "items", "--beam", "10"]);
+    assert!((0.0..1.0).contains(&of(&both, "rpg")), "{}", both["exact"]);
+    assert_eq!(both["exact"].as_object().unwrap().len(), 1);
+    let error = world.refusal(&["evaluate", "items", "--exact-users", "25", "--quiet"]);
+    assert!(error.contains("sasrec scores all items of the catalog anyway"), "{error}");
+    let error = world.refusal(&["evaluate", "run", "--exact-users", "0", "--quiet"]);
+    assert!(error.contains("exact_users") && error.contains("ask for 300"), "{error}");
+    let table = world.answer(&["evaluate", "run", "--exact-users", "25", "--quiet"]);
+    assert!(table.contains("first ten items, exact scoring") && table.contains("1.0000 to 1.0000"), "{table}");
+    let error = world.refusal(&["evaluate", "run", "--baselines-only", "--exact-users", "25", "--quiet"]);
+    assert!(error.contains("no generator is asked"), "{error}");
+}
+
+#[test]
+fn a_recipe_that_asks_for_exact_scores_has_them_in_its_report() {
+    let world = World::new();
+    fs::write(world.path("recipe.toml"), format!("{RECIPE}exact_users = 12\n")).unwrap();
+    world.answer(&["run", "recipe.toml", "--data", "data", "--out", "run", "--quiet"]);
+    let text = fs::read(world.path("run/report/evaluation.json")).unwrap();
+    let found: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(found["exact"]["tiger"]["users"], 12);
+    let page = fs::read_to_string(world.path("run/report/report.html")).unwrap();
+    assert!(page.contains("Beside exact scoring") && page.contains("12 users"));
+}

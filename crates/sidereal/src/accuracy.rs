@@ -107,6 +107,7 @@ pub fn compare(suite: &Suite, wish: Wish<'_>, mut told: impl FnMut(&str, u64, Fi
         validation: false,
         beam,
         users: first.recipe.evaluate.users,
+        exact_users: None,
         baselines_only: false,
         seed: first.recipe.seed,
     };

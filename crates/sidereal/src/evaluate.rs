@@ -15,10 +15,12 @@ use crate::run::{Run, Stage};
 use crate::stages::fusion::Known;
 
 mod by_domain;
+pub(crate) mod exact;
 pub(crate) mod exam;
 pub(crate) mod groups;
 
 use by_domain::ByDomain;
+use exact::ExactExam;
 use exam::Exam;
 use groups::Groups;
 
@@ -34,6 +36,8 @@ pub struct Question {
     pub beam: Widths,
     /// A seeded sample of this many users instead of all.
     pub users: Option<usize>,
+    /// Compare generators' decodings with exact scores of all items for a seeded draw of this many of these users.
+    pub exact_users: Option<usize>,
     /// Without the generator.
     pub baselines_only: bool,
     /// Seed of the sample, the intervals and the tests.
@@ -43,7 +47,8 @@ pub struct Question {
 /// Evaluates a run.
 ///
 /// # Errors
-/// A stage that has not run; no user with a target; a beam width of 0.
+/// A stage that has not run; no user with a target; a beam width of 0; exact scores to compare with asked of generators that
+/// score all items anyway.
 pub fn evaluate(run: &Run, question: Question, device: DeviceChoice, progress: &dyn Progress) -> Result<Evaluation> {
     evaluate_with(run, &[], question, &[device.into()], progress)
 }
@@ -70,6 +75,8 @@ pub fn evaluate_with(
     let embeddings = if run.has(Stage::Embeddings) { Some(run.catalog_embeddings(&catalog)?) } else { None };
     let exam = Exam::new(&data, &split, &question, progress)?;
     let mut by_domain = ByDomain::new(&data.items, &catalog, &exam);
+    let exact = question.exact_users.map(|users| ExactExam::new(&exam, users, question.seed));
+    let mut exact = exact.transpose()?;
     let mut rows: Vec<(String, Modes<Row>)> = Vec::new();
     if !question.baselines_only {
         for run in std::iter::once(run).chain(others) {
@@ -81,6 +88,9 @@ pub fn evaluate_with(
                         other => format!(" in {}", other.name()),
                     };
                     let name = row_name(&rows, &format!("{}{kind}{precision}", generator.info().method), run);
+                    if let Some(exact) = exact.as_mut().filter(|_| recommender.fusion().is_none()) {
+                        exact.ask(&name, &recommender, &question.beam)?;
+                    }
                     let row = exam.trained_row(&name, &recommender, &question.beam, None)?;
                     if let Some(by_domain) = &mut by_domain {
                         by_domain.ask(&name, &recommender, &question.beam)?;
@@ -90,6 +100,7 @@ pub fn evaluate_with(
             }
         }
     }
+    let exact = exact.map_or(Ok(Vec::new()), ExactExam::figures)?;
     let trained = rows.len();
     for baseline in exam.baselines(catalog.len(), catalog.removed(), embeddings.as_ref())? {
         rows.push((baseline.method().name.to_owned(), exam.untrained_row(&baseline)?));
@@ -101,6 +112,7 @@ pub fn evaluate_with(
     evaluation.split = if question.validation { "validation" } else { "test" }.to_owned();
     evaluation.beam = question.beam.clone();
     evaluation.domains = by_domain.map(|by_domain| by_domain.figures(&rows)).unwrap_or_default();
+    evaluation.exact = exact.into_iter().collect();
     evaluation.precision = computes.first().map(|compute| compute.precision).unwrap_or_default();
     evaluation.seconds = began.elapsed().as_secs_f64();
     Ok(evaluation)
