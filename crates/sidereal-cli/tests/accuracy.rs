@@ -232,6 +232,20 @@ fn a_row_makes_semantic_ids_of_what_another_rows_generator_learnt() {
     assert_eq!(made["facts"]["parts"][1]["width"], 16);
     let error = world.refusal(&["embed", "run", "--learnt-by", run]);
     assert!(error.contains("tiger learns no vectors of items") && error.contains("sasrec"), "{error}");
+
+    // Baselines over text look at text alone, or do not call themselves so.
+    world.answer(&["tokenizer", "train", "run", "--levels", "2", "--codes", "8", "--quiet"]);
+    world.answer(&["catalog", "build", "run", "--quiet"]);
+    let baselines =
+        |run: &str| world.json(&["evaluate", run, "--baselines-only", "--json", "--quiet"])["baselines"].take();
+    let (text, beside, over_learnt) = (baselines(learnt), baselines("run"), baselines("table/rows/codes/seed-7"));
+    assert_eq!(beside, text);
+    for name in ["text", "fused"] {
+        assert!(over_learnt.get(name).is_none(), "{over_learnt}");
+        assert_ne!(over_learnt[format!("{name} over learnt vectors")], text[name]);
+        assert_eq!(row(&found, name, "no_filter")["metrics"]["mrr"], text[name]["no_filter"]["mrr"]);
+    }
+    assert_eq!(over_learnt["neighbours"], text["neighbours"]);
 }
 
 #[test]

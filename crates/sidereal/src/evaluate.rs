@@ -15,11 +15,13 @@ use crate::run::{Run, Stage};
 use crate::stages::fusion::Known;
 
 mod by_domain;
+mod content;
 pub(crate) mod exact;
 pub(crate) mod exam;
 pub(crate) mod groups;
 
 use by_domain::ByDomain;
+use content::Content;
 use exact::ExactExam;
 use exam::Exam;
 use groups::Groups;
@@ -72,7 +74,7 @@ pub fn evaluate_with(
     run.check_items(&catalog, &data)?;
     let split = run.split(&data.histories)?;
     others.iter().try_for_each(|other| check_same_questions(run, &catalog, other))?;
-    let embeddings = if run.has(Stage::Embeddings) { Some(run.catalog_embeddings(&catalog)?) } else { None };
+    let content = Content::of(run, &catalog)?;
     let exam = Exam::new(&data, &split, &question, progress)?;
     let mut by_domain = ByDomain::new(&data.items, &catalog, &exam);
     let exact = question.exact_users.map(|users| ExactExam::new(&exam, users, question.seed));
@@ -102,10 +104,12 @@ pub fn evaluate_with(
     }
     let exact = exact.map_or(Ok(Vec::new()), ExactExam::figures)?;
     let trained = rows.len();
-    for baseline in exam.baselines(catalog.len(), catalog.removed(), embeddings.as_ref())? {
-        rows.push((baseline.method().name.to_owned(), exam.untrained_row(&baseline)?));
+    let vectors = content.as_ref().map(|content| &content.vectors);
+    for baseline in exam.baselines(catalog.len(), catalog.removed(), vectors)? {
+        let name = content::row_name(baseline.method(), content.as_ref());
+        rows.push((name.clone(), exam.untrained_row(&baseline)?));
         if let Some(by_domain) = &mut by_domain {
-            by_domain.ask_untrained(&baseline)?;
+            by_domain.ask_untrained(&name, &baseline)?;
         }
     }
     let mut evaluation = judge(&exam, &catalog, &rows, trained, question.seed)?;

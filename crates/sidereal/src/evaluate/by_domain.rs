@@ -74,10 +74,10 @@ impl<'a> ByDomain<'a> {
     }
 
     /// Asks a baseline.
-    pub(crate) fn ask_untrained(&mut self, baseline: &Baseline) -> Result<()> {
+    pub(crate) fn ask_untrained(&mut self, name: &str, baseline: &Baseline) -> Result<()> {
         for part in &mut self.parts {
             let row = part.exam.untrained_row(&Within { scorer: baseline, inside: &part.inside })?;
-            part.rows.push((baseline.method().name.to_owned(), row.map(|row| told_of(&row.ranks))));
+            part.rows.push((name.to_owned(), row.map(|row| told_of(&row.ranks))));
         }
         Ok(())
     }
