@@ -310,3 +310,37 @@ fn a_recipe_that_asks_for_exact_scores_has_them_in_its_report() {
     let page = fs::read_to_string(world.path("run/report/report.html")).unwrap();
     assert!(page.contains("Beside exact scoring") && page.contains("12 users"));
 }
+
+#[test]
+fn a_row_costs_what_all_that_has_a_part_in_it_cost() {
+    let world = World::new();
+    let rows =
+        ["alone", "both", "without"].map(|name| format!("[[row]]\nname = \"{name}\"\nrecipe = \"recipe.toml\"\n"));
+    let [alone, both, without] = rows;
+    let suite = format!("{alone}{both}[row.fusion]\n{without}[row.fusion]\nwithout = [\"generator\"]\n");
+    fs::write(world.path("suite.toml"), suite).unwrap();
+    let found = world.json(&["compare", "suite.toml", "--data", "data", "--out", "table", "--json", "--quiet"]);
+    assert_eq!(found["failed"], serde_json::json!([]));
+    let figures = |row: &str, stage: &str| -> Value {
+        let file = world.path(&format!("table/rows/{row}/seed-7/{stage}/manifest.json"));
+        serde_json::from_slice::<Value>(&fs::read(file).unwrap()).unwrap()["measured"]["figures"].take()
+    };
+    let of = |figures: &Value, name: &str| figures[name].as_f64().unwrap();
+    for name in ["seconds", "cpu_seconds", "peak_memory_bytes"] {
+        assert!(of(&figures("both", "fusion"), name) > 0.0, "{name}");
+    }
+    for mode in ["no_filter", "seen_removed"] {
+        let (alone, both, without) =
+            (row(&found, "alone", mode), row(&found, "both", mode), row(&found, "without", mode));
+        for name in ["seconds", "cpu_seconds"] {
+            let generator = of(&figures("both", "generator"), name);
+            assert!((of(alone, name) - generator).abs() < 1e-9, "{name}: one training is lent to all three");
+            assert!((of(both, name) - generator - of(&figures("both", "fusion"), name)).abs() < 1e-9, "{name}");
+            assert!((of(without, name) - of(&figures("without", "fusion"), name)).abs() < 1e-9, "{name}");
+        }
+        let peaks = ["generator", "fusion"].map(|stage| of(&figures("both", stage), "peak_memory_bytes"));
+        assert_eq!(of(both, "peak_memory_bytes"), peaks[0].max(peaks[1]));
+        assert!(both["parameters"].is_u64() && both["samples_per_s"].is_f64());
+        assert!(without.get("parameters").is_none() && without.get("samples_per_s").is_none(), "{without}");
+    }
+}

@@ -39,6 +39,7 @@ use crate::network::{Materials, Network};
 use average::Average;
 use checkpoint::{Best, Cost, Position, Store};
 use gradients::{Cut, Part, gradients};
+use meter::Stopwatch;
 use metrics_log::MetricsLog;
 use validation::Validator;
 
@@ -117,13 +118,9 @@ pub struct Measured {
 impl Measured {
     /// The figures by name, as a manifest keeps them.
     pub fn figures(&self) -> BTreeMap<String, f64> {
-        let figures = [
-            ("seconds", self.seconds),
-            ("cpu_seconds", self.cpu_seconds),
-            ("samples_per_s", self.samples_per_s),
-            ("peak_memory_bytes", self.peak_memory_bytes as f64),
-        ];
-        figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        let mut figures = meter::figures(self.seconds, self.cpu_seconds, self.peak_memory_bytes);
+        figures.insert("samples_per_s".to_owned(), self.samples_per_s);
+        figures
     }
 }
 
@@ -179,8 +176,7 @@ struct Run<'a> {
     total_steps: u64,
     /// The step of the checkpoint on disk.
     saved: Option<u64>,
-    started: Instant,
-    cpu_seconds_at_start: f64,
+    watch: Stopwatch,
 }
 
 impl<'a> Run<'a> {
@@ -205,9 +201,6 @@ impl<'a> Run<'a> {
         let resumed = store.resume(network.params(), &mut optimizer, average.as_mut())?;
         let (saved, position) = (resumed.map(|position| position.step), resumed.unwrap_or_default());
         let log = MetricsLog::open(job.work_dir, position.step)?;
-        let cpu_seconds_at_start = meter::process_cpu_s().unwrap_or_default();
-        meter::begin_peak();
-        let started = Instant::now();
         Ok(Self {
             job,
             config,
@@ -223,8 +216,7 @@ impl<'a> Run<'a> {
             steps_per_epoch,
             total_steps,
             saved,
-            started,
-            cpu_seconds_at_start,
+            watch: Stopwatch::begin(),
         })
     }
 
@@ -290,7 +282,7 @@ impl<'a> Run<'a> {
     }
 
     fn seconds(&self) -> f64 {
-        self.position.seconds_before + self.started.elapsed().as_secs_f64()
+        self.position.seconds_before + self.watch.seconds()
     }
 
     /// One step of the optimiser on one batch.
@@ -415,12 +407,11 @@ impl<'a> Run<'a> {
 
     fn measured(&self) -> Measured {
         let cost = self.position.cost;
-        let cpu = meter::process_cpu_s().map_or(0.0, |seconds| seconds - self.cpu_seconds_at_start);
         Measured {
             seconds: self.seconds(),
-            cpu_seconds: cost.cpu_seconds_before + cpu,
+            cpu_seconds: cost.cpu_seconds_before + self.watch.cpu_seconds(),
             samples_per_s: cost.samples as f64 / cost.step_seconds.max(1e-9),
-            peak_memory_bytes: meter::peak_since().unwrap_or(0).max(cost.peak_memory_bytes_before),
+            peak_memory_bytes: self.watch.peak_memory_bytes().max(cost.peak_memory_bytes_before),
         }
     }
 
