@@ -242,12 +242,12 @@ impl<'a> Run<'a> {
             if let Some(stopped) = self.over() {
                 return Ok(stopped);
             }
-            let number = self.position.step / self.steps_per_epoch;
+            let (began, number) = (Instant::now(), self.position.step / self.steps_per_epoch);
             let batches = match epoch.take().filter(|(of, _)| *of == number) {
                 Some((_, batches)) => batches,
                 None => self.samples.epoch(self.config.batch_size, self.job.seed, number),
             };
-            self.step(&batches[(self.position.step % self.steps_per_epoch) as usize])?;
+            self.step(began, &batches[(self.position.step % self.steps_per_epoch) as usize])?;
             epoch = Some((number, batches));
             let done = self.position.step;
             self.job.progress.advance(1);
@@ -285,9 +285,9 @@ impl<'a> Run<'a> {
         self.position.seconds_before + self.watch.seconds()
     }
 
-    /// One step of the optimiser on one batch.
-    fn step(&mut self, numbers: &[u32]) -> Result<()> {
-        let (step, began) = (self.position.step, Instant::now());
+    /// One step of the optimiser on one batch, whose samples are drawn since `began`.
+    fn step(&mut self, began: Instant, numbers: &[u32]) -> Result<()> {
+        let step = self.position.step;
         let device = self.job.materials.device;
         let cut = Cut::new(self.network.as_ref(), device, numbers.len(), self.config.accumulation);
         let part = |numbers: &[u32]| -> Part<'a> {
@@ -295,6 +295,8 @@ impl<'a> Run<'a> {
             Part { rows: numbers.iter().map(|&number| self.samples.row(number)).collect(), targets }
         };
         let parts: Vec<Part<'_>> = numbers.chunks(cut.part_rows).map(part).collect();
+        // Rows are slices of the histories: nothing is read or copied here that another thread could have ready before.
+        let data_seconds = began.elapsed().as_secs_f64();
         let noise = Rng::new(self.job.seed, &format!("dropout {step}")).next_u64();
         let of_part = |part: &Part<'_>, noise| self.network.loss(&part.rows, Some(noise));
         let (value, mut grads) = gradients(self.network.params(), &parts, cut.at_once, noise, of_part)?;
@@ -318,8 +320,11 @@ impl<'a> Run<'a> {
         sums.loss += value;
         sums.grad_norm += norm;
         sums.learning_rate = rate;
+        let step_seconds = began.elapsed().as_secs_f64();
+        sums.step_seconds += step_seconds;
+        sums.data_seconds += data_seconds;
         self.position.cost.samples += numbers.len() as u64;
-        self.position.cost.step_seconds += began.elapsed().as_secs_f64();
+        self.position.cost.step_seconds += step_seconds;
         Ok(())
     }
 
@@ -343,6 +348,7 @@ impl<'a> Run<'a> {
             learning_rate: sums.learning_rate,
             grad_norm: mean(sums.grad_norm),
             samples_per_s: sums.samples as f64 / wall_s.max(1e-9),
+            data_share: sums.data_seconds / sums.step_seconds.max(1e-9),
         })?;
         self.job.progress.note(&self.note(Some(loss)));
         Ok(())

@@ -11,7 +11,7 @@ use sidereal_core::{
     SplitRule,
 };
 use sidereal_generator::models::tiger::TigerConfig;
-use sidereal_generator::training::{EVENTS_FILE, METRICS_FILE, ScheduleKind, read_metrics};
+use sidereal_generator::training::{EVENTS_FILE, Event, METRICS_FILE, ScheduleKind, read_metrics};
 use sidereal_generator::{
     GeneratorConfig, Materials, Network, Question, Result, TrainJob, TrainOutcome, TrainingConfig, train,
 };
@@ -212,7 +212,13 @@ fn a_continued_training_tells_tensorboard_what_an_undisturbed_one_tells() {
     run(small(short()), killed.path()).unwrap();
     // All scalars of a tag are of one size: another number of them would be another size.
     assert_eq!(events(killed.path()), events(whole.path()));
-    assert!(read_metrics(&whole.path().join(METRICS_FILE)).unwrap().len() > 10);
+    let told = read_metrics(&whole.path().join(METRICS_FILE)).unwrap();
+    assert!(told.len() > 10);
+    for event in told {
+        // Drawing samples is a small part of a step, and some part.
+        let Event::Train { data_share, .. } = event else { continue };
+        assert!(data_share > 0.0 && data_share < 0.5, "{data_share}");
+    }
     let measured = outcome.measured;
     assert!(measured.seconds > 0.0 && measured.samples_per_s > 0.0, "{measured:?}");
     #[cfg(target_os = "linux")]

@@ -68,6 +68,11 @@ pub(super) struct Sums {
     pub(super) loss: f64,
     pub(super) grad_norm: f64,
     pub(super) learning_rate: f64,
+    /// Wall time of the steps, and the part of it in which samples were drawn and looked up.
+    #[serde(default)]
+    pub(super) step_seconds: f64,
+    #[serde(default)]
+    pub(super) data_seconds: f64,
 }
 
 #[derive(Serialize, Deserialize)]
