@@ -126,6 +126,10 @@ pub(crate) enum Command {
         /// generator's decoding (beam, graph, trie) has in common with these exact scores.
         #[arg(long, value_name = "USERS")]
         exact_users: Option<usize>,
+        /// A further row: the mean of what the generators of all these runs say of every item, as trainings of one recipe
+        /// with several seeds.
+        #[arg(long, requires = "with")]
+        mean_scores: bool,
         /// What the generator multiplies: f32, bf16 or int8; several, the first compared with the others.
         #[arg(long, value_delimiter = ',', default_value = "f32")]
         precision: Vec<Precision>,

@@ -344,3 +344,35 @@ fn a_row_costs_what_all_that_has_a_part_in_it_cost() {
         assert!(without.get("parameters").is_none() && without.get("samples_per_s").is_none(), "{without}");
     }
 }
+
+#[test]
+fn what_several_trainings_say_of_items_is_averaged_into_a_row() {
+    let world = World::new();
+    for seed in [7, 8] {
+        let text = format!(
+            "seed = {seed}\n[tokenizer.rq-kmeans]\ncodes = [8, 8]\n[generator.sasrec]\nd_model = 16\nheads = 2\n\
+             [generator.sasrec.training]\nmax_epochs = 3\nbatch_size = 16\nvalidate_users = 9\n"
+        );
+        fs::write(world.path("items.toml"), text).unwrap();
+        let out = format!("s{seed}");
+        world.answer(&["run", "items.toml", "--data", "data", "--out", &out, "--until", "generator", "--quiet"]);
+    }
+    let ask = |with: &str| world.json(&["evaluate", "s7", "--with", with, "--mean-scores", "--json", "--quiet"]);
+    // The mean of a generator and itself is itself; that of two is another.
+    let (itself, two) = (ask("s7"), ask("s8"));
+    for mode in ["no_filter", "seen_removed"] {
+        for metric in ["recall@5", "recall@10", "ndcg@10", "mrr"] {
+            let mean = itself["trained"]["mean of sasrec and sasrec, s7"][mode][metric].as_f64().unwrap();
+            assert!((mean - itself[mode][metric].as_f64().unwrap()).abs() < 1e-9, "{mode} {metric}");
+        }
+    }
+    let mean = &two["trained"]["mean of sasrec and sasrec, s8"]["no_filter"];
+    assert!(mean["mrr"].is_f64() && mean["mrr"] != two["no_filter"]["mrr"], "{mean}");
+    assert_ne!(mean["mrr"], two["trained"]["sasrec, s8"]["no_filter"]["mrr"]);
+    let tests = two["comparisons"].as_array().unwrap();
+    assert!(tests.iter().any(|test| test["row"] == "sasrec" && test["with"] == "mean of sasrec and sasrec, s8"));
+
+    world.run_until("generator");
+    let error = world.refusal(&["evaluate", "s7", "--with", "run", "--mean-scores", "--quiet"]);
+    assert!(error.contains("tiger looks at a part of the catalog") && error.contains("sasrec"), "{error}");
+}

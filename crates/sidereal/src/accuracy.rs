@@ -108,6 +108,7 @@ pub fn compare(suite: &Suite, wish: Wish<'_>, mut told: impl FnMut(&str, u64, Fi
         beam,
         users: first.recipe.evaluate.users,
         exact_users: None,
+        mean_scores: false,
         baselines_only: false,
         seed: first.recipe.seed,
     };

@@ -19,12 +19,14 @@ mod content;
 pub(crate) mod exact;
 pub(crate) mod exam;
 pub(crate) mod groups;
+mod mean_scores;
 
 use by_domain::ByDomain;
 use content::Content;
 use exact::ExactExam;
 use exam::Exam;
 use groups::Groups;
+use mean_scores::MeanScores;
 
 /// Metrics that rows are compared by.
 pub(crate) const COMPARED: [Metric; 2] = [Metric::Recall(10), Metric::Ndcg(10)];
@@ -40,6 +42,8 @@ pub struct Question {
     pub users: Option<usize>,
     /// Compare generators' decodings with exact scores of all items for a seeded draw of this many of these users.
     pub exact_users: Option<usize>,
+    /// A further row: the mean of what the generators of all runs say of every item.
+    pub mean_scores: bool,
     /// Without the generator.
     pub baselines_only: bool,
     /// Seed of the sample, the intervals and the tests.
@@ -50,7 +54,7 @@ pub struct Question {
 ///
 /// # Errors
 /// A stage that has not run; no user with a target; a beam width of 0; exact scores to compare with asked of generators that
-/// score all items anyway.
+/// score all items anyway; a mean of scores of one generator, or of such as do not score all items.
 pub fn evaluate(run: &Run, question: Question, device: DeviceChoice, progress: &dyn Progress) -> Result<Evaluation> {
     evaluate_with(run, &[], question, &[device.into()], progress)
 }
@@ -80,9 +84,10 @@ pub fn evaluate_with(
     let exact = question.exact_users.map(|users| ExactExam::new(&exam, users, question.seed));
     let mut exact = exact.transpose()?;
     let mut rows: Vec<(String, Modes<Row>)> = Vec::new();
+    let mut mean = question.mean_scores.then(MeanScores::default);
     if !question.baselines_only {
         for run in std::iter::once(run).chain(others) {
-            for &compute in computes {
+            for (at, &compute) in computes.iter().enumerate() {
                 for (kind, recommender) in recommenders(run, &question, compute, progress)? {
                     let generator = recommender.generator();
                     let precision = match generator.precision() {
@@ -97,10 +102,17 @@ pub fn evaluate_with(
                     if let Some(by_domain) = &mut by_domain {
                         by_domain.ask(&name, &recommender, &question.beam)?;
                     }
+                    // Of several precisions the first stands for its run.
+                    if let Some(mean) = mean.as_mut().filter(|_| recommender.fusion().is_none() && at == 0) {
+                        mean.add(&name, recommender)?;
+                    }
                     rows.push((name, row));
                 }
             }
         }
+    }
+    if let Some(mean) = mean {
+        rows.push((mean.name().to_owned(), mean.row(&exam, &question.beam)?));
     }
     let exact = exact.map_or(Ok(Vec::new()), ExactExam::figures)?;
     let trained = rows.len();

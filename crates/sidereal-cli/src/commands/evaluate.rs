@@ -20,6 +20,7 @@ pub(crate) struct Wish {
     pub(crate) beam: Widths,
     pub(crate) users: Option<usize>,
     pub(crate) exact_users: Option<usize>,
+    pub(crate) mean_scores: bool,
     pub(crate) precision: Vec<Precision>,
     pub(crate) baselines_only: bool,
     pub(crate) seed: u64,
@@ -33,6 +34,7 @@ pub(crate) fn execute(context: &Context, run: &Path, with: &[PathBuf], wish: Wis
         beam: wish.beam,
         users: wish.users,
         exact_users: wish.exact_users,
+        mean_scores: wish.mean_scores,
         baselines_only: wish.baselines_only,
         seed: wish.seed,
     };

@@ -93,6 +93,7 @@ pub fn make(
             beam: config.beam.clone(),
             users: None,
             exact_users: None,
+            mean_scores: false,
             baselines_only: false,
             seed,
         };
