@@ -122,6 +122,14 @@ pub(crate) enum Command {
         /// Judge a seeded sample of this many users.
         #[arg(long)]
         users: Option<usize>,
+        /// Score all items besides for a seeded draw of this many users, and tell the share of the first ten items that the
+        /// generator's decoding (beam, graph, trie) has in common with these exact scores.
+        #[arg(long, value_name = "USERS")]
+        exact_users: Option<usize>,
+        /// A further row: the mean of what the generators of all these runs say of every item, as trainings of one recipe
+        /// with several seeds.
+        #[arg(long, requires = "with")]
+        mean_scores: bool,
         /// What the generator multiplies: f32, bf16 or int8; several, the first compared with the others.
         #[arg(long, value_delimiter = ',', default_value = "f32")]
         precision: Vec<Precision>,

@@ -47,8 +47,19 @@ pub(crate) fn execute(arguments: Arguments) -> Result<ExitCode> {
         Command::Tokenizer(command) => tokenizer::execute(&context, command),
         Command::Catalog(command) => catalog::execute(&context, command),
         Command::Generator(command) => generator::execute(&context, command),
-        Command::Evaluate { run, with, split, beam, users, precision, baselines_only, seed } => {
-            let wish = evaluate::Wish { split, beam, users, precision, baselines_only, seed };
+        Command::Evaluate {
+            run,
+            with,
+            split,
+            beam,
+            users,
+            exact_users,
+            mean_scores,
+            precision,
+            baselines_only,
+            seed,
+        } => {
+            let wish = evaluate::Wish { split, beam, users, exact_users, mean_scores, precision, baselines_only, seed };
             evaluate::execute(&context, &run, &with, wish)
         }
         Command::Calibrate { run, items, beam, seed } => calibrate::execute(&context, &run, items, beam, seed),

@@ -232,4 +232,147 @@ fn a_row_makes_semantic_ids_of_what_another_rows_generator_learnt() {
     assert_eq!(made["facts"]["parts"][1]["width"], 16);
     let error = world.refusal(&["embed", "run", "--learnt-by", run]);
     assert!(error.contains("tiger learns no vectors of items") && error.contains("sasrec"), "{error}");
+
+    // Baselines over text look at text alone, or do not call themselves so.
+    world.answer(&["tokenizer", "train", "run", "--levels", "2", "--codes", "8", "--quiet"]);
+    world.answer(&["catalog", "build", "run", "--quiet"]);
+    let baselines =
+        |run: &str| world.json(&["evaluate", run, "--baselines-only", "--json", "--quiet"])["baselines"].take();
+    let (text, beside, over_learnt) = (baselines(learnt), baselines("run"), baselines("table/rows/codes/seed-7"));
+    assert_eq!(beside, text);
+    for name in ["text", "fused"] {
+        assert!(over_learnt.get(name).is_none(), "{over_learnt}");
+        assert_ne!(over_learnt[format!("{name} over learnt vectors")], text[name]);
+        assert_eq!(row(&found, name, "no_filter")["metrics"]["mrr"], text[name]["no_filter"]["mrr"]);
+    }
+    assert_eq!(over_learnt["neighbours"], text["neighbours"]);
+}
+
+#[test]
+fn decodings_are_compared_with_exact_scores_where_there_is_something_to_compare() {
+    let world = World::new();
+    let models = [
+        (
+            "graph",
+            "[generator.rpg]\nd_model = 16\nheads = 2\nlayers = 1\nd_ff = 24\ndecoding = \"graph\"\ngraph_beams = 2\ngraph_edges = 2\ngraph_steps = 1\n[generator.rpg.training]\n",
+        ),
+        ("items", "[generator.sasrec]\nd_model = 16\nheads = 2\n[generator.sasrec.training]\n"),
+    ];
+    world.answer(&["run", "recipe.toml", "--data", "data", "--out", "run", "--until", "generator", "--quiet"]);
+    for (name, table) in models {
+        let text =
+            format!("seed = 7\n[tokenizer.rq-kmeans]\ncodes = [8, 8]\n{table}max_epochs = 2\nvalidate_users = 9\n");
+        fs::write(world.path(&format!("{name}.toml")), text).unwrap();
+        let recipe = format!("{name}.toml");
+        world.answer(&["run", &recipe, "--data", "data", "--out", name, "--until", "generator", "--quiet"]);
+    }
+    let ask = |run: &str, more: &[&str]| {
+        world.json(&[&["evaluate", run, "--exact-users", "25", "--json", "--quiet"], more].concat())
+    };
+    // A beam as wide as the catalog is exact; one of a single node is not.
+    let wide = ask("run", &[]);
+    let of = |found: &Value, row: &str| found["exact"][row]["share"].as_f64().unwrap();
+    assert_eq!((of(&wide, "tiger"), wide["exact"]["tiger"]["users"].as_u64()), (1.0, Some(25)));
+    let narrow = ask("run", &["--beam", "1"]);
+    assert!(of(&narrow, "tiger") < 0.9, "{}", narrow["exact"]);
+    let interval = narrow["exact"]["tiger"]["interval"].as_array().unwrap();
+    assert!(
+        interval[0].as_f64().unwrap() <= of(&narrow, "tiger") && interval[1].as_f64().unwrap() >= of(&narrow, "tiger")
+    );
+    assert_eq!(ask("run", &["--beam", "1"])["exact"], narrow["exact"], "the same seed asks the same users");
+    // More than there are users: all of them; nothing that is not asked for.
+    let all = world.json(&["evaluate", "run", "--exact-users", "5000", "--beam", "1", "--json", "--quiet"]);
+    assert_eq!(all["exact"]["tiger"]["users"], USERS as u64);
+    assert!(world.json(&["evaluate", "run", "--json", "--quiet"]).get("exact").is_none());
+
+    // Beside other runs: those that score everything anyway have no such figure, and alone they say why.
+    let both = ask("graph", &["--with", "items", "--beam", "10"]);
+    assert!((0.0..1.0).contains(&of(&both, "rpg")), "{}", both["exact"]);
+    assert_eq!(both["exact"].as_object().unwrap().len(), 1);
+    let error = world.refusal(&["evaluate", "items", "--exact-users", "25", "--quiet"]);
+    assert!(error.contains("sasrec scores all items of the catalog anyway"), "{error}");
+    let error = world.refusal(&["evaluate", "run", "--exact-users", "0", "--quiet"]);
+    assert!(error.contains("exact_users") && error.contains("ask for 300"), "{error}");
+    let table = world.answer(&["evaluate", "run", "--exact-users", "25", "--quiet"]);
+    assert!(table.contains("first ten items, exact scoring") && table.contains("1.0000 to 1.0000"), "{table}");
+    let error = world.refusal(&["evaluate", "run", "--baselines-only", "--exact-users", "25", "--quiet"]);
+    assert!(error.contains("no generator is asked"), "{error}");
+}
+
+#[test]
+fn a_recipe_that_asks_for_exact_scores_has_them_in_its_report() {
+    let world = World::new();
+    fs::write(world.path("recipe.toml"), format!("{RECIPE}exact_users = 12\n")).unwrap();
+    world.answer(&["run", "recipe.toml", "--data", "data", "--out", "run", "--quiet"]);
+    let text = fs::read(world.path("run/report/evaluation.json")).unwrap();
+    let found: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(found["exact"]["tiger"]["users"], 12);
+    let page = fs::read_to_string(world.path("run/report/report.html")).unwrap();
+    assert!(page.contains("Beside exact scoring") && page.contains("12 users"));
+}
+
+#[test]
+fn a_row_costs_what_all_that_has_a_part_in_it_cost() {
+    let world = World::new();
+    let rows =
+        ["alone", "both", "without"].map(|name| format!("[[row]]\nname = \"{name}\"\nrecipe = \"recipe.toml\"\n"));
+    let [alone, both, without] = rows;
+    let suite = format!("{alone}{both}[row.fusion]\n{without}[row.fusion]\nwithout = [\"generator\"]\n");
+    fs::write(world.path("suite.toml"), suite).unwrap();
+    let found = world.json(&["compare", "suite.toml", "--data", "data", "--out", "table", "--json", "--quiet"]);
+    assert_eq!(found["failed"], serde_json::json!([]));
+    let figures = |row: &str, stage: &str| -> Value {
+        let file = world.path(&format!("table/rows/{row}/seed-7/{stage}/manifest.json"));
+        serde_json::from_slice::<Value>(&fs::read(file).unwrap()).unwrap()["measured"]["figures"].take()
+    };
+    let of = |figures: &Value, name: &str| figures[name].as_f64().unwrap();
+    for name in ["seconds", "cpu_seconds", "peak_memory_bytes"] {
+        assert!(of(&figures("both", "fusion"), name) > 0.0, "{name}");
+    }
+    for mode in ["no_filter", "seen_removed"] {
+        let (alone, both, without) =
+            (row(&found, "alone", mode), row(&found, "both", mode), row(&found, "without", mode));
+        for name in ["seconds", "cpu_seconds"] {
+            let generator = of(&figures("both", "generator"), name);
+            assert!((of(alone, name) - generator).abs() < 1e-9, "{name}: one training is lent to all three");
+            assert!((of(both, name) - generator - of(&figures("both", "fusion"), name)).abs() < 1e-9, "{name}");
+            assert!((of(without, name) - of(&figures("without", "fusion"), name)).abs() < 1e-9, "{name}");
+        }
+        let peaks = ["generator", "fusion"].map(|stage| of(&figures("both", stage), "peak_memory_bytes"));
+        assert_eq!(of(both, "peak_memory_bytes"), peaks[0].max(peaks[1]));
+        assert!(both["parameters"].is_u64() && both["samples_per_s"].is_f64());
+        assert!(without.get("parameters").is_none() && without.get("samples_per_s").is_none(), "{without}");
+    }
+}
+
+#[test]
+fn what_several_trainings_say_of_items_is_averaged_into_a_row() {
+    let world = World::new();
+    for seed in [7, 8] {
+        let text = format!(
+            "seed = {seed}\n[tokenizer.rq-kmeans]\ncodes = [8, 8]\n[generator.sasrec]\nd_model = 16\nheads = 2\n\
+             [generator.sasrec.training]\nmax_epochs = 3\nbatch_size = 16\nvalidate_users = 9\n"
+        );
+        fs::write(world.path("items.toml"), text).unwrap();
+        let out = format!("s{seed}");
+        world.answer(&["run", "items.toml", "--data", "data", "--out", &out, "--until", "generator", "--quiet"]);
+    }
+    let ask = |with: &str| world.json(&["evaluate", "s7", "--with", with, "--mean-scores", "--json", "--quiet"]);
+    // The mean of a generator and itself is itself; that of two is another.
+    let (itself, two) = (ask("s7"), ask("s8"));
+    for mode in ["no_filter", "seen_removed"] {
+        for metric in ["recall@5", "recall@10", "ndcg@10", "mrr"] {
+            let mean = itself["trained"]["mean of sasrec and sasrec, s7"][mode][metric].as_f64().unwrap();
+            assert!((mean - itself[mode][metric].as_f64().unwrap()).abs() < 1e-9, "{mode} {metric}");
+        }
+    }
+    let mean = &two["trained"]["mean of sasrec and sasrec, s8"]["no_filter"];
+    assert!(mean["mrr"].is_f64() && mean["mrr"] != two["no_filter"]["mrr"], "{mean}");
+    assert_ne!(mean["mrr"], two["trained"]["sasrec, s8"]["no_filter"]["mrr"]);
+    let tests = two["comparisons"].as_array().unwrap();
+    assert!(tests.iter().any(|test| test["row"] == "sasrec" && test["with"] == "mean of sasrec and sasrec, s8"));
+
+    world.run_until("generator");
+    let error = world.refusal(&["evaluate", "s7", "--with", "run", "--mean-scores", "--quiet"]);
+    assert!(error.contains("tiger looks at a part of the catalog") && error.contains("sasrec"), "{error}");
 }

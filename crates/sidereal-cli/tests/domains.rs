@@ -102,6 +102,22 @@ fn two_data_sets_become_one_run_with_answers_and_figures_by_domain() {
 }
 
 #[test]
+fn figures_by_domain_are_told_of_runs_side_by_side_whatever_their_semantic_ids() {
+    let world = two_domains();
+    joint(&world, "generator");
+    fs::write(world.path("other.toml"), RECIPE.replace("codes = [8, 8]", "codes = [4, 4, 4]")).unwrap();
+    let run = ["run", "other.toml", "--out", "beside", "--until", "generator", "--quiet"];
+    world.answer(&[&run[..], &BOTH].concat());
+    let alone = world.json(&["evaluate", "beside", "--json", "--quiet"]);
+    let both = world.json(&["evaluate", "joint", "--with", "beside", "--json", "--quiet"]);
+    for domain in [0, 1] {
+        let rows = |told: &Value, row: &str| told["domains"][domain]["rows"][row].clone();
+        assert!(rows(&both, "tiger")["within"]["no_filter"]["mrr"].is_f64(), "{both}");
+        assert_eq!(rows(&both, "tiger, beside"), rows(&alone, "tiger"));
+    }
+}
+
+#[test]
 fn a_generator_tuned_for_a_domain_begins_with_its_parent_and_is_a_run() {
     let world = two_domains();
     joint(&world, "generator");

@@ -133,6 +133,39 @@ fn the_number_of_threads_does_not_change_a_byte() {
 }
 
 #[test]
+fn recgpt_learns_from_codes_of_finite_scalar_quantization_by_the_recipe_that_joins_them() {
+    let world = World::new();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/beauty/recgpt.toml");
+    let mut recipe = std::fs::read_to_string(example).unwrap();
+    // The world has 40 items of 12 numbers: the recipe's sizes are too large for it, and nothing else is changed.
+    for (size, smaller) in [
+        ("codes = [1000, 1000, 1000, 1000]", "codes = [12, 12, 12]\nhidden = [16]\nepochs = 30"),
+        ("d_model = 128", "d_model = 16\nheads = 2\nlayers = 1"),
+        ("d_ff = 512", "d_ff = 24"),
+        ("max_epochs = 30", "max_epochs = 12\nwarmup_steps = 4"),
+        ("batch_size = 128", "batch_size = 16"),
+    ] {
+        assert_eq!(recipe.matches(size).count(), 1, "{size}");
+        recipe = recipe.replace(size, smaller);
+    }
+    let run = |decoding: &str| {
+        let recipe = recipe.replace("decoding = \"exact\"", &format!("decoding = \"{decoding}\""));
+        std::fs::write(world.path("recgpt.toml"), recipe).unwrap();
+        world.answer(&["run", "recgpt.toml", "--data", "data", "--out", decoding, "--until", "generator", "--quiet"]);
+        world.json(&["evaluate", decoding, "--json", "--quiet"])
+    };
+    let (exact, trie) = (run("exact"), run("trie"));
+    assert_eq!(exact["generator"], "recgpt");
+    // It has learnt something of series that are read in order, and a beam as wide as the catalog finds the same.
+    let recall = |found: &serde_json::Value, row: &str| match row {
+        "recgpt" => found["no_filter"]["recall@10"].as_f64().unwrap(),
+        row => found["baselines"][row]["no_filter"]["recall@10"].as_f64().unwrap(),
+    };
+    assert!(recall(&exact, "recgpt") > recall(&exact, "popularity"), "{exact}");
+    assert_eq!(recall(&exact, "recgpt"), recall(&trie, "recgpt"));
+}
+
+#[test]
 fn methods_and_completions_answer() {
     let world = World::new();
     let methods = world.json(&["methods", "--json"]);

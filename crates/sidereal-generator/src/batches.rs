@@ -8,11 +8,15 @@
 //! # What do event weights do?
 //! The weight of a target event is how often its sample is drawn: an epoch draws as many samples as there are, and
 //! sample `i` appears `w_i / mean(w)` times in expectation (systematic resampling, one uniform number an epoch). The
-//! expected gradient is that of a weighted loss, and no loss needs to know about weights.
+//! expected gradient is that of a weighted loss, and no loss needs to know about weights. Where recent events are to count
+//! more ([`Recency`]), an event's weight is halved with every half-life of its age. A stretch with many targets is drawn as
+//! often as they weigh on average, and teaches all of them alike.
 
-use sidereal_core::{Catalog, CodeVocab, Histories, ItemIndex, Split};
+use serde::{Deserialize, Serialize};
+use sidereal_core::{Catalog, CodeVocab, Error as CoreError, Histories, ItemIndex, Split};
 use sidereal_nn::rng::Rng;
 
+use crate::Result;
 use crate::history_layout::{HistoryLayout, NO_ITEM, push_item, split_marks};
 use crate::network::{Row, SampleUnit, user_key};
 
@@ -38,13 +42,37 @@ impl Sample {
     }
 }
 
+/// How fast an event counts less as it grows old: half as much after each half-life.
+///
+/// *Source*: by place in the history, Petrov and Macdonald, "Effective and Efficient Training for Sequential Recommendation
+/// using Recency Sampling", RecSys 2022, arXiv 2207.02643, section 4, whose base of 0.8 is a half-life of 3.1 events (they
+/// choose targets inside a sequence so; here samples are drawn so); by time, Ding and Li, "Time weight collaborative
+/// filtering", CIKM 2005, section 4.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Recency {
+    /// Half-life in events: how many of the user's own training events came after.
+    Events(f64),
+    /// Half-life in the data's own unit of time: how long before the last training event of all users.
+    Time(f64),
+}
+
+impl Recency {
+    /// The half-life in its unit.
+    pub fn half_life(self) -> f64 {
+        match self {
+            Self::Events(length) | Self::Time(length) => length,
+        }
+    }
+}
+
 /// The samples of a split, and the order in which epochs draw them.
 #[derive(Debug)]
 pub struct Samples<'a> {
     histories: &'a Histories,
     unit: SampleUnit,
     samples: Vec<Sample>,
-    /// Running sums of the weights over their mean, where the data has weights.
+    /// Running sums of the weights over their mean, where not all are alike.
     cumulative_weights: Option<Vec<f64>>,
 }
 
@@ -147,8 +175,61 @@ impl<'a> Samples<'a> {
                 }
             }
         }
-        let cumulative_weights = histories.weights().map(|_| cumulative_weights(histories, unit, &samples));
-        Self { histories, unit, samples, cumulative_weights }
+        let mut samples = Self { histories, unit, samples, cumulative_weights: None };
+        samples.cumulative_weights = histories.weights().map(|_| samples.cumulated(|_, _| 1.0));
+        samples
+    }
+
+    /// The same samples, those of old events drawn less often; weights of the data count besides. `key` is the recipe's
+    /// that asks for it.
+    ///
+    /// # Errors
+    /// A half-life of time where the data has no times.
+    pub fn recent(mut self, recency: Recency, split: &Split, key: &str) -> Result<Self> {
+        let of_user = |user: u32| &split.train_end[user as usize];
+        let cumulative = match recency {
+            Recency::Events(half_life) => self.cumulated(|user, position| {
+                let after = f64::from(of_user(user).saturating_sub(position + 1));
+                (-after / half_life).exp2()
+            }),
+            Recency::Time(half_life) => {
+                let Some(times) = self.histories.times() else {
+                    let problem = "its half-life is a time, but the interactions have no times";
+                    let mend = "give a half-life in events, as { events = 20 }, or data with a column of times";
+                    return Err(CoreError::config(key, problem, mend).into());
+                };
+                let offsets = self.histories.offsets();
+                let at = |user: u32, position: u32| times[(offsets[user as usize] + u64::from(position)) as usize];
+                let trained = |user: u32| (0..*of_user(user)).map(move |position| at(user, position));
+                let end = (0..self.histories.len() as u32).flat_map(trained).max().unwrap_or(0);
+                self.cumulated(|user, position| (-(end.saturating_sub(at(user, position)) as f64) / half_life).exp2())
+            }
+        };
+        self.cumulative_weights = Some(cumulative);
+        Ok(self)
+    }
+
+    /// Running sums of the samples' weights over their mean: a sample weighs what its targets weigh on average, each by the
+    /// data's own weight, where there is one, and `more` of its user and position.
+    fn cumulated(&self, more: impl Fn(u32, u32) -> f64) -> Vec<f64> {
+        let weight = |sample: &Sample| {
+            let first = match self.unit {
+                SampleUnit::NextItem => sample.end - 1,
+                SampleUnit::WholeHistory => sample.start + 1,
+            };
+            let own = self.histories.weights_of(sample.user as usize);
+            let of = |position: u32| {
+                own.map_or(1.0, |weights| f64::from(weights[position as usize])) * more(sample.user, position)
+            };
+            (first..sample.end).map(of).sum::<f64>() / f64::from(sample.end - first).max(1.0)
+        };
+        let mean = self.samples.iter().map(weight).sum::<f64>() / self.samples.len().max(1) as f64;
+        let mut sum = 0.0;
+        let running = |sample: &Sample| {
+            sum += weight(sample) / mean;
+            sum
+        };
+        self.samples.iter().map(running).collect()
     }
 
     /// Number of samples, which is also how many an epoch draws.
@@ -216,28 +297,6 @@ impl<'a> Samples<'a> {
         }
         drawn
     }
-}
-
-/// A sample weighs what its targets weigh on average.
-fn cumulative_weights(histories: &Histories, unit: SampleUnit, samples: &[Sample]) -> Vec<f64> {
-    let weight = |sample: &Sample| {
-        let Some(weights) = histories.weights_of(sample.user as usize) else { return 1.0 };
-        let first = match unit {
-            SampleUnit::NextItem => sample.end - 1,
-            SampleUnit::WholeHistory => sample.start + 1,
-        };
-        let targets = &weights[first as usize..sample.end as usize];
-        targets.iter().copied().map(f64::from).sum::<f64>() / targets.len().max(1) as f64
-    };
-    let mean = samples.iter().map(weight).sum::<f64>() / samples.len().max(1) as f64;
-    let mut sum = 0.0;
-    samples
-        .iter()
-        .map(|sample| {
-            sum += weight(sample) / mean;
-            sum
-        })
-        .collect()
 }
 
 /// Token ids of a history, oldest first: the codes of its most recent `max_history` items, `[T]`.
@@ -377,6 +436,58 @@ mod tests {
             // Shares of 1.5 and 0.5 an epoch; systematic draws never stray by more than one.
             let expected: i32 = if user % 2 == 0 { 75 } else { 25 };
             assert!((count - expected).abs() <= 15, "user {user}: {count}");
+        }
+    }
+
+    /// How often samples are drawn, means over many epochs.
+    fn shares(samples: &Samples<'_>, epochs: u64) -> Vec<f64> {
+        let mut shares = vec![0.0; samples.len()];
+        for epoch in 0..epochs {
+            samples.epoch(8, 5, epoch).concat().iter().for_each(|&sample| shares[sample as usize] += 1.0);
+        }
+        shares.iter_mut().for_each(|share| *share /= epochs as f64);
+        shares
+    }
+
+    #[test]
+    fn samples_of_old_events_are_drawn_half_as_often_with_each_half_life() {
+        // Of six events four train: targets are at 1, 2 and 3, with 2, 1 and 0 training events after them.
+        let world = world(&[6; 40], None);
+        let samples = world.samples(9).recent(Recency::Events(1.0), &world.split, "key").unwrap();
+        let shares = shares(&samples, 300);
+        for of_user in shares.chunks_exact(3) {
+            for (share, weight) in of_user.iter().zip([0.25, 0.5, 1.0]) {
+                let expected = weight * 3.0 / 1.75;
+                assert!((share - expected).abs() < 0.15, "{share} is not {expected}");
+            }
+        }
+        assert_eq!(samples.epoch(8, 5, 0).concat().len(), samples.len());
+        let long = world.samples(9).recent(Recency::Events(1e9), &world.split, "key").unwrap();
+        let mut drawn = long.epoch(8, 5, 0).concat();
+        drawn.sort_unstable();
+        assert_eq!(drawn, (0..samples.len() as u32).collect::<Vec<_>>(), "nothing grows old");
+    }
+
+    #[test]
+    fn age_is_time_before_the_end_of_all_training_and_the_datas_own_weights_count_besides() {
+        let plain =
+            world(&[4; 40], Some((0..40).flat_map(|u| [1.0, if u < 20 { 3.0 } else { 1.0 }, 1.0, 1.0]).collect()));
+        let error = plain.samples(9).recent(Recency::Time(5.0), &plain.split, "the key").unwrap_err().to_string();
+        assert!(
+            error.contains("the key") && error.contains("no times") && error.contains("{ events = 20 }"),
+            "{error}"
+        );
+        // Every other user's events are ten units older; what is held out is later by far and does not count.
+        let times = (0..40).flat_map(|u| [0, if u % 2 == 0 { 100 } else { 90 }, 5000, 6000]).collect();
+        let histories = &plain.histories;
+        let (users, offsets) = (histories.users().to_vec(), histories.offsets().to_vec());
+        let (items, weights) = (histories.items().to_vec(), histories.weights().map(<[f32]>::to_vec));
+        let histories = Histories::new(users, offsets, items, Some(times), weights).unwrap();
+        let samples = Samples::new(&histories, &plain.split, SampleUnit::NextItem, 9);
+        let samples = samples.recent(Recency::Time(10.0), &plain.split, "key").unwrap();
+        for (user, share) in shares(&samples, 300).into_iter().enumerate() {
+            let weight = if user < 20 { 3.0 } else { 1.0 } * if user % 2 == 0 { 1.0 } else { 0.5 };
+            assert!((share - weight / 1.5).abs() < 0.15, "user {user}: {share} is not {}", weight / 1.5);
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod setrec;
 pub mod t5;
 pub mod tiger;
 
+mod blocks;
 mod codewords;
 mod cost;
 mod dense;

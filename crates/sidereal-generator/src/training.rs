@@ -1,10 +1,11 @@
 //! Training of a generator: from histories to weights, through a folder from which a killed run goes on.
 //!
 //! # What is in the work folder?
-//! A checkpoint (weights, moments, where the run stands), the weights of the best validation so far, and
+//! A checkpoint (weights, moments, their mean where one is kept, where the run stands), the weights of the best validation so far, and
 //! `metrics.jsonl` with the same scalars for TensorBoard. The order of samples, the first weights and the dropout masks are functions of the seed and of the
 //! number of the epoch or step, so a run that goes on from a checkpoint does to the bit what it would have done.
 
+pub mod average;
 mod checkpoint;
 mod config;
 mod divergence;
@@ -24,6 +25,7 @@ use sidereal_core::{Error as CoreError, Histories, LeafFilter, Progress, Split};
 use sidereal_nn::optimizer::{AdamW, AdamWConfig};
 use sidereal_nn::rng::Rng;
 
+pub use average::AverageConfig;
 pub use config::{ScheduleKind, TrainingConfig};
 pub use metrics_log::{Event, METRICS_FILE, read_metrics};
 pub use tensorboard::EVENTS_FILE;
@@ -34,8 +36,10 @@ use crate::batches::Samples;
 use crate::generator::{FORMAT_VERSION, Generator, GeneratorInfo};
 use crate::models::GeneratorConfig;
 use crate::network::{Materials, Network};
+use average::Average;
 use checkpoint::{Best, Cost, Position, Store};
 use gradients::{Cut, Part, gradients};
+use meter::Stopwatch;
 use metrics_log::MetricsLog;
 use validation::Validator;
 
@@ -114,13 +118,9 @@ pub struct Measured {
 impl Measured {
     /// The figures by name, as a manifest keeps them.
     pub fn figures(&self) -> BTreeMap<String, f64> {
-        let figures = [
-            ("seconds", self.seconds),
-            ("cpu_seconds", self.cpu_seconds),
-            ("samples_per_s", self.samples_per_s),
-            ("peak_memory_bytes", self.peak_memory_bytes as f64),
-        ];
-        figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        let mut figures = meter::figures(self.seconds, self.cpu_seconds, self.peak_memory_bytes);
+        figures.insert("samples_per_s".to_owned(), self.samples_per_s);
+        figures
     }
 }
 
@@ -143,7 +143,12 @@ pub fn tune(job: &TrainJob<'_>, start: &Start<'_>) -> Result<TrainOutcome> {
 
 fn begin(job: &TrainJob<'_>, start: Option<&Start<'_>>) -> Result<TrainOutcome> {
     job.config.check(job.materials.catalog.codes_per_level())?;
-    let samples = Samples::new(job.histories, job.split, job.config.model().unit(), job.config.max_history());
+    let mut samples = Samples::new(job.histories, job.split, job.config.model().unit(), job.config.max_history());
+    if let Some(recency) = job.config.training().recency {
+        let model = job.config.model();
+        let key = format!("generator.{}.{}.recency", job.config.method(), model.training_table());
+        samples = samples.recent(recency, job.split, &key)?;
+    }
     if samples.is_empty() {
         let problem = "no user has two training events, so there is no next item to learn";
         return Err(CoreError::input("split", problem, "give longer histories, or another split rule").into());
@@ -163,6 +168,7 @@ struct Run<'a> {
     goes_on: bool,
     network: Box<dyn Network>,
     optimizer: AdamW,
+    average: Option<Average>,
     store: Store,
     log: MetricsLog,
     position: Position,
@@ -170,8 +176,7 @@ struct Run<'a> {
     total_steps: u64,
     /// The step of the checkpoint on disk.
     saved: Option<u64>,
-    started: Instant,
-    cpu_seconds_at_start: f64,
+    watch: Stopwatch,
 }
 
 impl<'a> Run<'a> {
@@ -191,12 +196,11 @@ impl<'a> Run<'a> {
         let adam = AdamWConfig { lr: config.learning_rate, weight_decay: config.weight_decay, ..Default::default() };
         let mut optimizer = AdamW::new(network.params().vars().to_vec(), adam)?;
         let store = Store::open(job, start.map(|start| start.digest), samples.len())?;
-        let resumed = store.resume(network.params(), &mut optimizer)?;
+        let average = config.average.map(|average| Average::new(average, network.params()));
+        let mut average = average.transpose()?;
+        let resumed = store.resume(network.params(), &mut optimizer, average.as_mut())?;
         let (saved, position) = (resumed.map(|position| position.step), resumed.unwrap_or_default());
         let log = MetricsLog::open(job.work_dir, position.step)?;
-        let cpu_seconds_at_start = meter::process_cpu_s().unwrap_or_default();
-        meter::begin_peak();
-        let started = Instant::now();
         Ok(Self {
             job,
             config,
@@ -205,14 +209,14 @@ impl<'a> Run<'a> {
             goes_on: start.is_some(),
             network,
             optimizer,
+            average,
             store,
             log,
             position,
             steps_per_epoch,
             total_steps,
             saved,
-            started,
-            cpu_seconds_at_start,
+            watch: Stopwatch::begin(),
         })
     }
 
@@ -238,12 +242,12 @@ impl<'a> Run<'a> {
             if let Some(stopped) = self.over() {
                 return Ok(stopped);
             }
-            let number = self.position.step / self.steps_per_epoch;
+            let (began, number) = (Instant::now(), self.position.step / self.steps_per_epoch);
             let batches = match epoch.take().filter(|(of, _)| *of == number) {
                 Some((_, batches)) => batches,
                 None => self.samples.epoch(self.config.batch_size, self.job.seed, number),
             };
-            self.step(&batches[(self.position.step % self.steps_per_epoch) as usize])?;
+            self.step(began, &batches[(self.position.step % self.steps_per_epoch) as usize])?;
             epoch = Some((number, batches));
             let done = self.position.step;
             self.job.progress.advance(1);
@@ -278,12 +282,12 @@ impl<'a> Run<'a> {
     }
 
     fn seconds(&self) -> f64 {
-        self.position.seconds_before + self.started.elapsed().as_secs_f64()
+        self.position.seconds_before + self.watch.seconds()
     }
 
-    /// One step of the optimiser on one batch.
-    fn step(&mut self, numbers: &[u32]) -> Result<()> {
-        let (step, began) = (self.position.step, Instant::now());
+    /// One step of the optimiser on one batch, whose samples are drawn since `began`.
+    fn step(&mut self, began: Instant, numbers: &[u32]) -> Result<()> {
+        let step = self.position.step;
         let device = self.job.materials.device;
         let cut = Cut::new(self.network.as_ref(), device, numbers.len(), self.config.accumulation);
         let part = |numbers: &[u32]| -> Part<'a> {
@@ -291,6 +295,8 @@ impl<'a> Run<'a> {
             Part { rows: numbers.iter().map(|&number| self.samples.row(number)).collect(), targets }
         };
         let parts: Vec<Part<'_>> = numbers.chunks(cut.part_rows).map(part).collect();
+        // Rows are slices of the histories: nothing is read or copied here that another thread could have ready before.
+        let data_seconds = began.elapsed().as_secs_f64();
         let noise = Rng::new(self.job.seed, &format!("dropout {step}")).next_u64();
         let of_part = |part: &Part<'_>, noise| self.network.loss(&part.rows, Some(noise));
         let (value, mut grads) = gradients(self.network.params(), &parts, cut.at_once, noise, of_part)?;
@@ -305,14 +311,20 @@ impl<'a> Run<'a> {
         let rate = self.learning_rate(step);
         self.optimizer.step(&grads, rate)?;
         self.position.step = step + 1;
+        if let Some(average) = &mut self.average {
+            average.step(self.network.params(), step + 1)?;
+        }
         let sums = &mut self.position.since_log;
         sums.steps += 1;
         sums.samples += numbers.len() as u64;
         sums.loss += value;
         sums.grad_norm += norm;
         sums.learning_rate = rate;
+        let step_seconds = began.elapsed().as_secs_f64();
+        sums.step_seconds += step_seconds;
+        sums.data_seconds += data_seconds;
         self.position.cost.samples += numbers.len() as u64;
-        self.position.cost.step_seconds += began.elapsed().as_secs_f64();
+        self.position.cost.step_seconds += step_seconds;
         Ok(())
     }
 
@@ -336,6 +348,7 @@ impl<'a> Run<'a> {
             learning_rate: sums.learning_rate,
             grad_norm: mean(sums.grad_norm),
             samples_per_s: sums.samples as f64 / wall_s.max(1e-9),
+            data_share: sums.data_seconds / sums.step_seconds.max(1e-9),
         })?;
         self.job.progress.note(&self.note(Some(loss)));
         Ok(())
@@ -361,6 +374,7 @@ impl<'a> Run<'a> {
     fn validate(&mut self) -> Result<()> {
         let (began, step) = (Instant::now(), self.position.step);
         self.check_weights()?;
+        self.exchange_average()?;
         let metrics = self.validator.run(self.network.ranker(&self.job.materials)?.as_ref())?;
         let best = self.position.best.is_none_or(|best| metrics.better_than(&best.metrics));
         self.position.validated_at = Some(step);
@@ -371,9 +385,16 @@ impl<'a> Run<'a> {
         } else {
             self.position.validations_without_gain += 1;
         }
+        self.exchange_average()?;
         self.log.write(&Event::Validation { step, metrics, best, seconds: began.elapsed().as_secs_f64() })?;
         self.job.progress.note(&self.note(None));
         Ok(())
+    }
+
+    /// Puts the mean of the weights in their place, where there is one; a second time puts them back.
+    fn exchange_average(&mut self) -> Result<()> {
+        let Some(average) = &mut self.average else { return Ok(()) };
+        average.exchange(self.network.params())
     }
 
     fn checkpoint(&mut self) -> Result<()> {
@@ -385,24 +406,25 @@ impl<'a> Run<'a> {
             ..self.position.cost
         };
         let position = Position { seconds_before, cost, ..self.position };
-        self.store.save(self.network.params(), &self.optimizer, &position)?;
+        self.store.save(self.network.params(), &self.optimizer, self.average.as_mut(), &position)?;
         self.saved = Some(position.step);
         Ok(())
     }
 
     fn measured(&self) -> Measured {
         let cost = self.position.cost;
-        let cpu = meter::process_cpu_s().map_or(0.0, |seconds| seconds - self.cpu_seconds_at_start);
         Measured {
             seconds: self.seconds(),
-            cpu_seconds: cost.cpu_seconds_before + cpu,
+            cpu_seconds: cost.cpu_seconds_before + self.watch.cpu_seconds(),
             samples_per_s: cost.samples as f64 / cost.step_seconds.max(1e-9),
-            peak_memory_bytes: meter::peak_since().unwrap_or(0).max(cost.peak_memory_bytes_before),
+            peak_memory_bytes: self.watch.peak_memory_bytes().max(cost.peak_memory_bytes_before),
         }
     }
 
     fn outcome(mut self, stopped: Stopped) -> Result<TrainOutcome> {
         let measured = self.measured();
+        // The weights of the last step, or what stands for them, where no validation chose others.
+        self.exchange_average()?;
         let mut best_step = self.position.step;
         if let Some(best) = self.position.best {
             self.network.load_weights(&self.store.best_weights(best.step))?;

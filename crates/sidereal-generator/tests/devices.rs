@@ -7,7 +7,7 @@
 mod recipes;
 
 use candle_core::Device;
-use recipes::{World, recipes, world};
+use recipes::{World, moved, recipes, world};
 use sidereal_core::filter::{Allowed, Bits};
 use sidereal_core::{LeafFilter, NoProgress};
 use sidereal_generator::batches::Samples;
@@ -16,7 +16,6 @@ use sidereal_generator::{
 };
 use sidereal_nn::device::DeviceChoice;
 use sidereal_nn::ops::composed;
-use sidereal_nn::rng::Rng;
 use sidereal_nn::tolerance::{DEVICE_F32, Tolerance};
 
 /// Scores are sums over levels, and losses means over targets: both add up what single numbers may be off.
@@ -33,19 +32,9 @@ struct Answers {
 }
 
 fn network(config: &GeneratorConfig, materials: &Materials<'_>, weights: Option<&std::path::Path>) -> Box<dyn Network> {
+    let Some(path) = weights else { return moved(config, materials) };
     let mut network = config.model().build(materials, 3).unwrap();
-    match weights {
-        Some(path) => network.load_weights(path).unwrap(),
-        None => {
-            // Numbers that begin as zeros would say nothing.
-            let mut rng = Rng::new(9, "moved");
-            for (_, var) in network.params().vars() {
-                let noise: Vec<f32> = (0..var.elem_count()).map(|_| rng.normal() as f32 * 0.1).collect();
-                let noise = candle_core::Tensor::from_vec(noise, var.dims(), var.device()).unwrap();
-                var.set(&(var.as_tensor() + noise).unwrap()).unwrap();
-            }
-        }
-    }
+    network.load_weights(path).unwrap();
     network
 }
 

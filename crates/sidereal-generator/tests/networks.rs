@@ -4,15 +4,25 @@
 
 use sidereal_core::{ItemIndex, LeafFilter};
 use sidereal_generator::batches::Samples;
-use sidereal_generator::{Generator, Question, Row};
+use sidereal_generator::training::AverageConfig;
+use sidereal_generator::{GENERATORS, Generator, Question, Row, TrainOutcome};
 
 mod recipes;
-use recipes::{recipes, world};
+use recipes::{moved, recipes, world};
 
 fn weights(generator: &Generator) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     generator.network().save_weights(&dir.path().join("weights")).unwrap();
     std::fs::read(dir.path().join("weights")).unwrap()
+}
+
+#[test]
+fn every_model_of_the_list_has_a_recipe_here() {
+    let recipes = recipes();
+    for method in GENERATORS {
+        let found = recipes.iter().any(|(_, config)| config.method() == method.name);
+        assert!(found, "{} is in GENERATORS, but no recipe of it is tested here: add one to recipes()", method.name);
+    }
 }
 
 #[test]
@@ -78,6 +88,39 @@ fn a_training_in_two_parts_ends_with_the_bits_of_one_in_one() {
 }
 
 #[test]
+fn averaged_weights_go_on_to_the_same_bits_and_are_what_is_validated_and_comes_back() {
+    let world = world(24);
+    for (name, mut config) in recipes() {
+        // One validation, after the last step: what it judges is what comes back.
+        config.training_mut().validate_every = 1000;
+        let plain = tempfile::tempdir().unwrap();
+        let without = world.train(&config, plain.path());
+        config.training_mut().average = Some(AverageConfig { decay: 0.6 });
+        let [whole, parts] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let expected = world.train(&config, whole.path());
+        let mut first = config.clone();
+        first.training_mut().max_minutes = Some(1e-9);
+        world.train(&first, parts.path());
+        world.train(&config, parts.path());
+        let last = |dir: &std::path::Path| sidereal_nn::checkpoint::load(dir).unwrap().unwrap();
+        let (ours, theirs) = (last(parts.path()), last(whole.path()));
+        assert!(ours.params == theirs.params && ours.average == theirs.average, "{name}");
+
+        // Steps are those of a training without a mean.
+        assert_eq!(theirs.params, last(plain.path()).params, "{name}");
+        let weights = |outcome: &TrainOutcome| outcome.generator.network().params().snapshot().unwrap();
+        assert_eq!(expected.best_step, expected.steps, "{name}");
+        assert_eq!(Some(weights(&expected)), theirs.average, "{name}");
+        assert_eq!(weights(&without), theirs.params, "{name}");
+        assert_ne!(weights(&expected), theirs.params, "{name}");
+
+        // A checkpoint without a mean is not gone on from with one.
+        let refused = world.try_train(&config, plain.path()).unwrap_err().to_string();
+        assert!(refused.contains("average was null"), "{name}: {refused}");
+    }
+}
+
+#[test]
 fn threads_change_no_weight() {
     let world = world(24);
     for (name, config) in recipes() {
@@ -105,6 +148,30 @@ fn histories_of_no_item_and_one_item_are_answered_with_every_allowed_item() {
             items.sort_unstable();
             let allowed: Vec<ItemIndex> = (0..24).filter(|item| ![1, 5].contains(item)).collect();
             assert_eq!(items, allowed, "{name}");
+        }
+    }
+}
+
+#[test]
+fn rankings_of_every_item_have_the_scores_of_the_whole_catalog() {
+    let world = world(24);
+    let filter = LeafFilter::deny_items(&world.catalog, &[1, 5]);
+    for (name, config) in recipes() {
+        let ranker = moved(&config, &world.materials()).ranker(&world.materials()).unwrap();
+        // Items of these histories may be answered again: some models score them otherwise than others.
+        let questions = [&[][..], &[7][..], &[1, 3, 9][..], &[2, 4, 6, 8, 10, 12][..]]
+            .map(|history| Question { user: Some(3), ..Question::new(history, &filter) });
+        let together = ranker.score_each(&world.catalog, &questions).unwrap();
+        let rankings = ranker.rank(&world.catalog, &questions, 24).unwrap();
+        for ((question, ranking), together) in questions.iter().zip(&rankings).zip(together.chunks_exact(24)) {
+            let scores = ranker.score_all(&world.catalog, question).unwrap();
+            assert_eq!(ranking.items.len(), 22, "{name}");
+            assert!([1, 5].iter().all(|&denied: &usize| scores[denied] == f32::NEG_INFINITY), "{name}");
+            for scored in &ranking.items {
+                let exact = [scores[scored.item as usize], together[scored.item as usize]];
+                let close = exact.iter().all(|exact| (exact - scored.score).abs() < 1e-3);
+                assert!(close, "{name}, item {}: ranked by {}, scored {exact:?}", scored.item, scored.score);
+            }
         }
     }
 }

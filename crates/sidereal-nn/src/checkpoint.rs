@@ -1,7 +1,7 @@
 //! A checkpoint: everything that a training needs to go on bit for bit, in one file that is whole or absent.
 //!
 //! The file is safetensors, written under a temporary name, synced and renamed. Names: `params/NAME`,
-//! `optimizer.mean/NAME`, `optimizer.square/NAME`; step, generators and the caller's own JSON are text metadata. Sizes
+//! `optimizer.mean/NAME`, `optimizer.square/NAME`, and `average/NAME` where weights are averaged; step, generators and the caller's own JSON are text metadata. Sizes
 //! are capped before anything is parsed (header 1 MiB, 4,096 arrays, no name twice).
 
 use std::collections::BTreeMap;
@@ -22,6 +22,7 @@ const FORMAT: &str = "1";
 const PARAMS: &str = "params/";
 const MEAN: &str = "optimizer.mean/";
 const SQUARE: &str = "optimizer.square/";
+const AVERAGE: &str = "average/";
 
 /// The state of a training between two steps.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +31,8 @@ pub struct Checkpoint {
     pub params: Snapshot,
     /// From [`crate::optimizer::AdamW::state`].
     pub optimizer: AdamWState,
+    /// The mean of the weights over the steps, where the training keeps one.
+    pub average: Option<Snapshot>,
     /// Steps done.
     pub step: u64,
     /// Where every named generator stands.
@@ -48,11 +51,12 @@ pub fn path(dir: &Path) -> PathBuf {
 /// # Errors
 /// Whatever the file system says; then the old checkpoint is still there.
 pub fn save(dir: &Path, checkpoint: &Checkpoint) -> Result<()> {
-    let groups = [
+    let mut groups = vec![
         (PARAMS, &checkpoint.params.arrays),
         (MEAN, &checkpoint.optimizer.mean),
         (SQUARE, &checkpoint.optimizer.square),
     ];
+    groups.extend(checkpoint.average.iter().map(|average| (AVERAGE, &average.arrays)));
     let entries: Vec<Entry<'_>> =
         groups.iter().flat_map(|(prefix, arrays)| arrays.iter().map(|a| a.entry(prefix))).collect();
     let json = |value: serde_json::Result<String>| {
@@ -99,14 +103,18 @@ pub fn load(dir: &Path) -> Result<Option<Checkpoint>> {
     };
     let optimizer = AdamWState { steps: number("optimizer-steps")?, mean: group(MEAN)?, square: group(SQUARE)? };
     let found = file.names().count();
-    if found != 3 * names.len() {
-        return Err(
-            damaged(format!("it holds {found} arrays, not three for each of {} parameters", names.len())).into()
-        );
+    let average = match found == 4 * names.len() && found > 0 {
+        true => Some(Snapshot { arrays: group(AVERAGE)? }),
+        false => None,
+    };
+    if average.is_none() && found != 3 * names.len() {
+        let problem = format!("it holds {found} arrays, not three or four for each of {} parameters", names.len());
+        return Err(damaged(problem).into());
     }
     Ok(Some(Checkpoint {
         params: Snapshot { arrays: group(PARAMS)? },
         optimizer,
+        average,
         step: number("step")?,
         rng: serde_json::from_str(text("rng")?).map_err(|e| damaged(format!("its \"rng\": {e}")))?,
         extra: serde_json::from_str(text("extra")?).map_err(|e| damaged(format!("its \"extra\": {e}")))?,
@@ -132,6 +140,7 @@ mod tests {
         let checkpoint = Checkpoint {
             params: params.snapshot().unwrap(),
             optimizer: optimizer.state().unwrap(),
+            average: None,
             step: 1,
             rng: BTreeMap::from([("dropout".to_owned(), rng.state())]),
             extra: serde_json::json!({"epoch": 2, "best": 0.25}),

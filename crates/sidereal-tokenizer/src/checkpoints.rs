@@ -78,7 +78,7 @@ impl<'a> Checkpoints<'a> {
             .map_err(|e| Error::artifact(checkpoint::path(dir), e.to_string(), "this is a defect: report it"))?;
         let (params, step) = (params.snapshot()?, optimizer.steps());
         let optimizer = optimizer.state()?;
-        checkpoint::save(dir, &Checkpoint { params, optimizer, step, rng: Default::default(), extra })
+        checkpoint::save(dir, &Checkpoint { params, optimizer, average: None, step, rng: Default::default(), extra })
     }
 
     /// Keeps the best net so far.

@@ -107,6 +107,8 @@ pub fn compare(suite: &Suite, wish: Wish<'_>, mut told: impl FnMut(&str, u64, Fi
         validation: false,
         beam,
         users: first.recipe.evaluate.users,
+        exact_users: None,
+        mean_scores: false,
         baselines_only: false,
         seed: first.recipe.seed,
     };
@@ -165,8 +167,20 @@ struct Made {
     digest: String,
     modes: Modes<sidereal_core::metrics::Row>,
     method: String,
-    parameters: usize,
+    /// Of the generator, where it has a part in the row.
+    parameters: Option<usize>,
     measured: BTreeMap<String, f64>,
+}
+
+/// What a row cost: its generator, where it has a part in it, and what was fitted over it. Times add up; of memory it is the
+/// higher peak. A fusion that was fitted before fusions were measured adds nothing.
+fn total(generator: Option<BTreeMap<String, f64>>, fusion: Option<BTreeMap<String, f64>>) -> BTreeMap<String, f64> {
+    let mut sums = BTreeMap::new();
+    for (name, value) in generator.into_iter().chain(fusion).flatten() {
+        let sum: &mut f64 = sums.entry(name.clone()).or_default();
+        *sum = if name == "peak_memory_bytes" { sum.max(value) } else { *sum + value };
+    }
+    sums
 }
 
 impl Maker<'_> {
@@ -232,8 +246,13 @@ impl Maker<'_> {
             let mend = "remove the folder and compare again";
             return Err(sidereal_core::Error::artifact(run.root().join(RANKS), "it has no row", mend).into());
         };
-        let (digest, measured) = (manifest.digest(), manifest.measured.figures);
-        Ok(Made { seed: recipe.seed, digest, modes, method: info.method, parameters: info.parameters, measured })
+        let digest = manifest.digest();
+        let takes_part = recipe.fusion.is_none_or(|fusion| !fusion.without.names("generator"));
+        let fitted = recipe.fusion.map(|_| run.manifest(Stage::Fusion)).transpose()?;
+        let measured =
+            total(takes_part.then_some(manifest.measured.figures), fitted.map(|manifest| manifest.measured.figures));
+        let parameters = takes_part.then_some(info.parameters);
+        Ok(Made { seed: recipe.seed, digest, modes, method: info.method, parameters, measured })
     }
 
     fn untrained(&self, question: Question) -> Result<Vec<Entry>> {
@@ -268,7 +287,7 @@ impl Made {
             method: self.method,
             trained: true,
             beam: Some(row.recipe.evaluate.beam.clone()),
-            parameters: Some(self.parameters),
+            parameters: self.parameters,
             runs: Vec::new(),
             measured: Vec::new(),
         });

@@ -15,12 +15,18 @@ use crate::run::{Run, Stage};
 use crate::stages::fusion::Known;
 
 mod by_domain;
+mod content;
+pub(crate) mod exact;
 pub(crate) mod exam;
 pub(crate) mod groups;
+mod mean_scores;
 
 use by_domain::ByDomain;
+use content::Content;
+use exact::ExactExam;
 use exam::Exam;
 use groups::Groups;
+use mean_scores::MeanScores;
 
 /// Metrics that rows are compared by.
 pub(crate) const COMPARED: [Metric; 2] = [Metric::Recall(10), Metric::Ndcg(10)];
@@ -34,6 +40,10 @@ pub struct Question {
     pub beam: Widths,
     /// A seeded sample of this many users instead of all.
     pub users: Option<usize>,
+    /// Compare generators' decodings with exact scores of all items for a seeded draw of this many of these users.
+    pub exact_users: Option<usize>,
+    /// A further row: the mean of what the generators of all runs say of every item.
+    pub mean_scores: bool,
     /// Without the generator.
     pub baselines_only: bool,
     /// Seed of the sample, the intervals and the tests.
@@ -43,7 +53,8 @@ pub struct Question {
 /// Evaluates a run.
 ///
 /// # Errors
-/// A stage that has not run; no user with a target; a beam width of 0.
+/// A stage that has not run; no user with a target; a beam width of 0; exact scores to compare with asked of generators that
+/// score all items anyway; a mean of scores of one generator, or of such as do not score all items.
 pub fn evaluate(run: &Run, question: Question, device: DeviceChoice, progress: &dyn Progress) -> Result<Evaluation> {
     evaluate_with(run, &[], question, &[device.into()], progress)
 }
@@ -67,13 +78,16 @@ pub fn evaluate_with(
     run.check_items(&catalog, &data)?;
     let split = run.split(&data.histories)?;
     others.iter().try_for_each(|other| check_same_questions(run, &catalog, other))?;
-    let embeddings = if run.has(Stage::Embeddings) { Some(run.catalog_embeddings(&catalog)?) } else { None };
+    let content = Content::of(run, &catalog)?;
     let exam = Exam::new(&data, &split, &question, progress)?;
     let mut by_domain = ByDomain::new(&data.items, &catalog, &exam);
+    let exact = question.exact_users.map(|users| ExactExam::new(&exam, users, question.seed));
+    let mut exact = exact.transpose()?;
     let mut rows: Vec<(String, Modes<Row>)> = Vec::new();
+    let mut mean = question.mean_scores.then(MeanScores::default);
     if !question.baselines_only {
         for run in std::iter::once(run).chain(others) {
-            for &compute in computes {
+            for (at, &compute) in computes.iter().enumerate() {
                 for (kind, recommender) in recommenders(run, &question, compute, progress)? {
                     let generator = recommender.generator();
                     let precision = match generator.precision() {
@@ -81,26 +95,40 @@ pub fn evaluate_with(
                         other => format!(" in {}", other.name()),
                     };
                     let name = row_name(&rows, &format!("{}{kind}{precision}", generator.info().method), run);
+                    if let Some(exact) = exact.as_mut().filter(|_| recommender.fusion().is_none()) {
+                        exact.ask(&name, &recommender, &question.beam)?;
+                    }
                     let row = exam.trained_row(&name, &recommender, &question.beam, None)?;
                     if let Some(by_domain) = &mut by_domain {
                         by_domain.ask(&name, &recommender, &question.beam)?;
+                    }
+                    // Of several precisions the first stands for its run.
+                    if let Some(mean) = mean.as_mut().filter(|_| recommender.fusion().is_none() && at == 0) {
+                        mean.add(&name, recommender)?;
                     }
                     rows.push((name, row));
                 }
             }
         }
     }
+    if let Some(mean) = mean {
+        rows.push((mean.name().to_owned(), mean.row(&exam, &question.beam)?));
+    }
+    let exact = exact.map_or(Ok(Vec::new()), ExactExam::figures)?;
     let trained = rows.len();
-    for baseline in exam.baselines(catalog.len(), catalog.removed(), embeddings.as_ref())? {
-        rows.push((baseline.method().name.to_owned(), exam.untrained_row(&baseline)?));
+    let vectors = content.as_ref().map(|content| &content.vectors);
+    for baseline in exam.baselines(catalog.len(), catalog.removed(), vectors)? {
+        let name = content::row_name(baseline.method(), content.as_ref());
+        rows.push((name.clone(), exam.untrained_row(&baseline)?));
         if let Some(by_domain) = &mut by_domain {
-            by_domain.ask_untrained(&baseline)?;
+            by_domain.ask_untrained(&name, &baseline)?;
         }
     }
     let mut evaluation = judge(&exam, &catalog, &rows, trained, question.seed)?;
     evaluation.split = if question.validation { "validation" } else { "test" }.to_owned();
     evaluation.beam = question.beam.clone();
     evaluation.domains = by_domain.map(|by_domain| by_domain.figures(&rows)).unwrap_or_default();
+    evaluation.exact = exact.into_iter().collect();
     evaluation.precision = computes.first().map(|compute| compute.precision).unwrap_or_default();
     evaluation.seconds = began.elapsed().as_secs_f64();
     Ok(evaluation)

@@ -68,6 +68,19 @@ pub struct DomainRow {
     pub within: Modes<Metrics>,
 }
 
+/// How far a decoding that looks at a part of the catalog agrees with scoring all of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Agreement {
+    /// Users for whom all items were scored.
+    pub users: usize,
+    /// First items of each list that were compared.
+    pub items: usize,
+    /// Share of them that both lists have, a mean over users.
+    pub share: f64,
+    /// 95 % bootstrap interval of the share over users.
+    pub interval: [f64; 2],
+}
+
 /// A paired test of two rows over the same users.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
@@ -122,6 +135,9 @@ pub struct Evaluation {
     /// Where items are of several domains: figures by the domain of the target, in the order of the items.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub domains: Vec<DomainFigures>,
+    /// Where it was asked for: how far each generator's decoding agrees with exact scoring, by row name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub exact: BTreeMap<String, Agreement>,
     /// Paired tests between rows.
     pub comparisons: Vec<Comparison>,
     /// What the table says, in sentences: whether the generator beats each baseline.

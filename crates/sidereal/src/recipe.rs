@@ -185,13 +185,17 @@ pub struct EvaluateRecipe {
     /// Judge a seeded sample of this many users; absent judges all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub users: Option<usize>,
+    /// Compare the generator's decoding (beam, graph, trie) with exact scores of all items, for a seeded draw of this many of
+    /// these users; absent compares nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact_users: Option<usize>,
     /// How many users' histories and recommendations the page shows.
     pub stories: usize,
 }
 
 impl Default for EvaluateRecipe {
     fn default() -> Self {
-        Self { beam: 50.into(), users: None, stories: 8 }
+        Self { beam: 50.into(), users: None, exact_users: None, stories: 8 }
     }
 }
 

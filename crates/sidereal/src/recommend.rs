@@ -76,6 +76,12 @@ pub struct Query<'a> {
     pub time: Option<i64>,
 }
 
+impl<'a> Query<'a> {
+    fn question<'q>(&'q self, filter: &'q LeafFilter) -> Question<'q> {
+        Question { history: self.history, filter, user: self.user.map(user_key), time: self.time }
+    }
+}
+
 impl Recommender {
     /// Loads a run's catalog and generator (and titles, where the run has data), and its fusion, where it has one: then
     /// that answers.
@@ -277,19 +283,33 @@ impl Recommender {
     }
 
     fn rank_filtered(&self, queries: &[Query<'_>], filters: &[LeafFilter], search: &Search) -> Result<Vec<Ranking>> {
-        let questions: Vec<Question<'_>> = queries
-            .iter()
-            .zip(filters)
-            .map(|(query, filter)| Question {
-                history: query.history,
-                filter,
-                user: query.user.map(user_key),
-                time: query.time,
-            })
-            .collect();
+        let questions: Vec<Question<'_>> =
+            queries.iter().zip(filters).map(|(query, filter)| query.question(filter)).collect();
+        self.ranker().search(&self.loaded.catalog, &questions, search)
+    }
+
+    /// Whether a ranking scores all items anyway, so that [`Recommender::score_all`] finds what it finds.
+    pub fn scores_all(&self) -> bool {
+        self.ranker().scores_all_cheaply()
+    }
+
+    /// The scores of all items, however many: minus infinity for those that may not be answered.
+    ///
+    /// # Shapes
+    /// result: `[N]`
+    ///
+    /// # Errors
+    /// As [`Recommender::rank`].
+    pub fn score_all(&self, query: &Query<'_>) -> Result<Vec<f32>> {
+        let filter = self.filter(query.deny)?;
+        self.ranker().score_all(&self.loaded.catalog, &query.question(&filter))
+    }
+
+    /// Who answers.
+    fn ranker(&self) -> &dyn Ranker {
         match &self.fused {
-            Some(fused) => fused.search(&self.loaded.catalog, &questions, search),
-            None => self.loaded.generator.ranker().search(&self.loaded.catalog, &questions, search),
+            Some(fused) => fused,
+            None => self.loaded.generator.ranker(),
         }
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Wish {
     pub(crate) split: SplitName,
     pub(crate) beam: Widths,
     pub(crate) users: Option<usize>,
+    pub(crate) exact_users: Option<usize>,
+    pub(crate) mean_scores: bool,
     pub(crate) precision: Vec<Precision>,
     pub(crate) baselines_only: bool,
     pub(crate) seed: u64,
@@ -31,6 +33,8 @@ pub(crate) fn execute(context: &Context, run: &Path, with: &[PathBuf], wish: Wis
         validation: wish.split == SplitName::Validation,
         beam: wish.beam,
         users: wish.users,
+        exact_users: wish.exact_users,
+        mean_scores: wish.mean_scores,
         baselines_only: wish.baselines_only,
         seed: wish.seed,
     };
@@ -64,6 +68,7 @@ pub(crate) fn table(evaluation: &Evaluation) -> Result<()> {
     output::line("")?;
     groups(evaluation)?;
     domains(evaluation)?;
+    exact(evaluation)?;
     evaluation.verdict.iter().try_for_each(|sentence| output::line(sentence))
 }
 
@@ -94,6 +99,20 @@ fn domains(evaluation: &Evaluation) -> Result<()> {
         output::line("")?;
     }
     Ok(())
+}
+
+/// How far decodings agree with exact scoring.
+fn exact(evaluation: &Evaluation) -> Result<()> {
+    if evaluation.exact.is_empty() {
+        return Ok(());
+    }
+    output::line(&format!("{:<32}{:>11}{:>22}{:>11}", "first ten items, exact scoring", "shared", "95 %", "users"))?;
+    for (name, agreement) in &evaluation.exact {
+        let [low, high] = agreement.interval;
+        let between = format!("{low:.4} to {high:.4}");
+        output::line(&format!("  {name:<30}{:>11.4}{between:>22}{:>11}", agreement.share, agreement.users))?;
+    }
+    output::line("")
 }
 
 /// Recall@10 on the whole catalog by the target's popularity and the history's length.

@@ -343,7 +343,9 @@ impl CodeReader for Recgpt {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use sidereal_core::{Catalog, CollisionPolicy, ItemId, SemanticIds};
+    use sidereal_core::{Catalog, CollisionPolicy, ItemId, LeafFilter, SemanticIds};
+
+    use crate::ranker::Question;
 
     fn catalog() -> Catalog {
         let ids: Vec<ItemId> = (0..20).map(|i| ItemId::from(format!("item {i}"))).collect();
@@ -373,6 +375,42 @@ mod tests {
         let other = after(&[4, 8], &[1]);
         assert_eq!(other[0], short[0]);
         assert!(other[1][..8].iter().zip(&short[1][..8]).any(|(a, b)| (a - b).abs() > 1e-4));
+    }
+
+    #[test]
+    fn scores_of_one_pass_are_those_of_the_walk_along_the_trie() {
+        let catalog = catalog();
+        let materials = Materials::of_catalog(&catalog, &Device::Cpu);
+        let ranker = |decoding| {
+            let config =
+                RecgptConfig { d_model: 8, d_ff: 16, heads: 2, item_vectors: false, decoding, ..Default::default() };
+            let network = config.build(&materials, 3).unwrap();
+            // Larger codes, so that levels are told apart by more than a hair.
+            let table = network.params().get("codes").unwrap();
+            table.set(&(table.as_tensor() * 40.0).unwrap()).unwrap();
+            network.ranker(&materials).unwrap()
+        };
+        let (exact, trie) = (ranker(Decoding::Exact), ranker(Decoding::Trie));
+        let filter = LeafFilter::deny_items(&catalog, &[7]);
+        for history in [&[][..], &[4], &[4, 9, 17, 3]] {
+            let question = Question::new(history, &filter);
+            let scores = exact.score_all(&catalog, &question).unwrap();
+            let walked = trie.score_all(&catalog, &question).unwrap();
+            assert_eq!((scores[7], walked[7]), (f32::NEG_INFINITY, f32::NEG_INFINITY));
+            // The one is normalised over the catalog's items, the other over all that codes could say.
+            let shift = walked[0] - scores[0];
+            for (item, (score, walked)) in scores.iter().zip(&walked).enumerate().filter(|(item, _)| *item != 7) {
+                assert!((walked - score - shift).abs() < 1e-4, "item {item}: {score}, {walked}, {shift}");
+            }
+            let spread = scores.iter().fold(f32::NEG_INFINITY, |top, score| top.max(*score)) - scores[0];
+            assert!(spread.abs() > 0.1, "scores that are all alike show nothing: {scores:?}");
+            let of = |ranker: &dyn crate::Ranker| -> Vec<ItemIndex> {
+                let ranking = ranker.rank(&catalog, &[question], 20).unwrap().remove(0);
+                ranking.items.iter().map(|scored| scored.item).collect()
+            };
+            let (exact, trie) = (of(exact.as_ref()), of(trie.as_ref()));
+            assert_eq!((exact.len(), &exact), (19, &trie));
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use candle_core::Tensor;
 use sidereal_core::ItemIndex;
-use sidereal_nn::ops::{self, Marked};
+use sidereal_nn::ops::Marked;
 use sidereal_nn::params::{Init, Params};
 use sidereal_nn::rng::Rng;
 
@@ -38,14 +38,6 @@ impl Repeats {
     /// The number as a tensor, `[1]`.
     pub(super) fn bonus(&self) -> Result<Tensor> {
         Ok((&self.units * UNIT)?)
-    }
-
-    /// Adds it to the scores of the marked items of each row.
-    ///
-    /// # Shapes
-    /// scores `[R, N]` -> `[R, N]`
-    pub(super) fn add(&self, scores: &Tensor, marked: &Marked) -> Result<Tensor> {
-        ops::add_marked(scores, &self.bonus()?, marked)
     }
 
     /// The number to answer with.

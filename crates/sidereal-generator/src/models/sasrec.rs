@@ -23,6 +23,7 @@ use sidereal_nn::ops::{self, Marked};
 use sidereal_nn::params::{Init, Params};
 use sidereal_nn::rng::Rng;
 
+use super::blocks::{block_rows, in_blocks};
 use super::causal::{CausalSizes, CausalStart, CausalTransformer, Positions, Sees};
 use super::dense::{DenseReader, DenseScorer, Started, check_items};
 use super::repeats::Repeats;
@@ -415,12 +416,18 @@ impl Network for Sasrec {
         let args = ops::CrossEntropy { label_smoothing: self.config.training.label_smoothing, ..Default::default() };
         match self.config.softmax {
             Softmax::Full => {
-                let mut logits = self.logits(&states, &table)?; // [R, N]
-                if let Some(repeats) = &self.repeats {
-                    let histories = rows.iter().flat_map(|row| (0..row.len()).map(|place| &row[..place]));
-                    logits = repeats.add(&logits, &Marked::new(histories))?;
-                }
-                ops::cross_entropy(&logits, &Tensor::from_vec(targets, count, device)?, &args)
+                let histories: Vec<&[ItemIndex]> =
+                    rows.iter().flat_map(|row| (0..row.len()).map(|place| &row[..place])).collect();
+                let bonus = self.repeats.as_ref().map(Repeats::bonus).transpose()?;
+                let shared: Vec<&Tensor> = [&table].into_iter().chain(&bonus).collect();
+                in_blocks(&states, &shared, block_rows(self.items), |states, shared, rows| {
+                    let mut logits = self.logits(states, shared[0])?; // [block, N]
+                    if let Some(bonus) = shared.get(1) {
+                        let marked = Marked::new(histories[rows.clone()].iter().copied());
+                        logits = ops::add_marked(&logits, bonus, &marked)?;
+                    }
+                    ops::cross_entropy(&logits, &Tensor::new(&targets[rows], device)?, &args)
+                })
             }
             Softmax::Sampled { negatives } => {
                 let logits = self.sampled_logits(&states, &table, targets, negatives, noise)?; // [R, 1 + negatives]

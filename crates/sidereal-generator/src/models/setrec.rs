@@ -12,7 +12,8 @@
 //! *Differs from the paper*: a transformer of its own instead of a language model; the vector of behaviour is learnt here
 //! and not taken from another model; every place of a history is trained in one pass; a learnt start stands before every
 //! history.
-//! *Checked against*: central differences for the whole loss; what is seen of what ([`super::causal`]'s tests).
+//! *Checked against*: central differences for the whole loss; what is seen of what ([`super::causal`]'s tests); that another
+//! order of an item's vectors changes no score.
 //!
 //! # Shapes
 //! history `[B, H]` -> positions `[B, (H + 1) * 2 * n, D]` -> answers `[R, n, D]` -> scores `[R, N]`, n vectors an item
@@ -27,6 +28,7 @@ use sidereal_nn::ops;
 use sidereal_nn::params::{Init, Params};
 use sidereal_nn::rng::Rng;
 
+use super::blocks::{block_rows, in_blocks};
 use super::causal::{CausalSizes, CausalStart, CausalTransformer, Positions, Sees};
 use super::dense::{DenseReader, DenseScorer, Started, check_items};
 use super::unit_length::unit_values;
@@ -344,12 +346,14 @@ impl Network for Setrec {
         let (d, n) = (self.config.d_model, self.config.tokens());
         let args = ops::CrossEntropy { label_smoothing: self.config.training.label_smoothing, ..Default::default() };
         let mut loss = (self.reconstruction(&targets)? * self.config.reconstruction)?;
-        let count = targets.len();
-        let targets = Tensor::from_vec(targets, count, self.params.device())?;
+        let device = self.params.device();
         for token in 0..n {
             let answer = answers.narrow(1, token * d, d)?.contiguous()?; // [R, D]
             let kind = sets.narrow(1, token * d, d)?.contiguous()?; // [N, D]
-            let one = ops::cross_entropy(&ops::tied_head(&answer, &kind)?, &targets, &args)?;
+            let one = in_blocks(&answer, &[&kind], block_rows(self.items), |answer, kind, rows| {
+                let targets = Tensor::new(&targets[rows], device)?;
+                ops::cross_entropy(&ops::tied_head(answer, kind[0])?, &targets, &args)
+            })?;
             loss = (loss + (one / n as f64)?)?;
         }
         Ok(loss)
@@ -363,5 +367,72 @@ impl Network for Setrec {
     fn ranker(&self, materials: &Materials<'_>) -> Result<Box<dyn Ranker>> {
         check_items(self.items, materials)?;
         Ok(Box::new(ItemRanker(DenseScorer::new(self.detached())?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use candle_core::Device;
+    use sidereal_core::{Catalog, CollisionPolicy, Embeddings, ItemId, SemanticIds};
+
+    const ITEMS: usize = 9;
+    const D: usize = 8;
+
+    /// Vectors of an item: one of behaviour and three of content.
+    const KINDS: usize = 4;
+
+    fn setrec() -> Setrec {
+        let ids: Vec<ItemId> = (0..ITEMS).map(|i| ItemId::from(format!("item {i}"))).collect();
+        let sids = SemanticIds::new(2, (0..ITEMS as u16).flat_map(|i| [i / 3, i % 3]).collect()).unwrap();
+        let catalog = Catalog::build(&ids, &sids, &[3, 3], CollisionPolicy::Postings, None).unwrap();
+        let vectors = Embeddings::new(ITEMS, 5, (0..ITEMS * 5).map(|i| (i as f32 * 0.7).sin()).collect()).unwrap();
+        let materials = Materials { vectors: Some(&vectors), ..Materials::of_catalog(&catalog, &Device::Cpu) };
+        let config =
+            SetrecConfig { d_model: D, d_ff: 16, encoder_width: 6, content_tokens: KINDS - 1, ..Default::default() };
+        config.network(&materials, 3, ITEMS).unwrap()
+    }
+
+    /// `[R, n * D]` with each row's vectors in the order that it is given.
+    fn ordered(table: &Tensor, order_of_row: impl Fn(usize) -> [usize; KINDS]) -> Tensor {
+        let rows = table.to_vec2::<f32>().unwrap();
+        let row = |(at, row): (usize, &Vec<f32>)| order_of_row(at).map(|kind| row[kind * D..][..D].to_vec()).concat();
+        let values: Vec<f32> = rows.iter().enumerate().flat_map(row).collect();
+        Tensor::from_vec(values, table.dims(), &Device::Cpu).unwrap()
+    }
+
+    fn differs(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn another_order_of_the_vectors_of_an_item_changes_no_score() {
+        let network = setrec();
+        let table = network.item_sets().unwrap();
+        let histories: [&[ItemIndex]; 2] = [&[1, 4, 2, 0], &[8, 3, 0]];
+        let answers = |network: &Setrec, table: &Tensor| network.states(table, &histories, &Dropout::none()).unwrap();
+        let before = answers(&network, &table);
+        let scores = network.logits(&before, &table).unwrap();
+
+        // In histories every item may have an order of its own: nothing there looks at places inside a set.
+        const ORDERS: [[usize; KINDS]; 3] = [[0, 2, 3, 1], [0, 3, 2, 1], [0, 1, 3, 2]];
+        let mixed = ordered(&table, |item| ORDERS[item % ORDERS.len()]);
+        assert!(differs(&mixed, &table) > 0.1);
+        assert!(differs(&answers(&network, &mixed), &before) < 1e-4);
+
+        // Where the questions are asked in another order, items must have theirs in the same, and score as before.
+        let order = [0, 2, 3, 1];
+        let questions = network.weights.questions.reshape((1, KINDS * D)).unwrap();
+        let questions = ordered(&questions, |_| order).reshape((KINDS, D)).unwrap();
+        let asked = Setrec { weights: Weights { questions, ..setrec().weights }, ..setrec() };
+        let after = answers(&asked, &table);
+        let turned = ordered(&table, |_| order);
+        assert!(differs(&asked.logits(&after, &turned).unwrap(), &scores) < 1e-4);
+        assert!(differs(&asked.logits(&after, &table).unwrap(), &scores) > 1e-2, "other vectors would be other scores");
+
+        // Places between items do matter.
+        let back: [&[ItemIndex]; 2] = [&[4, 1, 2, 0], &[3, 8, 0]];
+        assert!(differs(&network.states(&table, &back, &Dropout::none()).unwrap(), &before) > 1e-2);
     }
 }

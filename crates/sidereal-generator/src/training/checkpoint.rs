@@ -12,6 +12,7 @@ use sidereal_nn::optimizer::AdamW;
 use sidereal_nn::params::Params;
 
 use super::TrainJob;
+use super::average::Average;
 use super::validation::Validation;
 use crate::Result;
 
@@ -67,6 +68,11 @@ pub(super) struct Sums {
     pub(super) loss: f64,
     pub(super) grad_norm: f64,
     pub(super) learning_rate: f64,
+    /// Wall time of the steps, and the part of it in which samples were drawn and looked up.
+    #[serde(default)]
+    pub(super) step_seconds: f64,
+    #[serde(default)]
+    pub(super) data_seconds: f64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -106,11 +112,16 @@ impl Store {
         Ok(Self { dir: job.work_dir.to_path_buf(), run: identity })
     }
 
-    /// Puts a saved run's weights and moments back; where it stood, or `None` in a new folder.
+    /// Puts a saved run's weights, moments and mean back; where it stood, or `None` in a new folder.
     ///
     /// # Errors
     /// A damaged checkpoint, or one of another run.
-    pub(super) fn resume(&self, params: &Params, optimizer: &mut AdamW) -> Result<Option<Position>> {
+    pub(super) fn resume(
+        &self,
+        params: &Params,
+        optimizer: &mut AdamW,
+        average: Option<&mut Average>,
+    ) -> Result<Option<Position>> {
         let Some(checkpoint) = load(&self.dir)? else { return Ok(None) };
         let file = path(&self.dir);
         let extra: Extra = serde_json::from_value(checkpoint.extra).map_err(|e| {
@@ -126,17 +137,34 @@ impl Store {
         }
         params.restore(&checkpoint.params)?;
         optimizer.restore(&checkpoint.optimizer)?;
+        match (average, &checkpoint.average) {
+            (Some(average), Some(saved)) => average.restore(params, saved)?,
+            (None, None) => {}
+            (asked, _) => {
+                let (has, says) = if asked.is_some() { ("no", "asks for one") } else { ("an", "asks for none") };
+                let problem = format!("it has {has} average of weights, but its recipe {says}");
+                let mend = "remove the file to start the training again from its beginning";
+                return Err(CoreError::artifact(&file, problem, mend).into());
+            }
+        }
         Ok(Some(extra.position))
     }
 
     /// Saves a run, and then removes best weights that it no longer needs.
-    pub(super) fn save(&self, params: &Params, optimizer: &AdamW, position: &Position) -> Result<()> {
+    pub(super) fn save(
+        &self,
+        params: &Params,
+        optimizer: &AdamW,
+        average: Option<&mut Average>,
+        position: &Position,
+    ) -> Result<()> {
         let extra = Extra { run: self.run.clone(), position: *position };
         let extra = serde_json::to_value(&extra)
             .map_err(|e| CoreError::artifact(path(&self.dir), e.to_string(), "this is a defect: report it"))?;
         let checkpoint = Checkpoint {
             params: params.snapshot()?,
             optimizer: optimizer.state()?,
+            average: average.map(|average| average.snapshot(params)).transpose()?,
             step: position.step,
             // Every generator is made anew from the seed and the number of the step or epoch.
             rng: Default::default(),

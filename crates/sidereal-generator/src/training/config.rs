@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::Error as CoreError;
 use sidereal_nn::schedule::Schedule;
 
+use super::average::AverageConfig;
 use crate::Result;
+use crate::batches::Recency;
 
 /// How the learning rate moves after the warm-up, in which it rises from 0 in a straight line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -50,6 +52,14 @@ pub struct TrainingConfig {
     pub clip_norm: f64,
     /// Share of the target's probability that is spread over all tokens.
     pub label_smoothing: f32,
+    /// A running mean of the weights ([`super::average`]): validations ask it, and the generator is it. Absent: the weights of
+    /// a step themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average: Option<AverageConfig>,
+    /// How much rarer samples of old events are drawn. Absent: all samples alike, or as often as the data's own weights
+    /// say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recency: Option<Recency>,
     /// Steps between validations; 0: after each epoch.
     pub validate_every: u64,
     /// Validation users, drawn by the seed; 0: all.
@@ -84,6 +94,8 @@ impl Default for TrainingConfig {
             weight_decay: 1e-4,
             clip_norm: 1.0,
             label_smoothing: 0.0,
+            average: None,
+            recency: None,
             validate_every: 0,
             validate_users: 1000,
             validate_beam: 20,
@@ -143,6 +155,18 @@ impl TrainingConfig {
         if !(0.0..1.0).contains(&self.label_smoothing) {
             let problem = format!("{} is not in [0, 1)", self.label_smoothing);
             return fail("label_smoothing", problem, "use 0 for none, or 0.1");
+        }
+        if let Some(AverageConfig { decay }) =
+            self.average.filter(|average| !(average.decay > 0.0 && average.decay < 1.0))
+        {
+            let mend = "give 0.999, or leave the table out for no average";
+            return fail("average.decay", format!("{decay} is not above 0 and below 1"), mend);
+        }
+        if let Some(half_life) =
+            self.recency.map(Recency::half_life).filter(|length| !(length.is_finite() && *length > 0.0))
+        {
+            let mend = "give a number above 0, or leave the table out for samples that all count alike";
+            return fail("recency", format!("a half-life of {half_life}"), mend);
         }
         Ok(())
     }

@@ -1,9 +1,11 @@
-//! What a training costs this process: processor time and memory, as the system tells them.
+//! What a training or a fit costs this process: processor time and memory, as the system tells them.
 //!
 //! These figures depend on the machine. They stand in a manifest's `measured` section, which is no part of what an
 //! artefact is.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 pub use crate::bench::process_cpu_s;
 
@@ -39,6 +41,47 @@ pub fn peak_since() -> Option<u64> {
 /// As [`peak_since`], with what the idle process needs.
 pub fn resident_peak() -> Option<u64> {
     status("VmHWM:")
+}
+
+/// Measures one piece of work from its beginning on.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch {
+    began: Instant,
+    cpu_s: f64,
+}
+
+impl Stopwatch {
+    /// Begins, the peak of memory too ([`begin_peak`]).
+    pub fn begin() -> Self {
+        begin_peak();
+        Self { began: Instant::now(), cpu_s: process_cpu_s().unwrap_or_default() }
+    }
+
+    /// Wall time.
+    pub fn seconds(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    /// Processor time of all threads of the process; 0 where the system does not tell.
+    pub fn cpu_seconds(&self) -> f64 {
+        process_cpu_s().map_or(0.0, |seconds| seconds - self.cpu_s)
+    }
+
+    /// As [`peak_since`]; 0 where the system does not tell.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        peak_since().unwrap_or(0)
+    }
+
+    /// All of it by name, as a manifest keeps it.
+    pub fn figures(&self) -> BTreeMap<String, f64> {
+        figures(self.seconds(), self.cpu_seconds(), self.peak_memory_bytes())
+    }
+}
+
+/// What work cost by name, as a manifest keeps it.
+pub fn figures(seconds: f64, cpu_seconds: f64, peak_memory_bytes: u64) -> BTreeMap<String, f64> {
+    let figures = [("seconds", seconds), ("cpu_seconds", cpu_seconds), ("peak_memory_bytes", peak_memory_bytes as f64)];
+    figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// A line of `/proc/self/status`, in bytes.

@@ -33,6 +33,10 @@ pub enum Event {
         grad_norm: f64,
         /// Samples trained on in a second of wall time; differs from run to run.
         samples_per_s: f64,
+        /// Share of the steps' wall time in which they waited for samples to be drawn and looked up; differs from run to
+        /// run.
+        #[serde(default)]
+        data_share: f64,
     },
     /// A validation.
     Validation {
@@ -57,11 +61,12 @@ impl Event {
     /// What TensorBoard draws of it.
     fn scalars(&self) -> Vec<(&'static str, f64)> {
         match self {
-            Self::Train { loss, learning_rate, grad_norm, samples_per_s, .. } => vec![
+            Self::Train { loss, learning_rate, grad_norm, samples_per_s, data_share, .. } => vec![
                 ("train/loss", *loss),
                 ("train/learning_rate", *learning_rate),
                 ("train/grad_norm", *grad_norm),
                 ("train/samples_per_s", *samples_per_s),
+                ("train/data_share", *data_share),
             ],
             Self::Validation { metrics, .. } => {
                 vec![("validation/recall@10", metrics.recall_at_10), ("validation/ndcg@10", metrics.ndcg_at_10)]
@@ -129,7 +134,15 @@ mod tests {
     use super::*;
 
     fn train(step: u64) -> Event {
-        Event::Train { step, epoch: 1, loss: 2.5, learning_rate: 1e-3, grad_norm: 0.5, samples_per_s: 100.0 }
+        Event::Train {
+            step,
+            epoch: 1,
+            loss: 2.5,
+            learning_rate: 1e-3,
+            grad_norm: 0.5,
+            samples_per_s: 100.0,
+            data_share: 0.01,
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Small recipes of every model, and a small world to train them in.
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use sidereal_core::{
     Catalog, CollisionPolicy, Embeddings, Histories, ItemId, ItemIndex, NoProgress, SemanticIds, Split, SplitRule,
 };
@@ -12,7 +12,8 @@ use sidereal_generator::models::rpg::{Decoding, RpgConfig};
 use sidereal_generator::models::sasrec::{SasrecConfig, Softmax};
 use sidereal_generator::models::setrec::SetrecConfig;
 use sidereal_generator::models::tiger::TigerConfig;
-use sidereal_generator::{GeneratorConfig, Materials, TrainJob, TrainOutcome, TrainingConfig, train};
+use sidereal_generator::{GeneratorConfig, Materials, Network, Result, TrainJob, TrainOutcome, TrainingConfig, train};
+use sidereal_nn::rng::Rng;
 
 pub(crate) const CODES: [u32; 3] = [4, 4, 3];
 
@@ -183,6 +184,10 @@ impl World {
     }
 
     pub(crate) fn train(&self, config: &GeneratorConfig, dir: &std::path::Path) -> TrainOutcome {
+        self.try_train(config, dir).unwrap()
+    }
+
+    pub(crate) fn try_train(&self, config: &GeneratorConfig, dir: &std::path::Path) -> Result<TrainOutcome> {
         let job = TrainJob {
             config,
             histories: &self.histories,
@@ -192,6 +197,17 @@ impl World {
             work_dir: dir,
             progress: &NoProgress,
         };
-        train(&job).unwrap()
+        train(&job)
     }
+}
+
+/// A network of which no parameter is where it began: numbers that begin as zeros would say nothing.
+pub(crate) fn moved(config: &GeneratorConfig, materials: &Materials<'_>) -> Box<dyn Network> {
+    let network = config.model().build(materials, 3).unwrap();
+    let mut rng = Rng::new(9, "moved");
+    for (_, var) in network.params().vars() {
+        let noise: Vec<f32> = (0..var.elem_count()).map(|_| rng.normal() as f32 * 0.2).collect();
+        var.set(&(var.as_tensor() + Tensor::from_vec(noise, var.dims(), var.device()).unwrap()).unwrap()).unwrap();
+    }
+    network
 }

@@ -37,10 +37,11 @@ pub struct AccuracyRow {
     /// Beam width W.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beam: Option<Widths>,
-    /// Numbers that the model holds.
+    /// Numbers that the model holds; absent where a fusion leaves its generator out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters: Option<usize>,
-    /// Training, means over the seeds: `seconds`, `cpu_seconds`, `samples_per_s`, `peak_memory_bytes`.
+    /// Training and fitting, means over the seeds: `seconds`, `cpu_seconds`, `samples_per_s`, `peak_memory_bytes`. Of a fusion
+    /// that leaves its generator out they are the fusion's alone.
     #[serde(flatten)]
     pub measured: Metrics,
 }

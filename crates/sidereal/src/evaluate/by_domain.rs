@@ -4,7 +4,6 @@
 //! shared, a shop knows which of its departments it fills. Trained models search the trie cut down to the domain; for the
 //! others all other items are ranked last.
 
-use sidereal_core::filter::Allowed;
 use sidereal_core::metrics::{Metric, Row};
 use sidereal_core::{Catalog, ItemIndex, Items};
 use sidereal_generator::Widths;
@@ -25,13 +24,15 @@ const MOST: usize = 50;
 
 /// The exam of each domain.
 pub(crate) struct ByDomain<'a> {
+    domains: Domains,
     parts: Vec<Part<'a>>,
 }
 
 struct Part<'a> {
     name: String,
+    /// Its number.
+    domain: usize,
     items: usize,
-    allowed: Allowed,
     /// By item of the catalog.
     inside: Vec<bool>,
     exam: Exam<'a>,
@@ -49,35 +50,37 @@ impl<'a> ByDomain<'a> {
         let part = |(domain, name): (usize, &String)| {
             let is_of = |item: ItemIndex| domains.of_item(item) == Some(domain);
             let places: Vec<usize> = (0..targets.len()).filter(|&at| is_of(targets[at])).collect();
-            let allowed = domains.allowed(catalog, domain);
             (!places.is_empty()).then(|| Part {
                 name: name.clone(),
-                items: allowed.count(),
-                allowed,
+                domain,
+                items: domains.allowed(catalog, domain).count(),
                 inside: (0..catalog.len() as ItemIndex).map(is_of).collect(),
                 exam: exam.of(&places),
                 places,
                 rows: Vec::new(),
             })
         };
-        Some(Self { parts: domains.names().iter().enumerate().filter_map(part).collect() })
+        let parts = domains.names().iter().enumerate().filter_map(part).collect();
+        Some(Self { domains, parts })
     }
 
     /// Asks a trained model.
     pub(crate) fn ask(&mut self, name: &str, recommender: &Recommender, beam: &Widths) -> Result<()> {
         for part in &mut self.parts {
             let told = format!("{name} among {}", part.name);
-            let row = part.exam.trained_row(&told, recommender, beam, Some(&part.allowed))?;
+            // A run beside this one has the same items in a catalog of its own.
+            let allowed = self.domains.allowed(recommender.catalog(), part.domain);
+            let row = part.exam.trained_row(&told, recommender, beam, Some(&allowed))?;
             part.rows.push((name.to_owned(), row.map(|row| told_of(&row.ranks))));
         }
         Ok(())
     }
 
     /// Asks a baseline.
-    pub(crate) fn ask_untrained(&mut self, baseline: &Baseline) -> Result<()> {
+    pub(crate) fn ask_untrained(&mut self, name: &str, baseline: &Baseline) -> Result<()> {
         for part in &mut self.parts {
             let row = part.exam.untrained_row(&Within { scorer: baseline, inside: &part.inside })?;
-            part.rows.push((baseline.method().name.to_owned(), row.map(|row| told_of(&row.ranks))));
+            part.rows.push((name.to_owned(), row.map(|row| told_of(&row.ranks))));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::evaluation::{Comparison, DomainFigures, DomainRow, Metrics, Modes, RowDetail};
+use crate::evaluation::{Agreement, Comparison, DomainFigures, DomainRow, Metrics, Modes, RowDetail};
 
 const BASELINES: [(&str, f64); 5] =
     [("popularity", 0.1), ("transitions", 0.7), ("text-neighbour", 0.5), ("neighbours", 0.9), ("fused", 1.2)];
@@ -65,6 +65,7 @@ fn evaluation(strength: f64) -> Evaluation {
             .map(|(name, both)| ((*name).to_owned(), modes(detail(&both.no_filter), detail(&both.seen_removed))))
             .collect(),
         domains: Vec::new(),
+        exact: BTreeMap::new(),
         comparisons,
         verdict: vec!["tiger beats popularity on the whole catalog: NDCG@10 +0.0540".to_owned()],
         invalid_rate: 0.0,
@@ -374,6 +375,22 @@ fn rankings_with_faults_are_called_a_defect() {
         let page = render(&ReportData { evaluation: Some(evaluation), ..full() }).unwrap();
         assert!(page.contains("cannot be trusted"), "{rate}");
     }
+}
+
+#[test]
+fn what_decoding_finds_of_exact_scoring_stands_on_the_page_where_it_was_asked() {
+    let mut evaluation = evaluation(1.4);
+    let page = |evaluation: &Evaluation| {
+        render(&ReportData { evaluation: Some(evaluation.clone()), ..ReportData::default() }).unwrap()
+    };
+    assert!(!page(&evaluation).contains("Beside exact scoring"));
+    let agreement = Agreement { users: 300, items: 10, share: 0.981, interval: [0.97, 0.99] };
+    evaluation.exact.insert("tiger".to_owned(), agreement);
+    let page = page(&evaluation);
+    for part in ["Beside exact scoring", "0.9810", "0.9700", "300 users", "best 10 of all items"] {
+        assert!(page.contains(part), "{part}");
+    }
+    check_tags(&page);
 }
 
 #[test]

@@ -88,8 +88,15 @@ pub fn make(
         let recommender = if run.has(Stage::Fusion) { alone.fused(run, Known::Training)? } else { alone };
         let data = run.data()?;
         let split = run.split(&data.histories)?;
-        let question =
-            Question { validation: true, beam: config.beam.clone(), users: None, baselines_only: false, seed };
+        let question = Question {
+            validation: true,
+            beam: config.beam.clone(),
+            users: None,
+            exact_users: None,
+            mean_scores: false,
+            baselines_only: false,
+            seed,
+        };
         let exam = Exam::new(&data, &split, &question, progress)?;
         let mut users = exam.examples.clone();
         if users.len() < 2 {

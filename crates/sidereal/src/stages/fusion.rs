@@ -10,6 +10,7 @@ use sidereal_data::PreparedData;
 use sidereal_generator::fusion::{
     FitJob, Fusion, FusionConfig, Knowledge, KnowledgeJob, Learnt, LinearConfig, LinearModel,
 };
+use sidereal_generator::training::meter::Stopwatch;
 use sidereal_nn::device::DeviceChoice;
 use sidereal_tokenizer::TrainingHistories;
 use sidereal_tokenizer::behaviour::collaborative_vectors::{CollaborativeConfig, collaborative_vectors};
@@ -68,6 +69,7 @@ pub fn make(
     stages.extend(run.has(Stage::Embeddings).then_some(Stage::Embeddings));
     let wanted = Manifest::new(Stage::Fusion.name(), Some(seed), resolved(config), inputs(run, &stages)?);
     run.stage(Stage::Fusion, wanted, |out| {
+        let watch = Stopwatch::begin();
         let recommender = Recommender::load_generator(run, device, false)?;
         let data = run.data()?;
         let split = run.split(&data.histories)?;
@@ -80,6 +82,7 @@ pub fn make(
             learn(&data, &known, config, seed, progress)?.save(&out.path(Known::BeforeTest.file()))?;
         }
         write_json(&out.path(FUSION_FILE), &fusion)?;
+        out.measured(watch.figures(), [] as [&str; 0]);
         let form = resolved(&fusion.form);
         Ok(json!({ "users": fusion.users, "reached": fusion.reached, "loss": fusion.loss, "form": form }))
     })

@@ -41,6 +41,8 @@ pub fn make(run: &Run, recipe: &Recipe, device: DeviceChoice, progress: &dyn Pro
             validation: false,
             beam: recipe.evaluate.beam.clone(),
             users: recipe.evaluate.users,
+            exact_users: recipe.evaluate.exact_users,
+            mean_scores: false,
             baselines_only: false,
             seed: recipe.seed,
         };

@@ -14,6 +14,7 @@ use sidereal_nn::rng::Rng;
 
 use super::ranker::{BLOCK, Oracle};
 use crate::Result;
+use crate::models::repeats::add_to_scores;
 use crate::models::unit_length::unit_rows;
 use crate::ranker::{Question, Ranker};
 use crate::ranking::{Ranking, ScoredItem};
@@ -262,6 +263,7 @@ impl Ranker for GraphRanker {
         self.oracle.check_finite(&log_probs)?;
         let mut scores = vec![0.0; self.oracle.items.len()];
         self.oracle.items.by_level.sums(&log_probs, &mut scores);
+        add_to_scores(self.oracle.repeats, question.history, &mut scores);
         for (item, score) in (0..).zip(&mut scores) {
             if !question.filter.item_alive(item) || !catalog.is_alive(item) {
                 *score = f32::NEG_INFINITY;

@@ -44,7 +44,7 @@ pub(super) fn view(data: &AccuracyView) -> Result<Option<AccuracySection>> {
         });
     }
     tables.push(Table {
-        title: "Training, means over seeds; memory without what the idle process has".to_owned(),
+        title: "Training and fitting, means over seeds; memory without what the idle process has".to_owned(),
         columns: ["Method", "Parameters", "Wall time", "Processor time", "Samples a second", "Peak memory, MiB"]
             .map(str::to_owned)
             .to_vec(),
@@ -83,6 +83,7 @@ fn figures(row: &AccuracyRow, columns: &[&str]) -> TableRow {
 }
 
 fn cost(row: &AccuracyRow) -> TableRow {
+    // A fusion without its generator trains on no samples.
     let measured = |name: &str| row.measured.get(name).copied().unwrap_or(f64::NAN);
     let parameters = row.parameters.map_or_else(String::new, |parameters| count(parameters as u64));
     TableRow {

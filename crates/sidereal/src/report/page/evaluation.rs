@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::Chart;
 use super::popularity::{BucketsView, view as buckets};
 use crate::Result;
-use crate::evaluation::{Comparison, Evaluation, Metrics, RowDetail};
+use crate::evaluation::{Agreement, Comparison, Evaluation, Metrics, RowDetail};
 use crate::report::numbers::{figure, metric, p_value, percent, plural, range, seconds, signed};
 use crate::report::plots::{self, Difference};
 use crate::report::verdict::{Duel, MODES, Outcome, Verdict, verdict};
@@ -21,6 +21,7 @@ pub(super) struct EvaluationView {
     about: String,
     faults: Option<String>,
     modes: Vec<ModeView>,
+    exact: Vec<ExactRow>,
     differences: Vec<Chart>,
     tests: Vec<TestsView>,
     sentences: Vec<String>,
@@ -59,6 +60,16 @@ struct Cell {
     value: String,
     range: Option<String>,
     best: bool,
+}
+
+/// How far a row's decoding agrees with exact scoring.
+#[derive(Debug, Serialize)]
+struct ExactRow {
+    name: String,
+    items: usize,
+    share: String,
+    range: Option<String>,
+    users: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -144,6 +155,7 @@ pub(super) fn view(evaluation: &Evaluation) -> Result<Option<EvaluationView>> {
         about: about(evaluation),
         faults: faults(evaluation),
         modes: modes.filter(|mode| !mode.columns.is_empty()).collect(),
+        exact: exact(evaluation),
         differences,
         tests,
         sentences: evaluation.verdict.clone(),
@@ -216,6 +228,17 @@ fn mode_view(rows: &[Row<'_>], mode: usize, judged: Option<&Verdict>) -> ModeVie
             &format!(" Below a baseline\u{2019}s name: whether {} beats it, by {}.", judged.generator, judged.metric);
     }
     ModeView { title, explanation, rows: rows.iter().enumerate().map(view).collect(), columns }
+}
+
+fn exact(evaluation: &Evaluation) -> Vec<ExactRow> {
+    let row = |(name, agreement): (&String, &Agreement)| ExactRow {
+        name: name.clone(),
+        items: agreement.items,
+        share: figure(agreement.share, 4),
+        range: range(Some(&agreement.interval), |share| figure(share, 4)),
+        users: plural(agreement.users as u64, "user"),
+    };
+    evaluation.exact.iter().map(row).collect()
 }
 
 fn said(outcome: Outcome) -> Said {
