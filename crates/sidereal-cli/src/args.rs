@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sidereal::core::CollisionPolicy;
 use sidereal::embed::{BATCH_TOKENS, ComputeType, Template};
-use sidereal::encode::OnInvalid;
 use sidereal::features::Kind;
 use sidereal::generator::Widths;
 use sidereal::nn::device::DeviceChoice;
@@ -217,6 +216,24 @@ pub(crate) enum SplitName {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Data {
+/// Files of vectors that a command reads.
+#[derive(Debug, Args)]
+pub(crate) struct VectorFiles {
+    /// Vectors (.parquet, .npy, .safetensors): a path, or a URL (s3://, gs://, az://, https://). Given several times:
+    /// vectors of the same items in the same order, put together row by row.
+    #[arg(long)]
+    embeddings: Vec<PathBuf>,
+    /// Name of the tensor or column, where it is not the usual one; once for each --embeddings.
+    #[arg(long, requires = "embeddings")]
+    name: Vec<String>,
+}
+
+impl VectorFiles {
+    pub(crate) fn inputs(self) -> sidereal::Result<Vec<Input>> {
+        Input::several(self.embeddings, self.name)
+    }
+}
+
     /// Reads items and interactions into a run; keeps every item and user unless --k-core is given.
     Prepare {
         /// Items: Parquet, CSV, TSV, JSONL, RecBole .item, LC-Rec .item.json.
@@ -271,18 +288,21 @@ pub(crate) enum Vectors {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tokenizer {
-    /// Trains codebooks on a run's embeddings, or on a file of vectors alone.
+    /// Trains codebooks on a run's embeddings, or on --embeddings alone.
     Train {
         /// The run folder; with --embeddings a folder to be made.
         run: PathBuf,
-        /// Train on these vectors instead of a run's embeddings (.npy, .safetensors, .parquet, a URL).
-        #[arg(long)]
-        embeddings: Option<PathBuf>,
+        #[command(flatten)]
+        vectors: VectorFiles,
         /// Of --embeddings, train on a seeded sample of at most this many rows.
         #[arg(long, requires = "embeddings", default_value_t = 1_000_000)]
         sample: usize,
         /// The method (`sidereal methods` lists them), with its defaults.
         #[arg(long, default_value = "rq-kmeans", conflicts_with = "recipe")]
+        /// Of --embeddings, rows without a vector, with NaN, infinity or numbers beyond 1e30: error (stop and name them) or
+        /// skip (leave them out).
+        #[arg(long, requires = "embeddings", default_value = "error", value_parser = clap::value_parser!(OnInvalid))]
+        on_invalid: OnInvalid,
         method: String,
         /// A recipe file: its [tokenizer] and [collaborative] tables instead of --method and its sizes.
         #[arg(long, conflicts_with_all = ["levels", "codes"])]
@@ -300,14 +320,10 @@ pub(crate) enum Tokenizer {
     /// Encodes vectors of any number with a trained tokenizer into a Parquet of codes; a killed job resumes.
     Encode {
         /// A run, or a tokenizer folder.
+    #[command(mut_arg("embeddings", |files| files.required(true)))]
         tokenizer: PathBuf,
-        /// Vectors (.parquet, .npy, .safetensors): a path, or a URL (s3://, gs://, az://, https://). Given several times:
-        /// vectors of the same items in the same order, put together row by row.
-        #[arg(long, required = true)]
-        embeddings: Vec<PathBuf>,
-        /// Name of the tensor or column, where it is not the usual one; once for each --embeddings.
-        #[arg(long)]
-        name: Vec<String>,
+        #[command(flatten)]
+        vectors: VectorFiles,
         /// The Parquet file to write: row, item_id where the vectors have ids, codes.
         #[arg(long)]
         out: PathBuf,
@@ -322,10 +338,10 @@ pub(crate) enum Tokenizer {
     /// Whether new items still look like those that a run's tokenizer was trained on; exit status 1 beyond a limit.
     Drift {
         /// The run folder.
+    #[command(mut_arg("embeddings", |files| files.required(true)))]
         run: PathBuf,
-        /// Vectors of the new items (.npy, .safetensors, .parquet).
-        #[arg(long)]
-        embeddings: PathBuf,
+        #[command(flatten)]
+        vectors: VectorFiles,
         /// Highest percentile of the training errors at which the new items' median error may stand, 0 to 100.
         #[arg(long)]
         max_error_percentile: Option<f64>,
@@ -341,9 +357,12 @@ pub(crate) enum Tokenizer {
         /// The run folder.
         run: PathBuf,
         /// The new model's vectors of the run's items, of any width; of added items too, where there are any (Parquet with
-        /// item ids).
+        /// item ids). Given several times: side by side, as `embed --from` puts them.
+        #[arg(long, required = true)]
+        new_embeddings: Vec<PathBuf>,
+        /// Name of the tensor or column, where it is not the usual one; once for each --new-embeddings.
         #[arg(long)]
-        new_embeddings: PathBuf,
+        name: Vec<String>,
         /// How.
         #[arg(long, value_enum)]
         how: UpgradeHow,
@@ -379,7 +398,7 @@ pub(crate) enum Tokenizer {
         /// Codes per level K of named methods: one number, or one per level as 256,256,128.
         #[arg(long, default_value = "256")]
         codes: String,
-        /// What named methods do about items that share a semantic ID: postings, suffix, nearest-free or sinkhorn.
+        /// What named methods do about items that share a semantic ID: postings, suffix, nearest-free, sinkhorn or balanced.
         #[arg(long, default_value = "postings", value_parser = clap::value_parser!(CollisionPolicy))]
         collisions: CollisionPolicy,
         /// Seed of every training.
@@ -417,13 +436,13 @@ pub(crate) enum CatalogCommand {
         collisions: CollisionPolicy,
     },
     /// New items into a run's catalog; published semantic IDs stay, and so does the generator. Any method: those that list
-    /// items find places for new ones.
+    /// items find places for new ones. Vectors without item ids need --items.
+    #[command(mut_arg("embeddings", |files| files.required(true)))]
     Add {
         /// The run folder.
         run: PathBuf,
-        /// Their vectors: Parquet with item ids, or any format with --items.
-        #[arg(long)]
-        embeddings: PathBuf,
+        #[command(flatten)]
+        vectors: VectorFiles,
         /// A table of them: titles, categories (category-tree needs them), and ids where the vectors have none (then row by
         /// row).
         #[arg(long)]

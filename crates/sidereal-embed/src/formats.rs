@@ -145,6 +145,15 @@ impl VectorFile {
         self.file.identity()
     }
 
+    /// What the file is, for manifests: its sha256, or in an object store, where reading it costs as much as the work that
+    /// is to be saved, that of its [`VectorFile::identity`] (without its time, where it has a tag).
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn digest(&self) -> Result<String> {
+        self.file.digest()
+    }
+
     /// N.
     pub fn rows(&self) -> usize {
         match &self.contents {

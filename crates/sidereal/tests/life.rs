@@ -21,6 +21,7 @@ use sidereal::life::upgrade::{How, Upgraded, upgrade};
 use sidereal::life::{change, versions};
 use sidereal::recipe::DataRecipe;
 use sidereal::{Run, Stage, stages};
+use sidereal::vectors::Input;
 
 const ITEMS: usize = 60;
 const GROUPS: usize = 6;
@@ -103,11 +104,11 @@ impl World {
         let mut table = "item_id,title,category\n".to_owned();
         items.for_each(|item| table += &format!("{},New {item},group {} > {}\n", id(item), item % GROUPS, item % 12));
         fs::write(self.path("new.csv"), table).unwrap();
-        change::add(&self.run, &vectors, Some(&self.path("new.csv")), &NoProgress)
+        change::add(&self.run, &[Input::from(&*vectors)], Some(&self.path("new.csv")), &NoProgress)
     }
 
     fn upgrade(&self, new: &str, how: How, out: &str) -> sidereal::Result<Upgraded> {
-        upgrade(&self.run, &self.path(new), how, &self.path(out), DeviceChoice::Cpu, &NoProgress)
+        upgrade(&self.run, &[Input::from(&*self.path(new))], how, &self.path(out), DeviceChoice::Cpu, &NoProgress)
     }
 
     /// The codes of the catalog's items from `first` on, without suffixes.
@@ -199,7 +200,7 @@ fn categories_of_added_items_are_kept_and_a_list_that_needs_them_asks_for_them()
     let world = World::new("category-tree", serde_json::json!({ "codes": [8, 8, 8] }), CollisionPolicy::Postings);
     let new = world.vectors("new.parquet", ITEMS..ITEMS + 1, vector);
     let before = World::listed(&world.run);
-    let error = change::add(&world.run, &new, None, &NoProgress).unwrap_err().to_string();
+    let error = change::add(&world.run, &[Input::from(&*new)], None, &NoProgress).unwrap_err().to_string();
     assert!(error.contains("category-tree") && error.contains("--items") && error.contains("genre"), "{error}");
     assert_eq!(World::listed(&world.run), before);
     world.add(ITEMS..ITEMS + 2).unwrap();
@@ -261,7 +262,7 @@ fn a_catalog_with_added_and_removed_items_is_relabelled_as_a_whole() {
         }
         // It lives on: what was removed comes back, and the version before can be had.
         let new = world.vectors("back.parquet", 5..6, seen_by_another);
-        assert_eq!(change::add(&to, &new, None, &NoProgress).unwrap().restored, 1);
+        assert_eq!(change::add(&to, &[Input::from(&*new)], None, &NoProgress).unwrap().restored, 1);
         assert_eq!(versions::versions(&to).unwrap().len(), 4, "built, added, removed, restored");
     }
 }
@@ -290,7 +291,7 @@ fn a_new_encoder_keeps_the_catalog_and_what_was_added_to_it() {
 
     // New items of the new model are added; reports and drift go on.
     let new = world.vectors("more.parquet", ITEMS + 3..ITEMS + 5, seen_by_another);
-    assert_eq!(change::add(&to, &new, None, &NoProgress).unwrap().added, 2);
+    assert_eq!(change::add(&to, &[Input::from(&*new)], None, &NoProgress).unwrap().added, 2);
     let report = stages::tokenizer::report(&to, &NoProgress).unwrap();
     assert!(report.reconstruction.unwrap().relative_error.is_finite());
     let catalog = to.catalog().unwrap();

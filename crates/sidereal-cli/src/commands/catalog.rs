@@ -19,9 +19,9 @@ pub(crate) fn execute(context: &Context, command: CatalogCommand) -> Result<Exit
             let outcome = stages::catalog::build(&run, collisions)?;
             context.answer_stage(&run, Stage::Catalog, outcome)
         }
-        CatalogCommand::Add { run, embeddings, items } => {
+        CatalogCommand::Add { run, vectors, items } => {
             let run = Run::open(&run)?;
-            let changed = change::add(&run, &embeddings, items.as_deref(), context.progress.as_ref())?;
+            let changed = change::add(&run, &vectors.inputs()?, items.as_deref(), context.progress.as_ref())?;
             tell_change(context, &changed)
         }
         CatalogCommand::Remove { run, items, items_file } => {
