@@ -10,6 +10,8 @@ use sidereal::generator::Widths;
 use sidereal::nn::device::DeviceChoice;
 use sidereal::nn::kernels::Precision;
 use sidereal::run::Stage;
+use sidereal::tokenizer::life::collisions::Leftovers;
+use sidereal::vectors::{Input, OnInvalid};
 
 mod bench;
 mod generator;
@@ -214,8 +216,6 @@ pub(crate) enum SplitName {
     Test,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum Data {
 /// Files of vectors that a command reads.
 #[derive(Debug, Args)]
 pub(crate) struct VectorFiles {
@@ -234,6 +234,8 @@ impl VectorFiles {
     }
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Data {
     /// Reads items and interactions into a run; keeps every item and user unless --k-core is given.
     Prepare {
         /// Items: Parquet, CSV, TSV, JSONL, RecBole .item, LC-Rec .item.json.
@@ -297,12 +299,12 @@ pub(crate) enum Tokenizer {
         /// Of --embeddings, train on a seeded sample of at most this many rows.
         #[arg(long, requires = "embeddings", default_value_t = 1_000_000)]
         sample: usize,
-        /// The method (`sidereal methods` lists them), with its defaults.
-        #[arg(long, default_value = "rq-kmeans", conflicts_with = "recipe")]
         /// Of --embeddings, rows without a vector, with NaN, infinity or numbers beyond 1e30: error (stop and name them) or
         /// skip (leave them out).
         #[arg(long, requires = "embeddings", default_value = "error", value_parser = clap::value_parser!(OnInvalid))]
         on_invalid: OnInvalid,
+        /// The method (`sidereal methods` lists them), with its defaults.
+        #[arg(long, default_value = "rq-kmeans", conflicts_with = "recipe")]
         method: String,
         /// A recipe file: its [tokenizer] and [collaborative] tables instead of --method and its sizes.
         #[arg(long, conflicts_with_all = ["levels", "codes"])]
@@ -318,9 +320,9 @@ pub(crate) enum Tokenizer {
         seed: u64,
     },
     /// Encodes vectors of any number with a trained tokenizer into a Parquet of codes; a killed job resumes.
+    #[command(mut_arg("embeddings", |files| files.required(true)))]
     Encode {
         /// A run, or a tokenizer folder.
-    #[command(mut_arg("embeddings", |files| files.required(true)))]
         tokenizer: PathBuf,
         #[command(flatten)]
         vectors: VectorFiles,
@@ -336,9 +338,9 @@ pub(crate) enum Tokenizer {
         part_rows: Option<u64>,
     },
     /// Whether new items still look like those that a run's tokenizer was trained on; exit status 1 beyond a limit.
+    #[command(mut_arg("embeddings", |files| files.required(true)))]
     Drift {
         /// The run folder.
-    #[command(mut_arg("embeddings", |files| files.required(true)))]
         run: PathBuf,
         #[command(flatten)]
         vectors: VectorFiles,
@@ -401,6 +403,9 @@ pub(crate) enum Tokenizer {
         /// What named methods do about items that share a semantic ID: postings, suffix, nearest-free, sinkhorn or balanced.
         #[arg(long, default_value = "postings", value_parser = clap::value_parser!(CollisionPolicy))]
         collisions: CollisionPolicy,
+        /// What named methods do about items that this leaves together: postings, suffix, nearest-free or error.
+        #[arg(long, default_value = "postings", value_parser = clap::value_parser!(Leftovers))]
+        leftovers: Leftovers,
         /// Seed of every training.
         #[arg(long, default_value_t = 42)]
         seed: u64,
@@ -434,6 +439,9 @@ pub(crate) enum CatalogCommand {
         /// balanced (every code goes to about as many items).
         #[arg(long, default_value = "postings", value_parser = clap::value_parser!(CollisionPolicy))]
         collisions: CollisionPolicy,
+        /// Items that nearest-free, sinkhorn or balanced leave together: postings, suffix, nearest-free or error.
+        #[arg(long, default_value = "postings", value_parser = clap::value_parser!(Leftovers))]
+        leftovers: Leftovers,
     },
     /// New items into a run's catalog; published semantic IDs stay, and so does the generator. Any method: those that list
     /// items find places for new ones. Vectors without item ids need --items.

@@ -12,6 +12,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sidereal_core::{CollisionPolicy, NoProgress, SplitRule};
 use sidereal_nn::device::DeviceChoice;
 use sidereal_tokenizer::TokenizerConfig;
+use sidereal_tokenizer::life::collisions::{Collisions, Leftovers};
 use sidereal_tokenizer::life::drift::{Limits, drift};
 use tempfile::TempDir;
 
@@ -20,8 +21,8 @@ use sidereal::life::added::AddedItems;
 use sidereal::life::upgrade::{How, Upgraded, upgrade};
 use sidereal::life::{change, versions};
 use sidereal::recipe::DataRecipe;
-use sidereal::{Run, Stage, stages};
 use sidereal::vectors::Input;
+use sidereal::{Run, Stage, stages};
 
 const ITEMS: usize = 60;
 const GROUPS: usize = 6;
@@ -50,7 +51,7 @@ fn seen_by_another(item: usize) -> Vec<f32> {
 }
 
 impl World {
-    fn new(method: &str, settings: serde_json::Value, policy: CollisionPolicy) -> Self {
+    fn new(method: &str, settings: serde_json::Value, collisions: impl Into<Collisions>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let run = Run::create(&folder.path().join("run")).unwrap();
         let world = Self { folder, run };
@@ -73,7 +74,7 @@ impl World {
         let config: TokenizerConfig = serde_json::from_value(serde_json::json!({ method: settings })).unwrap();
         let wish = stages::tokenizer::Wish { config: &config, collaborative: None, seed: 3, device: DeviceChoice::Cpu };
         stages::tokenizer::make(&world.run, wish, &NoProgress).unwrap();
-        stages::catalog::build(&world.run, policy).unwrap();
+        stages::catalog::build(&world.run, collisions).unwrap();
         world
     }
 
@@ -223,6 +224,41 @@ fn a_list_without_room_or_codewords_says_so_and_changes_nothing() {
     let random = World::new("random", serde_json::json!({ "codes": [64, 64, 64] }), CollisionPolicy::NearestFree);
     let error = random.add(ITEMS..ITEMS + 4000).unwrap_err().to_string();
     assert!(error.contains("which random does not have") && error.contains("postings or suffix"), "{error}");
+}
+
+#[test]
+fn what_a_repair_leaves_together_follows_its_policy_as_long_as_the_catalog_lives() {
+    let balanced = |leftovers| Collisions { policy: CollisionPolicy::Balanced, leftovers };
+    let world = World::new("rq-kmeans", serde_json::json!({ "codes": [3, 8, 8] }), balanced(Leftovers::Postings));
+    let leaves = |run: &Run| run.catalog().unwrap().trie().leaves() as usize;
+    assert!(leaves(&world.run) < ITEMS);
+    let before = World::listed(&world.run);
+    let error = stages::catalog::build(&world.run, balanced(Leftovers::Error)).unwrap_err().to_string();
+    assert!(error.contains("still share a semantic ID") && error.contains("item "), "{error}");
+    assert_eq!(World::listed(&world.run), before, "a refused catalog leaves the one that was there");
+
+    stages::catalog::build(&world.run, balanced(Leftovers::Suffix)).unwrap();
+    assert_eq!((world.run.catalog().unwrap().levels(), leaves(&world.run)), (4, ITEMS));
+    world.add(ITEMS..ITEMS + 3).unwrap();
+    assert_eq!(leaves(&world.run), ITEMS + 3);
+
+    stages::catalog::build(&world.run, balanced(Leftovers::NearestFree)).unwrap();
+    assert_eq!((world.run.catalog().unwrap().levels(), leaves(&world.run)), (3, ITEMS));
+    world.vectors("all.parquet", 0..ITEMS, seen_by_another);
+    world.upgrade("all.parquet", How::Relabel, "relabelled").unwrap();
+    let relabelled = Run::open(&world.path("relabelled")).unwrap();
+    let asked = |run: &Run| run.manifest(Stage::Catalog).unwrap().config;
+    assert_eq!(asked(&relabelled), asked(&world.run));
+
+    // Groups of 10 under prefixes with 12 codes: 4 more of one group are 2 too many.
+    let strict = Collisions { policy: CollisionPolicy::NearestFree, leftovers: Leftovers::Error };
+    let world = World::new("rq-kmeans", serde_json::json!({ "codes": [6, 12] }), strict);
+    let before = World::listed(&world.run);
+    let error = world.add(ITEMS..ITEMS + 19).unwrap_err().to_string();
+    assert!(error.contains("still share a semantic ID"), "{error}");
+    assert_eq!(World::listed(&world.run), before);
+    world.add(ITEMS..ITEMS + 6).unwrap();
+    assert_eq!(leaves(&world.run), ITEMS + 6);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use sidereal::exchange::{self, Format};
 use sidereal::life::change::{self, Changed};
 use sidereal::life::migration;
 use sidereal::life::versions::{self, Version};
+use sidereal::tokenizer::life::collisions::Collisions;
 use sidereal::{Result, Run, Stage, features, stages};
 
 use crate::args::CatalogCommand;
@@ -14,9 +15,9 @@ use crate::output;
 
 pub(crate) fn execute(context: &Context, command: CatalogCommand) -> Result<ExitCode> {
     match command {
-        CatalogCommand::Build { run, collisions } => {
+        CatalogCommand::Build { run, collisions: policy, leftovers } => {
             let run = Run::open(&run)?;
-            let outcome = stages::catalog::build(&run, collisions)?;
+            let outcome = stages::catalog::build(&run, Collisions { policy, leftovers })?;
             context.answer_stage(&run, Stage::Catalog, outcome)
         }
         CatalogCommand::Add { run, vectors, items } => {

@@ -13,11 +13,12 @@ use sidereal::quality::{Subject, compare, side_by_side};
 use sidereal::report::{QualityPage, render_quality};
 use sidereal::stages::vectors_only;
 use sidereal::tokenizer::codes::parse_codes;
+use sidereal::tokenizer::life::collisions::Collisions;
 use sidereal::tokenizer::life::drift::Limits;
 use sidereal::tokenizer::life::upgrade::Agreement;
 use sidereal::tokenizer::{TokenizerConfig, Training};
-use sidereal::{Recipe, Result, Run, Stage, stages};
 use sidereal::vectors::Input;
+use sidereal::{Recipe, Result, Run, Stage, stages};
 
 use crate::args::{Tokenizer, UpgradeHow};
 use crate::commands::Context;
@@ -89,8 +90,8 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
                 UpgradeHow::Relabel => How::Relabel,
             };
             let (device, progress) = (context.global.device, context.progress.as_ref());
-            let done = upgrade(&Run::open(&run)?, &new_embeddings, how, &out, device, progress)?;
             let new_embeddings = Input::several(new_embeddings, name)?;
+            let done = upgrade(&Run::open(&run)?, &new_embeddings, how, &out, device, progress)?;
             if context.global.json {
                 output::json(&done)?;
             } else {
@@ -139,9 +140,9 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
             }
             Ok(ExitCode::SUCCESS)
         }
-        Tokenizer::Compare { run, methods, levels, codes, collisions, seed, out, page } => {
+        Tokenizer::Compare { run, methods, levels, codes, collisions: policy, leftovers, seed, out, page } => {
             let levels = levels.or((!codes.contains(',')).then_some(DEFAULT_LEVELS));
-            let entries = compare::entries(&methods, &parse_codes(&codes, levels)?, collisions)?;
+            let entries = compare::entries(&methods, &parse_codes(&codes, levels)?, Collisions { policy, leftovers })?;
             let wish = compare::Wish { seed, device: context.global.device, out: &out, page };
             let found = compare::compare(&Run::open(&run)?, &entries, wish, context.progress.as_ref())?;
             if context.global.json {

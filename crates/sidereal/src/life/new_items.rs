@@ -6,16 +6,18 @@ use std::path::Path;
 use sidereal_core::collision::continue_suffix;
 use sidereal_core::{Catalog, CollisionPolicy, Embeddings, Error, ItemId, ItemIndex, SemanticIds};
 use sidereal_data::ColumnMap;
+use sidereal_tokenizer::life::collisions::Collisions;
 use sidereal_tokenizer::life::repair::{RepairRecord, place};
 use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig, TrainingItems};
 
 use crate::Result;
 use crate::life::added::{AddedItems, extended};
 use crate::run::Run;
+use crate::stages::catalog::asked_of;
 use crate::stages::tokenizer::{Known, category_paths};
+use crate::vectors::{self, Input, Whole};
 
 /// Items to add.
-use crate::vectors::{self, Input, Whole};
 pub(crate) struct NewItems {
     pub(crate) ids: Vec<ItemId>,
     pub(crate) titles: Vec<Option<String>>,
@@ -48,7 +50,8 @@ pub(crate) fn places(
         policy if policy.repairs() => {
             let published = catalog.semantic_ids()?;
             let taken: HashSet<&[u16]> = published.rows().collect();
-            let placed = place(&tokenizer, policy, &new.ids, &new.vectors, &sids, &taken)?;
+            let how = Collisions { policy, ..asked_of(run, catalog)? };
+            let placed = place(&tokenizer, how, &new.ids, &new.vectors, &sids, &taken)?;
             (placed.sids, Some(placed.record))
         }
         _ => (sids, None),

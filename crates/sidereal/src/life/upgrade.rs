@@ -263,7 +263,7 @@ impl Carried<'_> {
         writer.finish(manifest)?;
 
         // Items stand where they stood: built ones, then those added, then what was removed loses its leaf.
-        stages::catalog::build(to, catalog.policy())?;
+        stages::catalog::build(to, stages::catalog::asked_of(self.run, catalog)?)?;
         if let Some(vectors) = self.added.vectors {
             let ids = (catalog.built_items()..catalog.len()).map(|item| catalog.item_id(item as ItemIndex).into());
             let AddedItems { titles, categories, .. } = self.added;
