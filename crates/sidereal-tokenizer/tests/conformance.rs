@@ -475,3 +475,30 @@ fn every_quantizers_collisions_are_repaired_whatever_the_order_of_items_and_the_
         }
     }
 }
+
+#[test]
+fn methods_fitted_on_seen_items_do_not_know_the_others() {
+    let world = World::of(ITEMS);
+    // Users have had the first 100 items only; what the others look like makes no difference to the codebooks.
+    let events: Vec<u32> = (0..100).collect();
+    let histories = Histories::new(vec!["u".to_owned()], vec![0, 100], events, None, None).unwrap();
+    let mut values = world.vectors.values().to_vec();
+    values[100 * WIDTH..].iter_mut().for_each(|v| *v = 50.0 - 3.0 * *v);
+    let others = Embeddings::new(ITEMS, WIDTH, values).unwrap();
+    for name in ["rq-kmeans", "pq", "opq"] {
+        let config = |fit: &str| -> TokenizerConfig {
+            serde_json::from_value(serde_json::json!({ name: { "codes": [8, 8], "fit": fit } })).unwrap()
+        };
+        let codebooks = |fit: &str, vectors: &Embeddings| -> Vec<f32> {
+            let histories = Some(TrainingHistories::new(&histories, &[100]));
+            let items = TrainingItems { histories, ..TrainingItems::new(vectors) };
+            let tokenizer = ItemTokenizer::train_with(&config(fit), &items, &Training::new(5, &NoProgress)).unwrap();
+            assert_eq!(tokenizer.encode(vectors).unwrap().len(), ITEMS);
+            tokenizer.quantizer().unwrap().arrays().into_iter().flat_map(|array| array.values).collect()
+        };
+        assert_eq!(codebooks("seen", &world.vectors), codebooks("seen", &others), "{name}");
+        assert_ne!(codebooks("all", &world.vectors), codebooks("all", &others), "{name}");
+        let alone = ItemTokenizer::train(&config("seen"), &world.vectors, 5, &NoProgress).unwrap_err().to_string();
+        assert!(alone.contains(name) && alone.contains("training histories"), "{alone}");
+    }
+}
