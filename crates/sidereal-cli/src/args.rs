@@ -521,14 +521,17 @@ pub(crate) enum CatalogCommand {
         /// The run folder.
         run: PathBuf,
         /// prefix (an id a prefix), ngram (an id every n codes) or pieces (a SentencePiece-like vocabulary).
-        #[arg(long, value_parser = clap::value_parser!(Kind))]
-        kind: Kind,
+        #[arg(long, required_unless_present = "vocabulary", value_parser = clap::value_parser!(Kind))]
+        kind: Option<Kind>,
         /// Ids: of pieces at most so many (8000), of prefixes and n-grams hashed into so many; by default each has its own.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "vocabulary")]
         vocab: Option<u32>,
         /// Codes of an n-gram.
-        #[arg(long, default_value_t = 2)]
+        #[arg(long, default_value_t = 2, conflicts_with = "vocabulary")]
         n: usize,
+        /// The vocabulary of an earlier call, whose ids stay what they are: for a catalog that has got new items since.
+        #[arg(long, value_name = "FILE")]
+        vocabulary: Option<PathBuf>,
         /// The Parquet file to write: item_id and features. The vocabulary is written beside it.
         #[arg(long)]
         out: PathBuf,

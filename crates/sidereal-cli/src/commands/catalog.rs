@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use sidereal::exchange::{self, Format};
+use sidereal::features::{Kind, Vocabulary, Wish};
 use sidereal::life::change::{self, Changed};
 use sidereal::life::migration;
 use sidereal::life::versions::{self, Version};
@@ -86,8 +87,14 @@ pub(crate) fn execute(context: &Context, command: CatalogCommand) -> Result<Exit
             }
             Ok(ExitCode::SUCCESS)
         }
-        CatalogCommand::Features { run, kind, vocab, n, out } => {
-            let done = features::write(&Run::open(&run)?, features::Wish { kind, vocab, n }, &out)?;
+        CatalogCommand::Features { run, kind, vocab, n, vocabulary, out } => {
+            let earlier = vocabulary.as_deref().map(Vocabulary::read).transpose()?;
+            let wish = match &earlier {
+                Some(earlier) => earlier.wish(kind)?,
+                // The arguments have one of the two.
+                None => Wish { kind: kind.unwrap_or(Kind::Prefix), vocab, n, earlier: None },
+            };
+            let done = features::write(&Run::open(&run)?, wish, &out)?;
             if context.global.json {
                 output::json(&done)?;
             } else {
