@@ -8,6 +8,7 @@ use sidereal_core::artifact::{read_json, read_manifest, write_atomic, write_json
 use sidereal_core::{Catalog, CollisionPolicy, Error, ItemId, Progress};
 use sidereal_nn::device::DeviceChoice;
 use sidereal_tokenizer::life::collisions::{Collisions, Leftovers};
+use sidereal_tokenizer::report::CoPurchase;
 use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig};
 
 use super::{Judge, Subject};
@@ -291,7 +292,11 @@ pub fn table(found: &Comparison) -> String {
     let joined = |values: Vec<String>| if values.is_empty() { "-".to_owned() } else { values.join("/") };
     let figure =
         |value: Option<f64>, decimals: usize| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.decimals$}"));
-    let head = ["tokenizer", "collisions", "after", "perplexity", "error", "overlap", "purity", "lift", "seconds"];
+    let lift = |pairs: Option<&CoPurchase>| {
+        joined(pairs.iter().flat_map(|pairs| &pairs.lift).map(|&lift| figure(lift, 1)).collect())
+    };
+    let head =
+        ["tokenizer", "collisions", "after", "perplexity", "error", "overlap", "purity", "lift", "held out", "seconds"];
     let mut rows = vec![head.map(str::to_owned)];
     for Compared { subject, collision_rate_after, seconds, .. } in &found.tokenizers {
         let report = &subject.report;
@@ -303,13 +308,14 @@ pub fn table(found: &Comparison) -> String {
             figure(report.reconstruction.as_ref().map(|r| r.relative_error), 4),
             figure(report.neighbours.as_ref().map(|n| n.overlap), 3),
             joined(report.category_purity.iter().flatten().map(|p| format!("{p:.2}")).collect()),
-            joined(report.co_purchase.iter().flat_map(|c| &c.lift).map(|&lift| figure(lift, 1)).collect()),
+            lift(report.co_purchase.as_ref()),
+            lift(report.co_purchase_held_out.as_ref()),
             figure(*seconds, 1),
         ]);
     }
     let widths: Vec<usize> =
         (0..head.len()).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
-    let line = |row: &[String; 9]| {
+    let line = |row: &[String; 10]| {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
         cells.join("  ").trim_end().to_owned()
     };
