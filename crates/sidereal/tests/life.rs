@@ -304,6 +304,26 @@ fn a_catalog_with_added_and_removed_items_is_relabelled_as_a_whole() {
 }
 
 #[test]
+fn a_catalog_with_added_items_is_carried_over_to_vectors_in_several_files() {
+    let world = World::new("rq-kmeans", serde_json::json!({ "codes": [8, 8] }), CollisionPolicy::Postings);
+    world.add(ITEMS..ITEMS + 3).unwrap();
+    // Each file has its own order: rows are found by their ids.
+    let first = world.vectors("first.parquet", (0..ITEMS + 3).rev(), |item| seen_by_another(item)[..3].to_vec());
+    let second = world.vectors("second.parquet", 0..ITEMS + 3, |item| seen_by_another(item)[3..].to_vec());
+    let files = [Input::from(&*first), Input::from(&*second)];
+    let out = world.path("mapped");
+    upgrade(&world.run, &files, How::Map, &out, DeviceChoice::Cpu, &NoProgress).unwrap();
+    let to = Run::open(&out).unwrap();
+    let all = to.catalog_embeddings(&to.catalog().unwrap()).unwrap();
+    assert!((0..ITEMS + 3).all(|item| all.row(item) == seen_by_another(item)));
+    let some = world.vectors("some.parquet", 0..ITEMS, |item| seen_by_another(item)[3..].to_vec());
+    let files = [Input::from(&*first), Input::from(&*some)];
+    let error = upgrade(&world.run, &files, How::Map, &world.path("none"), DeviceChoice::Cpu, &NoProgress);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("some.parquet") && error.contains(&id(ITEMS)), "{error}");
+}
+
+#[test]
 fn a_new_encoder_keeps_the_catalog_and_what_was_added_to_it() {
     let settings = serde_json::json!({
         "codes": [8, 8], "hidden": [16], "latent": 6, "epochs": 60, "batch": 32, "learning_rate": 0.01
