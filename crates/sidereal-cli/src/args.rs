@@ -175,7 +175,7 @@ pub(crate) enum Command {
 pub(crate) struct Embed {
     /// The run folder.
     pub(crate) run: PathBuf,
-    /// Vectors, one row an item of the items file, in its order (.npy, .safetensors, .parquet).
+    /// Vectors, one row an item of the items file, in its order (.npy, .safetensors, .parquet, .jsonl).
     #[arg(long, required_unless_present_any = ["model", "learnt_by"])]
     pub(crate) from: Vec<PathBuf>,
     /// Name of the tensor or column, where a file holds several.
@@ -219,7 +219,7 @@ pub(crate) enum SplitName {
 /// Files of vectors that a command reads.
 #[derive(Debug, Args)]
 pub(crate) struct VectorFiles {
-    /// Vectors (.parquet, .npy, .safetensors): a path, or a URL (s3://, gs://, az://, https://). Given several times:
+    /// Vectors (.parquet, .npy, .safetensors, .jsonl): a path, or a URL (s3://, gs://, az://, https://). Given several times:
     /// vectors of the same items in the same order, put together row by row.
     #[arg(long)]
     embeddings: Vec<PathBuf>,
