@@ -72,6 +72,7 @@ res = dict(
     encode=C.stats(ts),
 )
 res["encode_items_per_s"] = n / res["encode"]["median_s"]
+res["encode_items_per_cpu_s"] = n / res["encode"]["cpu_median_s"]
 res["train_s"] = res["train"]["median_s"]
 m = min(n, 100_000)
 if a.kind == "rq":

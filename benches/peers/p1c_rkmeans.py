@@ -97,6 +97,7 @@ res = dict(
 )
 res["train_s"], res["train_cpu_s"] = res["train"]["median_s"], res["train"]["cpu_median_s"]
 res["encode_items_per_s"] = n / res["encode"]["median_s"]
+res["encode_items_per_cpu_s"] = n / res["encode"]["cpu_median_s"]
 if a.save_codebooks:
     np.save(a.save_codebooks, np.stack(cbs))
 if a.save_codes:

@@ -19,7 +19,8 @@ static SOUND: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let mut npy = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
     npy.extend(header.as_bytes());
     npy.extend([0u8; 24]);
-    vec![safetensors, npy]
+    let lines = b"{\"item_id\": 1, \"vector\": [1, 2]}\n{\"item_id\": \"b\", \"vector\": null}\n".to_vec();
+    vec![safetensors, npy, lines]
 });
 
 fuzz_target!(|data: &[u8]| {

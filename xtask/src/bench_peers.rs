@@ -185,7 +185,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 fn markdown(rows: &[Value], options: &Options) -> String {
     let mut table = format!(
-        "{} thread(s), {} rounds; a ratio above 1: Sidereal is faster.\n\n\
+        "{} thread(s), {} rounds; a ratio above 1: Sidereal is faster, or errs less.\n\n\
          | what | peer | Sidereal | ratio (min .. max) | same answers |\n|---|---|---|---|---|\n",
         options.threads, options.rounds
     );

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sidereal::core::CollisionPolicy;
 use sidereal::embed::{BATCH_TOKENS, ComputeType, Template};
-use sidereal::encode::OnInvalid;
 use sidereal::features::Kind;
 use sidereal::generator::Widths;
 use sidereal::nn::device::DeviceChoice;
 use sidereal::nn::kernels::Precision;
 use sidereal::run::Stage;
+use sidereal::tokenizer::life::collisions::Leftovers;
+use sidereal::vectors::{Input, OnInvalid};
 
 mod bench;
 mod generator;
@@ -182,7 +183,7 @@ pub(crate) enum Command {
 pub(crate) struct Embed {
     /// The run folder.
     pub(crate) run: PathBuf,
-    /// Vectors, one row an item of the items file, in its order (.npy, .safetensors, .parquet).
+    /// Vectors, one row an item of the items file, in its order (.npy, .safetensors, .parquet, .jsonl).
     #[arg(long, required_unless_present_any = ["model", "learnt_by"])]
     pub(crate) from: Vec<PathBuf>,
     /// Name of the tensor or column, where a file holds several.
@@ -221,6 +222,24 @@ pub(crate) struct Embed {
 pub(crate) enum SplitName {
     Validation,
     Test,
+}
+
+/// Files of vectors that a command reads.
+#[derive(Debug, Args)]
+pub(crate) struct VectorFiles {
+    /// Vectors (.parquet, .npy, .safetensors, .jsonl): a path, or a URL (s3://, gs://, az://, https://). Given several times:
+    /// vectors of the same items in the same order, put together row by row.
+    #[arg(long)]
+    embeddings: Vec<PathBuf>,
+    /// Name of the tensor or column, where it is not the usual one; once for each --embeddings.
+    #[arg(long, requires = "embeddings")]
+    name: Vec<String>,
+}
+
+impl VectorFiles {
+    pub(crate) fn inputs(self) -> sidereal::Result<Vec<Input>> {
+        Input::several(self.embeddings, self.name)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -279,16 +298,19 @@ pub(crate) enum Vectors {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tokenizer {
-    /// Trains codebooks on a run's embeddings, or on a file of vectors alone.
+    /// Trains codebooks on a run's embeddings, or on --embeddings alone.
     Train {
         /// The run folder; with --embeddings a folder to be made.
         run: PathBuf,
-        /// Train on these vectors instead of a run's embeddings (.npy, .safetensors, .parquet, a URL).
-        #[arg(long)]
-        embeddings: Option<PathBuf>,
+        #[command(flatten)]
+        vectors: VectorFiles,
         /// Of --embeddings, train on a seeded sample of at most this many rows.
         #[arg(long, requires = "embeddings", default_value_t = 1_000_000)]
         sample: usize,
+        /// Of --embeddings, rows without a vector, with NaN, infinity or numbers beyond 1e30: error (stop and name them) or
+        /// skip (leave them out).
+        #[arg(long, requires = "embeddings", default_value = "error", value_parser = clap::value_parser!(OnInvalid))]
+        on_invalid: OnInvalid,
         /// The method (`sidereal methods` lists them), with its defaults.
         #[arg(long, default_value = "rq-kmeans", conflicts_with = "recipe")]
         method: String,
@@ -306,16 +328,12 @@ pub(crate) enum Tokenizer {
         seed: u64,
     },
     /// Encodes vectors of any number with a trained tokenizer into a Parquet of codes; a killed job resumes.
+    #[command(mut_arg("embeddings", |files| files.required(true)))]
     Encode {
         /// A run, or a tokenizer folder.
         tokenizer: PathBuf,
-        /// Vectors (.parquet, .npy, .safetensors): a path, or a URL (s3://, gs://, az://, https://). Given several times:
-        /// vectors of the same items in the same order, put together row by row.
-        #[arg(long, required = true)]
-        embeddings: Vec<PathBuf>,
-        /// Name of the tensor or column, where it is not the usual one; once for each --embeddings.
-        #[arg(long)]
-        name: Vec<String>,
+        #[command(flatten)]
+        vectors: VectorFiles,
         /// The Parquet file to write: row, item_id where the vectors have ids, codes.
         #[arg(long)]
         out: PathBuf,
@@ -328,12 +346,12 @@ pub(crate) enum Tokenizer {
         part_rows: Option<u64>,
     },
     /// Whether new items still look like those that a run's tokenizer was trained on; exit status 1 beyond a limit.
+    #[command(mut_arg("embeddings", |files| files.required(true)))]
     Drift {
         /// The run folder.
         run: PathBuf,
-        /// Vectors of the new items (.npy, .safetensors, .parquet).
-        #[arg(long)]
-        embeddings: PathBuf,
+        #[command(flatten)]
+        vectors: VectorFiles,
         /// Highest percentile of the training errors at which the new items' median error may stand, 0 to 100.
         #[arg(long)]
         max_error_percentile: Option<f64>,
@@ -349,9 +367,12 @@ pub(crate) enum Tokenizer {
         /// The run folder.
         run: PathBuf,
         /// The new model's vectors of the run's items, of any width; of added items too, where there are any (Parquet with
-        /// item ids).
+        /// item ids). Given several times: side by side, as `embed --from` puts them.
+        #[arg(long, required = true)]
+        new_embeddings: Vec<PathBuf>,
+        /// Name of the tensor or column, where it is not the usual one; once for each --new-embeddings.
         #[arg(long)]
-        new_embeddings: PathBuf,
+        name: Vec<String>,
         /// How.
         #[arg(long, value_enum)]
         how: UpgradeHow,
@@ -387,9 +408,12 @@ pub(crate) enum Tokenizer {
         /// Codes per level K of named methods: one number, or one per level as 256,256,128.
         #[arg(long, default_value = "256")]
         codes: String,
-        /// What named methods do about items that share a semantic ID: postings, suffix, nearest-free or sinkhorn.
+        /// What named methods do about items that share a semantic ID: postings, suffix, nearest-free, sinkhorn or balanced.
         #[arg(long, default_value = "postings", value_parser = clap::value_parser!(CollisionPolicy))]
         collisions: CollisionPolicy,
+        /// What named methods do about items that this leaves together: postings, suffix, nearest-free or error.
+        #[arg(long, default_value = "postings", value_parser = clap::value_parser!(Leftovers))]
+        leftovers: Leftovers,
         /// Seed of every training.
         #[arg(long, default_value_t = 42)]
         seed: u64,
@@ -423,15 +447,18 @@ pub(crate) enum CatalogCommand {
         /// balanced (every code goes to about as many items).
         #[arg(long, default_value = "postings", value_parser = clap::value_parser!(CollisionPolicy))]
         collisions: CollisionPolicy,
+        /// Items that nearest-free, sinkhorn or balanced leave together: postings, suffix, nearest-free or error.
+        #[arg(long, default_value = "postings", value_parser = clap::value_parser!(Leftovers))]
+        leftovers: Leftovers,
     },
     /// New items into a run's catalog; published semantic IDs stay, and so does the generator. Any method: those that list
-    /// items find places for new ones.
+    /// items find places for new ones. Vectors without item ids need --items.
+    #[command(mut_arg("embeddings", |files| files.required(true)))]
     Add {
         /// The run folder.
         run: PathBuf,
-        /// Their vectors: Parquet with item ids, or any format with --items.
-        #[arg(long)]
-        embeddings: PathBuf,
+        #[command(flatten)]
+        vectors: VectorFiles,
         /// A table of them: titles, categories (category-tree needs them), and ids where the vectors have none (then row by
         /// row).
         #[arg(long)]
@@ -502,14 +529,17 @@ pub(crate) enum CatalogCommand {
         /// The run folder.
         run: PathBuf,
         /// prefix (an id a prefix), ngram (an id every n codes) or pieces (a SentencePiece-like vocabulary).
-        #[arg(long, value_parser = clap::value_parser!(Kind))]
-        kind: Kind,
+        #[arg(long, required_unless_present = "vocabulary", value_parser = clap::value_parser!(Kind))]
+        kind: Option<Kind>,
         /// Ids: of pieces at most so many (8000), of prefixes and n-grams hashed into so many; by default each has its own.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "vocabulary")]
         vocab: Option<u32>,
         /// Codes of an n-gram.
-        #[arg(long, default_value_t = 2)]
+        #[arg(long, default_value_t = 2, conflicts_with = "vocabulary")]
         n: usize,
+        /// The vocabulary of an earlier call, whose ids stay what they are: for a catalog that has got new items since.
+        #[arg(long, value_name = "FILE")]
+        vocabulary: Option<PathBuf>,
         /// The Parquet file to write: item_id and features. The vocabulary is written beside it.
         #[arg(long)]
         out: PathBuf,

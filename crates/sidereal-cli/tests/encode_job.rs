@@ -1,9 +1,12 @@
-//! The encode job on the command line: killed, given bad rows, given too little room, asked again.
+//! Files of vectors on the command line: the encode job, killed, given bad rows, given too little room, asked again; and
+//! the commands that read vectors as it does.
 #![allow(clippy::unwrap_used)]
 
 mod world;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -96,6 +99,125 @@ fn rows_that_cannot_be_encoded_follow_the_policy_and_are_counted() {
     assert!(told.contains("198 of 200 rows encoded") && told.contains("2 invalid rows left out"), "{told}");
     let error = stderr(&world.sidereal(&encode("x.parquet", &["--on-invalid", "drop"])));
     assert!(error.contains("error, null, skip"), "{error}");
+}
+
+/// Some columns of the world's vectors, `rows` of them, as a file.
+fn columns(world: &World, name: &str, rows: usize, columns: std::ops::Range<usize>) {
+    let values: Vec<f32> = vectors().chunks(WIDTH).take(rows).flat_map(|v| v[columns.clone()].to_vec()).collect();
+    fs::write(world.path(name), safetensors(rows, columns.len(), &values)).unwrap();
+}
+
+/// Serves a file's ranges on the loopback, until the test's process ends; gives its URL.
+fn serve(file: &Path) -> String {
+    let bytes = fs::read(file).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let url = format!("http://{}/{name}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            let request: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            let range =
+                request.iter().find_map(|line| line.to_lowercase().strip_prefix("range: bytes=").map(String::from));
+            let (status, range, body) = match range.as_deref().and_then(|range| range.split_once('-')) {
+                Some((from, to)) => {
+                    let (from, to) =
+                        (from.parse::<usize>().unwrap(), to.parse::<usize>().unwrap().min(bytes.len() - 1));
+                    let told = format!("Content-Range: bytes {from}-{to}/{}\r\n", bytes.len());
+                    ("206 Partial Content", told, &bytes[from..=to])
+                }
+                None => ("200 OK", String::new(), &bytes[..]),
+            };
+            let length = body.len();
+            let head = format!(
+                "HTTP/1.1 {status}\r\nConnection: close\r\nETag: \"one\"\r\nContent-Length: {length}\r\n{range}\r\n"
+            );
+            let body = if request[0].starts_with("HEAD") { &[][..] } else { body };
+            let _ = stream.write_all(&[head.as_bytes(), body].concat());
+        }
+    });
+    url
+}
+
+#[test]
+fn a_tokenizer_is_trained_on_what_encode_takes_files_urls_and_all_but_invalid_rows() {
+    let world = world(200);
+    spoil(&world, 7);
+    let train = |out: &str, more: &[&str]| {
+        let train = ["tokenizer", "train", out, "--levels", "2", "--codes", "4", "--sample", "150", "--quiet"];
+        [&train[..], more].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let asked = |out: &str, more: &[&str]| {
+        let arguments = train(out, more);
+        world.answer(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let refused = |out: &str, more: &[&str]| {
+        let arguments = train(out, more);
+        world.refusal(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let error = refused("bad", &["--embeddings", "many.safetensors"]);
+    assert!(error.contains("many.safetensors") && error.contains("row 7: NaN"), "{error}");
+    assert!(error.contains("--on-invalid skip") && !error.contains("null"), "{error}");
+    asked("skipped", &["--embeddings", "many.safetensors", "--on-invalid", "skip"]);
+    let error = refused("bad", &["--embeddings", "many.safetensors", "--on-invalid", "null"]);
+    assert!(error.contains("use error or skip"), "{error}");
+
+    columns(&world, "text.safetensors", 40, 0..6);
+    columns(&world, "image.safetensors", 40, 6..WIDTH);
+    let two = ["--embeddings", "text.safetensors", "--embeddings", "image.safetensors"];
+    asked("two", &two);
+    columns(&world, "both.safetensors", 40, 0..WIDTH);
+    asked("one", &["--embeddings", "both.safetensors"]);
+    let arrays = |run: &str| fs::read(world.path(run).join("tokenizer/codebooks.safetensors")).unwrap();
+    assert_eq!(arrays("two"), arrays("one"));
+    // A URL, with a name for the tensor; what is known of it by its tag keeps the stage.
+    let url = serve(&world.path("both.safetensors"));
+    let from_url = ["--embeddings", &url, "--name", "embeddings"];
+    asked("there", &from_url);
+    assert_eq!(arrays("there"), arrays("one"));
+    let made = fs::metadata(world.path("there/tokenizer/codebooks.safetensors")).unwrap().modified().unwrap();
+    asked("there", &from_url);
+    let kept = fs::metadata(world.path("there/tokenizer/codebooks.safetensors")).unwrap().modified().unwrap();
+    assert_eq!(made, kept);
+    let error = refused("bad", &["--embeddings", &url, "--name", "embeddings", "--name", "more"]);
+    assert!(error.contains("2 names for 1 files"), "{error}");
+    assert!(!world.path("bad/tokenizer").exists());
+}
+
+#[test]
+fn new_items_of_several_vectors_are_judged_added_and_upgraded() {
+    let world = World::new();
+    world.run_until("catalog");
+    let mut new = vectors()[..2 * WIDTH].to_vec();
+    new.iter_mut().for_each(|v| *v += 0.05);
+    for (name, from) in [("text.safetensors", 0), ("image.safetensors", WIDTH / 2)] {
+        let values: Vec<f32> = new.chunks(WIDTH).flat_map(|v| v[from..from + WIDTH / 2].to_vec()).collect();
+        fs::write(world.path(name), safetensors(2, WIDTH / 2, &values)).unwrap();
+    }
+    fs::write(world.path("new.csv"), "item_id,title\nN1,New 1\nN2,New 2\n").unwrap();
+    let two = ["--embeddings", "text.safetensors", "--embeddings", "image.safetensors", "--quiet", "--json"];
+    let drift = world.json(&[&["tokenizer", "drift", "run"][..], &two].concat());
+    assert_eq!(drift["items"], 2);
+    let add = ["catalog", "add", "run", "--items", "new.csv"];
+    let one = world.refusal(&[&add[..], &two[..2]].concat());
+    assert!(one.contains('6') && one.contains("12"), "{one}");
+    // One of the files is shorter.
+    columns(&world, "short.safetensors", 1, 6..WIDTH);
+    let shorter = ["--embeddings", "text.safetensors", "--embeddings", "short.safetensors", "--quiet"];
+    let error = world.refusal(&[&add[..], &shorter].concat());
+    assert!(error.contains("short.safetensors") && error.contains("1 vectors"), "{error}");
+    let added = world.json(&[&add[..], &two].concat());
+    assert_eq!((&added["added"], &added["items"]), (&2.into(), &42.into()));
+
+    // Another run without added items is carried over to the same vectors in two files.
+    let other = World::new();
+    other.run_until("catalog");
+    columns(&other, "text.safetensors", 40, 0..6);
+    columns(&other, "image.safetensors", 40, 6..WIDTH);
+    let new = ["--new-embeddings", "text.safetensors", "--new-embeddings", "image.safetensors"];
+    let upgrade = ["tokenizer", "upgrade", "run", "--how", "map", "--out", "mapped", "--quiet", "--json"];
+    let done = other.json(&[&upgrade[..], &new].concat());
+    assert_eq!((&done["unchanged_items"], &done["agreement"]["whole"]), (&40.into(), &1.0.into()));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 mod world;
 
-use world::{LENGTH, SERIES, World};
+use world::{LENGTH, SERIES, WIDTH, World, safetensors, vectors};
 
 const ITEMS: u64 = (SERIES * LENGTH) as u64;
 
@@ -76,4 +76,30 @@ fn semantic_ids_go_out_and_come_back_in_every_format() {
         assert_eq!(done["items"], ITEMS);
         assert!(world.path(&format!("{out}.vocabulary.json")).is_file());
     }
+}
+
+#[test]
+fn feature_ids_stay_what_they_are_when_items_are_added() {
+    let world = World::new();
+    world.run_until("catalog");
+    let features = |out: &str, more: &[&str]| {
+        world.json(&[&["catalog", "features", "run", "--out", out, "--json", "--quiet"][..], more].concat())
+    };
+    features("first.parquet", &["--kind", "prefix"]);
+    let first = std::fs::read_to_string(world.path("first.parquet.vocabulary.json")).unwrap();
+    let new: Vec<f32> = vectors()[..2 * WIDTH].iter().rev().map(|v| 5.0 * v).collect();
+    std::fs::write(world.path("new.safetensors"), safetensors(2, WIDTH, &new)).unwrap();
+    std::fs::write(world.path("new.csv"), "item_id,title\nA1,One\nA2,Two\n").unwrap();
+    world.answer(&["catalog", "add", "run", "--embeddings", "new.safetensors", "--items", "new.csv", "--quiet"]);
+    let more = features("second.parquet", &["--vocabulary", "first.parquet.vocabulary.json"]);
+    assert_eq!(more["items"], ITEMS + 2);
+    let read =
+        |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap()["entries"].as_array().unwrap().clone();
+    let second = read(&std::fs::read_to_string(world.path("second.parquet.vocabulary.json")).unwrap());
+    assert_eq!(second[..read(&first).len()], read(&first)[..]);
+    assert_eq!(more["ids"], second.len());
+    let run = ["catalog", "features", "run", "--out", "x.parquet", "--quiet"];
+    let other = [&run[..], &["--kind", "pieces", "--vocabulary", "first.parquet.vocabulary.json"]].concat();
+    assert!(world.refusal(&other).contains("vocabulary is of prefix"));
+    assert!(!world.sidereal(&run).status.success(), "a kind or a vocabulary is needed");
 }

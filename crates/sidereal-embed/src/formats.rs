@@ -1,5 +1,6 @@
 //! Files of ready vectors, one file a format. [`FORMATS`] is the list: the choice by file name and the errors walk it.
 
+mod json_lines;
 mod matrix;
 mod npy;
 pub(crate) mod opened;
@@ -44,10 +45,21 @@ pub const FORMATS: &[Format] = &[
         about: "a list column \"embedding\" or \"vector\" of f16, f32 or f64, and an \"item_id\" column if rows are to be matched by id",
         open: parquet::open,
     },
+    Format {
+        ending: ".jsonl",
+        about: "an object a line with a list of numbers \"embedding\" or \"vector\", and an \"item_id\" if rows are to be matched by id",
+        open: json_lines::open,
+    },
 ];
+
+/// Columns or keys that vectors are looked for in, in this order.
+const USUAL_NAMES: [&str; 4] = ["embedding", "embeddings", "vector", "vectors"];
+/// The column or key of item ids.
+const ID: &str = "item_id";
 
 enum Contents {
     Matrix(matrix::Matrix),
+    JsonLines(json_lines::JsonLines),
     Parquet(parquet::Columns),
 }
 
@@ -145,10 +157,20 @@ impl VectorFile {
         self.file.identity()
     }
 
+    /// What the file is, for manifests: its sha256, or in an object store, where reading it costs as much as the work that
+    /// is to be saved, that of its [`VectorFile::identity`] (without its time, where it has a tag).
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn digest(&self) -> Result<String> {
+        self.file.digest()
+    }
+
     /// N.
     pub fn rows(&self) -> usize {
         match &self.contents {
             Contents::Matrix(matrix) => matrix.rows,
+            Contents::JsonLines(lines) => lines.rows,
             Contents::Parquet(columns) => columns.rows(),
         }
     }
@@ -157,6 +179,7 @@ impl VectorFile {
     pub fn width(&self) -> usize {
         match &self.contents {
             Contents::Matrix(matrix) => matrix.width,
+            Contents::JsonLines(lines) => lines.width,
             Contents::Parquet(columns) => columns.width,
         }
     }
@@ -165,13 +188,18 @@ impl VectorFile {
     pub fn precision(&self) -> Precision {
         match &self.contents {
             Contents::Matrix(matrix) => matrix.precision,
+            Contents::JsonLines(_) => Precision::F32,
             Contents::Parquet(columns) => columns.precision,
         }
     }
 
     /// Whether rows come with item ids.
     pub fn has_ids(&self) -> bool {
-        matches!(&self.contents, Contents::Parquet(columns) if columns.has_ids())
+        match &self.contents {
+            Contents::Matrix(_) => false,
+            Contents::JsonLines(lines) => lines.has_ids,
+            Contents::Parquet(columns) => columns.has_ids(),
+        }
     }
 
     /// Reads all rows from `from_row` on, in batches that take a few megabytes each.
@@ -199,6 +227,7 @@ impl VectorFile {
                     Ok(Batch { first_row, ids: None, values, missing: Vec::new() })
                 })))
             }
+            Contents::JsonLines(lines) => Ok(Box::new(lines.batches(from_row, batch_rows, reading.keep_missing))),
             Contents::Parquet(columns) => Ok(Box::new(columns.batches(from_row, batch_rows, reading.keep_missing)?)),
         }
     }
@@ -210,6 +239,7 @@ impl VectorFile {
     pub fn ids(&self) -> Result<IdBatches<'_>> {
         match &self.contents {
             Contents::Matrix(_) => Ok(Box::new(std::iter::empty())),
+            Contents::JsonLines(lines) => Ok(lines.id_batches()),
             Contents::Parquet(columns) => columns.id_batches(),
         }
     }

@@ -236,7 +236,7 @@ impl Target {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::written::{npy, parquet, safetensors};
+    use crate::written::{json_lines, npy, parquet, safetensors};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -317,6 +317,9 @@ mod tests {
             }
             let lists: Vec<Option<Vec<f32>>> = values.chunks(width).map(|v| Some(v.to_vec())).collect();
             let read = read_vectors(&parquet(dir.path(), None, &lists), None).unwrap();
+            prop_assert_eq!(read.embeddings.values(), &values[..]);
+            let lines: Vec<String> = values.chunks(width).map(|v| format!("{{\"embedding\": {v:?}}}\n")).collect();
+            let read = read_vectors(&json_lines(dir.path(), &lines.concat()), None).unwrap();
             prop_assert_eq!(read.embeddings.values(), &values[..]);
         }
     }

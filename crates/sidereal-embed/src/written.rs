@@ -53,6 +53,11 @@ pub(crate) fn parquet(dir: &Path, ids: Option<&[&str]>, vectors: &[Option<Vec<f3
     parquet_of(dir, columns)
 }
 
+/// JSON Lines as they are.
+pub(crate) fn json_lines(dir: &Path, text: &str) -> PathBuf {
+    write(dir, "v.jsonl", &[text.as_bytes()])
+}
+
 /// Any columns.
 pub(crate) fn parquet_of(dir: &Path, columns: Vec<(&str, ArrayRef)>) -> PathBuf {
     let batch = RecordBatch::try_from_iter(columns).unwrap();

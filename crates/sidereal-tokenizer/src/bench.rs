@@ -83,11 +83,14 @@ pub struct RqVaeFigures {
     pub train: Speed,
 }
 
-/// Encodes and trains with RQ-VAE of TIGER's shape (D-512-256-128-32, three levels of 256) on random vectors.
+/// Encodes and trains with RQ-VAE of TIGER's shape (D-512-256-128-32, three levels of 256), on given vectors, whose sizes
+/// then count, or on random ones.
 ///
 /// # Errors
 /// Sizes of 0; whatever the device says.
-pub fn rq_vae(wish: &RqVaeWish, clock: CpuClock<'_>) -> Result<RqVaeFigures> {
+pub fn rq_vae(wish: &RqVaeWish, given: Option<Embeddings>, clock: CpuClock<'_>) -> Result<RqVaeFigures> {
+    let sizes = given.as_ref().map_or((wish.items, wish.width), |vectors| (vectors.rows(), vectors.width()));
+    let wish = &RqVaeWish { items: sizes.0, width: sizes.1, ..wish.clone() };
     for (key, value) in [
         ("items", wish.items),
         ("width", wish.width),
@@ -102,9 +105,14 @@ pub fn rq_vae(wish: &RqVaeWish, clock: CpuClock<'_>) -> Result<RqVaeFigures> {
     let config = RqVaeConfig { batch: wish.batch, ..RqVaeConfig::default() };
     let layers: Vec<usize> = config.hidden.iter().copied().chain([config.latent]).collect();
     let codes = config.codes.clone();
-    let mut rng = Rng::new(wish.seed, "bench vectors");
-    let values = (0..wish.items * wish.width).map(|_| rng.normal() as f32).collect();
-    let vectors = Embeddings::new(wish.items, wish.width, values)?;
+    let vectors = match given {
+        Some(vectors) => vectors,
+        None => {
+            let mut rng = Rng::new(wish.seed, "bench vectors");
+            let values = (0..wish.items * wish.width).map(|_| rng.normal() as f32).collect();
+            Embeddings::new(wish.items, wish.width, values)?
+        }
+    };
     let items = TrainingItems::new(&vectors);
     let training = Training::new(wish.seed, &NoProgress);
     let plan = Plan::rq_vae(&config);
@@ -208,11 +216,14 @@ mod tests {
     #[test]
     fn a_measurement_names_its_sizes_and_refuses_none() {
         let wish = RqVaeWish { items: 40, width: 6, batch: 8, steps: 1, runs: 1, seed: 1 };
-        let found = rq_vae(&wish, &|| None).unwrap();
+        let found = rq_vae(&wish, None, &|| None).unwrap();
         assert_eq!((found.items, found.layers.as_slice()), (40, &[512, 256, 128, 32][..]));
         assert!(found.encode.rows_per_s > 0.0 && found.train.rows_per_s > 0.0);
         assert_eq!(found.train.rows_per_cpu_s, None);
-        let error = rq_vae(&RqVaeWish { runs: 0, ..wish }, &|| None).unwrap_err().to_string();
+        let error = rq_vae(&RqVaeWish { runs: 0, ..wish.clone() }, None, &|| None).unwrap_err().to_string();
         assert!(error.contains("runs"), "{error}");
+        let given = Embeddings::new(9, 5, (0..45).map(|v| (v % 7) as f32).collect()).unwrap();
+        let found = rq_vae(&wish, Some(given), &|| None).unwrap();
+        assert_eq!((found.items, found.width), (9, 5));
     }
 }

@@ -17,7 +17,7 @@ mod cards;
 mod neighbours;
 mod structure;
 
-pub use behaviour::{CoPurchase, CollisionByPopularity, consecutive_pairs};
+pub use behaviour::{CoPurchase, CollisionByPopularity, consecutive_pairs, held_out_pairs};
 pub use cards::{CardEvidence, CardItem, CardWord, ConceptCard, concept_cards};
 pub use neighbours::NeighbourPreservation;
 pub use structure::{Level, code_counts, structure};
@@ -54,6 +54,9 @@ pub struct QualityReport {
     /// Whether items that are bought together share prefixes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub co_purchase: Option<CoPurchase>,
+    /// The same of held-out pairs, which no aligned tokenizer has learnt from.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub co_purchase_held_out: Option<CoPurchase>,
 }
 
 /// How much of the vectors the codes keep: of the inputs x after the pre-steps or, behind an encoder that was retrained for
@@ -83,6 +86,8 @@ pub struct Evidence<'a> {
     pub categories: Option<&'a [Option<String>]>,
     /// Pairs of items bought together, from training histories: see [`consecutive_pairs`].
     pub co_purchases: Option<&'a [(ItemIndex, ItemIndex)]>,
+    /// Pairs that nothing was learnt from: see [`held_out_pairs`].
+    pub held_out_co_purchases: Option<&'a [(ItemIndex, ItemIndex)]>,
     /// Seeds the sample of items whose neighbours are looked at.
     pub seed: u64,
 }
@@ -113,6 +118,9 @@ pub fn report(ids: &SemanticIds, codes_per_level: &[u32], evidence: &Evidence<'_
     }
     if let Some(pairs) = evidence.co_purchases {
         report.co_purchase = Some(behaviour::co_purchase(ids, pairs)?);
+    }
+    if let Some(pairs) = evidence.held_out_co_purchases.filter(|pairs| !pairs.is_empty()) {
+        report.co_purchase_held_out = Some(behaviour::co_purchase(ids, pairs)?);
     }
     if let Some(embeddings) = evidence.embeddings {
         check("embeddings", embeddings.rows())?;

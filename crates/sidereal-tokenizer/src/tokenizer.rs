@@ -22,7 +22,7 @@ use crate::life::upgrade::encoder::EncoderRecord;
 use crate::pre_step::FittedPreSteps;
 use crate::quantizers::rq_vae::{Plan, RqVae};
 use crate::quantizers::{Model, Quantizer, TokenizerConfig, Training};
-use crate::training_items::TrainingItems;
+use crate::training_items::{FitOn, TrainingItems};
 
 /// The description's file name.
 pub const DESCRIPTION_FILE: &str = "tokenizer.json";
@@ -117,7 +117,16 @@ impl ItemTokenizer {
         check_range(items.vectors)?;
         let (steps, prepared) = FittedPreSteps::fit(config.pre_steps(), items)?;
         let vectors = prepared.as_ref().unwrap_or(items.vectors);
-        let trained = config.method().train(&TrainingItems { vectors, ..*items }, training)?;
+        let prepared_items = TrainingItems { vectors, ..*items };
+        let trained = match config.method().fit_on() {
+            FitOn::All => config.method().train(&prepared_items, training)?,
+            FitOn::Seen => {
+                let seen = prepared_items.seen(config.name())?;
+                let mut trained = config.method().train(&TrainingItems::new(&seen), training)?;
+                trained.record["fitted_items"] = seen.rows().into();
+                trained
+            }
+        };
         let fit = match &trained.model {
             Model::Quantizer(quantizer) => Some(FitRecord::measure(&**quantizer, vectors)?),
             Model::Table(_) => None,

@@ -1,6 +1,26 @@
 //! What a method may learn from: vectors always, and whatever else is known of the items.
 
+use serde::{Deserialize, Serialize};
 use sidereal_core::{Embeddings, Error, Histories, ItemId, ItemIndex, Result};
+
+/// Items whose vectors a method is fitted to; all are encoded. Pre-steps are fitted to all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FitOn {
+    /// Every item.
+    #[default]
+    All,
+    /// Items that the training histories have, as RPG (Hou et al., arXiv 2506.05781) in its code: what nobody takes
+    /// costs no codewords.
+    Seen,
+}
+
+impl FitOn {
+    /// Whether it is what happens where nothing is said.
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
 
 /// Items to train on. Everything but the vectors may be absent; a method that needs it says so.
 ///
@@ -83,6 +103,26 @@ impl<'a> TrainingItems<'a> {
         self.domains.ok_or_else(|| absent(method, "domains", mend))
     }
 
+    /// The vectors of the items that the training histories have, in their order, [M, D].
+    ///
+    /// # Errors
+    /// No histories, or none with an event.
+    pub fn seen(&self, method: &str) -> Result<Embeddings> {
+        let mut seen = vec![false; self.len()];
+        for &item in self.needed_histories(method)?.iter().flatten() {
+            // Histories were checked against the vectors.
+            if let Some(seen) = seen.get_mut(item as usize) {
+                *seen = true;
+            }
+        }
+        let rows: Vec<usize> = (0..self.len()).filter(|&item| seen[item]).collect();
+        if rows.is_empty() {
+            return Err(absent(method, "items that are seen in training", "use fit = \"all\""));
+        }
+        let values = rows.iter().flat_map(|&item| self.vectors.row(item)).copied().collect();
+        Embeddings::new(rows.len(), self.vectors.width(), values)
+    }
+
     /// Checks that all parts are about the same items.
     ///
     /// # Errors
@@ -142,6 +182,17 @@ impl<'a> TrainingHistories<'a> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn seen_items_are_those_of_the_training_parts() {
+        let vectors = Embeddings::new(4, 1, vec![0.0, 1.0, 2.0, 3.0]).unwrap();
+        let histories = Histories::new(vec!["u".to_owned()], vec![0, 4], vec![3, 1, 3, 0], None, None).unwrap();
+        let items = TrainingItems::new(&vectors);
+        let with = |ends| TrainingItems { histories: Some(TrainingHistories::new(&histories, ends)), ..items };
+        assert_eq!(with(&[3]).seen("pq").unwrap().values(), [1.0, 3.0]);
+        assert!(with(&[0]).seen("pq").unwrap_err().to_string().contains("seen in training"));
+        assert!(items.seen("pq").unwrap_err().to_string().contains("training histories"));
+    }
 
     #[test]
     fn parts_about_other_items_are_named() {

@@ -1,12 +1,14 @@
 //! Every method of the list keeps the same promises: quantizers, which encode vectors, and tables, which list items.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use sidereal_core::{Embeddings, Histories, ItemId, NoProgress, SemanticIds};
+use sidereal_core::{CollisionPolicy, Embeddings, Histories, ItemId, NoProgress, SemanticIds};
 use sidereal_nn::rng::Rng;
+use sidereal_tokenizer::life::repair::{Repaired, repair};
 use sidereal_tokenizer::{
-    ItemTokenizer, Method, TOKENIZERS, TokenizerConfig, Training, TrainingHistories, TrainingItems,
+    ItemTokenizer, LevelsSee, Method, TOKENIZERS, TokenizerConfig, Training, TrainingHistories, TrainingItems,
 };
 
 const ITEMS: usize = 300;
@@ -66,6 +68,12 @@ impl World {
             collaborative: Some(&self.collaborative),
             histories: Some(TrainingHistories::new(&self.histories, &self.ends)),
         }
+    }
+
+    /// The items with other vectors.
+    fn with(self, values: Vec<f32>) -> Self {
+        let vectors = Embeddings::new(self.vectors.rows(), WIDTH, values).unwrap();
+        Self { vectors, ..self }
     }
 
     fn encode(&self, tokenizer: &ItemTokenizer) -> SemanticIds {
@@ -222,6 +230,55 @@ fn every_method_trains_on_fewer_items_than_codes_and_on_one_item() {
 }
 
 #[test]
+fn every_method_takes_items_with_a_column_that_is_always_the_same() {
+    for method in TOKENIZERS {
+        let mut values = clustered().into_values();
+        values.iter_mut().skip(3).step_by(WIDTH).for_each(|v| *v = 7.5);
+        let world = World::of(ITEMS).with(values);
+        let tokenizer = train_on(&world, method.name, &[16, 8]);
+        let ids = world.encode(&tokenizer);
+        let distinct: HashSet<&[u16]> = ids.rows().collect();
+        assert!(distinct.len() > 8, "{} gives {} semantic IDs", method.name, distinct.len());
+        if let Ok(quantizer) = tokenizer.quantizer() {
+            let back = quantizer.reconstruct(&ids).unwrap();
+            assert!(back.values().iter().all(|v| v.is_finite()), "{}", method.name);
+            // A new item that differs in this column alone is no fault either.
+            let mut other = world.vectors.row(0).to_vec();
+            other[3] = -7.5;
+            let other = Embeddings::new(1, WIDTH, other).unwrap();
+            tokenizer.encode(&other).unwrap().check_codes(tokenizer.codes_per_level()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn every_method_takes_fewer_different_items_than_codes() {
+    const DIFFERENT: usize = 5;
+    for method in TOKENIZERS {
+        let few = &clustered().values()[..DIFFERENT * WIDTH].to_vec();
+        let world = World::of(40).with((0..40 / DIFFERENT).flat_map(|_| few.clone()).collect());
+        let tokenizer = train_on(&world, method.name, &[64, 64]);
+        let ids = world.encode(&tokenizer);
+        ids.check_codes(tokenizer.codes_per_level()).unwrap();
+        let Ok(quantizer) = tokenizer.quantizer() else {
+            let distinct: HashSet<&[u16]> = ids.rows().collect();
+            assert!(distinct.len() == 40 || method.name == "random", "{}: lists tell equal items apart", method.name);
+            continue;
+        };
+        for (item, row) in ids.rows().enumerate() {
+            assert_eq!(row, ids.row(item % DIFFERENT), "{}: equal vectors, other codes", method.name);
+        }
+        assert!((0..ids.levels()).all(|level| quantizer.codebook(level).iter().all(|v| v.is_finite())));
+        // k-means has a codeword for each of them.
+        if ["rq-kmeans", "vq", "pq", "opq"].contains(&method.name) {
+            let (back, rows) = (quantizer.reconstruct(&ids).unwrap(), tokenizer.prepare(&world.vectors).unwrap());
+            let furthest = back.values().iter().zip(rows.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(furthest < 1e-3, "{}: off by {furthest}", method.name);
+        }
+    }
+}
+
+#[test]
 fn every_method_is_named_once_and_reads_its_own_defaults() {
     for (i, method) in TOKENIZERS.iter().enumerate() {
         assert!(TOKENIZERS[..i].iter().all(|other| other.name != method.name));
@@ -325,5 +382,123 @@ fn every_quantizer_gives_new_items_what_their_vectors_say() {
         let all = tokenizer.extend_items(&after.items()).unwrap();
         assert_eq!(all, after.encode(&tokenizer), "{}", method.name);
         assert_eq!(&all.codes()[..250 * all.levels()], before.encode(&tokenizer).codes(), "{}", method.name);
+    }
+}
+
+#[test]
+fn every_quantizers_codes_are_the_nearest_of_what_its_levels_see() {
+    for method in quantizers() {
+        let tokenizer = train(method.name, &[12, 8, 6], 1);
+        let (quantizer, ids) = (tokenizer.quantizer().unwrap(), tokenizer.encode(&clustered()).unwrap());
+        let latents = quantizer.latents(&tokenizer.prepare(&clustered()).unwrap()).unwrap();
+        let books: Vec<(&[f32], usize)> = tokenizer
+            .codes_per_level()
+            .iter()
+            .enumerate()
+            .map(|(level, &codes)| (quantizer.codebook(level), quantizer.codebook(level).len() / codes as usize))
+            .collect();
+        for (item, codes) in ids.rows().enumerate() {
+            let mut left = latents.row(item).to_vec();
+            for (&code, &(book, width)) in codes.iter().zip(&books) {
+                let seen = &left[..width];
+                let distance = |codeword: &[f32]| -> f64 {
+                    codeword.iter().zip(seen).map(|(c, v)| f64::from(c - v).powi(2)).sum()
+                };
+                let own = &book[usize::from(code) * width..][..width];
+                let least = book.chunks_exact(width).map(distance).fold(f64::INFINITY, f64::min);
+                assert!(distance(own) <= least * (1.0 + 1e-4) + 1e-6, "{}, item {item}", method.name);
+                match quantizer.levels_see() {
+                    LevelsSee::SubVectors => _ = left.drain(..width),
+                    LevelsSee::Residuals { normalised } => {
+                        assert!(!normalised, "{}: the defaults have been changed", method.name);
+                        left.iter_mut().zip(own).for_each(|(v, c)| *v -= c);
+                    }
+                    LevelsSee::SomethingElse => panic!("{} cannot be repaired", method.name),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_quantizers_collisions_are_repaired_whatever_the_order_of_items_and_the_threads() {
+    let world = World::of(ITEMS);
+    let mut order: Vec<usize> = (0..ITEMS).collect();
+    Rng::new(1, "order").shuffle(&mut order);
+    let ids: Vec<ItemId> = order.iter().map(|&item| world.ids[item].clone()).collect();
+    let values = order.iter().flat_map(|&item| world.vectors.row(item)).copied().collect();
+    let shuffled = Embeddings::new(ITEMS, WIDTH, values).unwrap();
+    for method in quantizers() {
+        let name = method.name;
+        let tokenizer = train(name, &[4, 4, 16], 1);
+        let sids = tokenizer.encode(&world.vectors).unwrap();
+        let codes = *tokenizer.codes_per_level().last().unwrap() as usize;
+        let levels = sids.levels();
+        let distinct = |sids: &SemanticIds| sids.rows().collect::<HashSet<_>>().len();
+        assert!(distinct(&sids) < ITEMS, "{name} has no collisions to repair");
+        for policy in [CollisionPolicy::NearestFree, CollisionPolicy::Sinkhorn, CollisionPolicy::Balanced] {
+            let with = |threads: usize, ids: &[ItemId], vectors: &Embeddings| -> Repaired {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| repair(&tokenizer, policy, ids, vectors, &tokenizer.encode(vectors).unwrap()).unwrap())
+            };
+            let done = with(1, &world.ids, &world.vectors);
+            let told = format!("{name}, {}", policy.name());
+            assert_eq!(done.record.left_over, ITEMS - distinct(&done.sids), "{told}");
+            done.sids.check_codes(tokenizer.codes_per_level()).unwrap();
+            if policy == CollisionPolicy::Balanced {
+                for (level, &k) in tokenizer.codes_per_level().iter().enumerate() {
+                    let mut shares = vec![0; k as usize];
+                    done.sids.rows().for_each(|row| shares[usize::from(row[level])] += 1);
+                    let even = ITEMS / k as usize;
+                    assert!(shares.iter().all(|&n| (even - 1..=even + 1).contains(&n)), "{told}: {shares:?}");
+                }
+            } else {
+                let all: u32 = tokenizer.codes_per_level().iter().product();
+                assert!(distinct(&done.sids) > distinct(&sids).min(all as usize - 1), "{told} parts nothing");
+                assert!(done.sids.rows().zip(sids.rows()).all(|(new, old)| new[..levels - 1] == old[..levels - 1]));
+            }
+            if policy == CollisionPolicy::NearestFree {
+                // What is left over stands under prefixes of which every code is in use.
+                let mut below: HashMap<&[u16], (usize, HashSet<u16>)> = HashMap::new();
+                for row in done.sids.rows() {
+                    let entry = below.entry(&row[..levels - 1]).or_default();
+                    entry.0 += 1;
+                    entry.1.insert(row[levels - 1]);
+                }
+                assert!(below.values().all(|(items, used)| used.len() == (*items).min(codes)), "{told}");
+            }
+            assert_eq!(with(4, &world.ids, &world.vectors), done, "{told}, 4 threads");
+            let again = with(2, &ids, &shuffled);
+            assert_eq!(again.record, done.record, "{told}, another order");
+            let same = order.iter().enumerate().all(|(at, &item)| again.sids.row(at) == done.sids.row(item));
+            assert!(same, "{told}, another order");
+        }
+    }
+}
+
+#[test]
+fn methods_fitted_on_seen_items_do_not_know_the_others() {
+    let world = World::of(ITEMS);
+    // Users have had the first 100 items only; what the others look like makes no difference to the codebooks.
+    let events: Vec<u32> = (0..100).collect();
+    let histories = Histories::new(vec!["u".to_owned()], vec![0, 100], events, None, None).unwrap();
+    let mut values = world.vectors.values().to_vec();
+    values[100 * WIDTH..].iter_mut().for_each(|v| *v = 50.0 - 3.0 * *v);
+    let others = Embeddings::new(ITEMS, WIDTH, values).unwrap();
+    for name in ["rq-kmeans", "pq", "opq"] {
+        let config = |fit: &str| -> TokenizerConfig {
+            serde_json::from_value(serde_json::json!({ name: { "codes": [8, 8], "fit": fit } })).unwrap()
+        };
+        let codebooks = |fit: &str, vectors: &Embeddings| -> Vec<f32> {
+            let histories = Some(TrainingHistories::new(&histories, &[100]));
+            let items = TrainingItems { histories, ..TrainingItems::new(vectors) };
+            let tokenizer = ItemTokenizer::train_with(&config(fit), &items, &Training::new(5, &NoProgress)).unwrap();
+            assert_eq!(tokenizer.encode(vectors).unwrap().len(), ITEMS);
+            tokenizer.quantizer().unwrap().arrays().into_iter().flat_map(|array| array.values).collect()
+        };
+        assert_eq!(codebooks("seen", &world.vectors), codebooks("seen", &others), "{name}");
+        assert_ne!(codebooks("all", &world.vectors), codebooks("all", &others), "{name}");
+        let alone = ItemTokenizer::train(&config("seen"), &world.vectors, 5, &NoProgress).unwrap_err().to_string();
+        assert!(alone.contains(name) && alone.contains("training histories"), "{alone}");
     }
 }

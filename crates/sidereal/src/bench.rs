@@ -52,9 +52,10 @@ pub fn threads() -> usize {
 ///
 /// # Errors
 /// Sizes of 0.
-pub fn rq_vae(items: usize, steps: usize, runs: usize) -> Result<Value> {
+pub fn rq_vae(input: Option<&Path>, items: usize, steps: usize, runs: usize) -> Result<Value> {
+    let given = input.map(|path| sidereal_embed::read_vectors(path, None)).transpose()?.map(|found| found.embeddings);
     let wish = RqVaeWish { items, steps, runs, ..RqVaeWish::default() };
-    let found = sidereal_tokenizer::bench::rq_vae(&wish, &process_cpu_s)?;
+    let found = sidereal_tokenizer::bench::rq_vae(&wish, given, &process_cpu_s)?;
     let machine = Machine::measure();
     let share = |gflop: Option<f64>| gflop.map(|rate| rate / machine.gemm_gflop_per_s);
     Ok(json!({ "what": "rq-vae", "machine": machine,

@@ -16,11 +16,8 @@
 //! distinct semantic IDs are counted. None of it grows with the number of items, but the passes over ids and codes do:
 //! one for every 8 million items.
 
-mod equals;
-mod invalid;
 mod join;
 mod parts;
-mod source;
 mod state;
 mod work;
 
@@ -34,24 +31,13 @@ use sidereal_tokenizer::ItemTokenizer;
 
 use crate::life::new_items::knowing;
 use crate::run::{Run, Stage};
+use crate::vectors::{Input, OnInvalid, Source};
 use crate::{Result, parquet_file};
 
-pub use invalid::OnInvalid;
-
-use source::Source;
 use state::{Asked, Folder};
 
 /// Rows of a part where nobody says.
 pub const PART_ROWS: u64 = 1 << 18;
-
-/// A file of vectors.
-#[derive(Debug, Clone)]
-pub struct Input {
-    /// A path, or a URL of an object store.
-    pub location: PathBuf,
-    /// The tensor or column, where it is not the usual one.
-    pub name: Option<String>,
-}
 
 /// What is to be encoded, by what, and to where.
 #[derive(Debug, Clone)]
@@ -105,7 +91,7 @@ impl EncodeJob {
     pub fn new(tokenizer: &Path, embeddings: &Path, out: &Path) -> Self {
         Self {
             tokenizer: tokenizer.to_path_buf(),
-            inputs: vec![Input { location: embeddings.to_path_buf(), name: None }],
+            inputs: vec![Input::from(embeddings)],
             out: out.to_path_buf(),
             on_invalid: OnInvalid::Error,
             part_rows: None,

@@ -5,9 +5,10 @@
 //! *Differs from the paper*: all n-grams share one table, numbered densely or hashed, instead of one of K^n a place.
 //!
 //! The item table is Parquet of `item_id` and `features`, and beside it lies `FILE.vocabulary.json`, which says what every
-//! id means, so that items to come get the same ids.
+//! id means, so that items to come get the same ids: a [`Vocabulary`] that is given back keeps all of its ids, and what is
+//! new stands behind them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +23,10 @@ use crate::run::Run;
 use crate::{Result, parquet_file};
 
 mod pieces;
+mod vocabulary;
+
+use vocabulary::Entry;
+pub use vocabulary::Vocabulary;
 
 /// Rows of a batch that is written.
 const BATCH_ROWS: usize = 65_536;
@@ -57,13 +62,15 @@ impl std::str::FromStr for Kind {
 
 /// What is wanted.
 #[derive(Debug, Clone, Copy)]
-pub struct Wish {
+pub struct Wish<'a> {
     /// What an item's list holds.
     pub kind: Kind,
     /// Ids at most. Prefixes and n-grams are hashed into so many; without it each that occurs has its own.
     pub vocab: Option<u32>,
     /// Codes of an n-gram.
     pub n: usize,
+    /// Ids that there are already: [`Vocabulary::wish`] asks for the same features again.
+    pub earlier: Option<&'a Vocabulary>,
 }
 
 /// Pieces where no number is given, as in SentencePiece.
@@ -99,7 +106,7 @@ pub struct Features {
 ///
 /// # Errors
 /// No catalog; settings that [`features`] refuses; a file that cannot be written.
-pub fn write(run: &Run, wish: Wish, out: &Path) -> Result<Written> {
+pub fn write(run: &Run, wish: Wish<'_>, out: &Path) -> Result<Written> {
     parquet_file::check_folder(out)?;
     let catalog = run.catalog()?;
     let found = features(&catalog.semantic_ids()?, catalog.codes_per_level(), wish)?;
@@ -108,7 +115,8 @@ pub fn write(run: &Run, wish: Wish, out: &Path) -> Result<Written> {
     let vocabulary = PathBuf::from(name);
     let job = json!({ "catalog": catalog.version(), "features": wish.kind, "vocab": wish.vocab, "n": wish.n });
     write_lists(out, &catalog, &found.lists, &job.to_string())?;
-    let mut told = json!({ "catalog_version": catalog.version(), "kind": wish.kind, "ids": found.ids });
+    let n = (wish.kind == Kind::Ngram).then_some(wish.n);
+    let mut told = json!({ "catalog_version": catalog.version(), "kind": wish.kind, "n": n, "ids": found.ids });
     if let (Some(told), serde_json::Value::Object(more)) = (told.as_object_mut(), found.vocabulary) {
         told.extend(more);
     }
@@ -126,32 +134,58 @@ pub fn write(run: &Run, wish: Wish, out: &Path) -> Result<Written> {
 /// The features of semantic IDs.
 ///
 /// # Errors
-/// A vocabulary that is too small for the codes; n-grams of no codes or of more than there are levels.
+/// A vocabulary that is too small for the codes; n-grams of no codes or of more than there are levels; an earlier
+/// vocabulary of semantic IDs of other sizes.
 ///
 /// # Shapes
 /// `ids`: [N, L]; `codes_per_level`: `[L]`
-pub fn features(ids: &SemanticIds, codes_per_level: &[u32], wish: Wish) -> Result<Features> {
+pub fn features(ids: &SemanticIds, codes_per_level: &[u32], wish: Wish<'_>) -> Result<Features> {
     ids.check_codes(codes_per_level)?;
     if wish.vocab == Some(0) {
         return Err(Error::config("vocab", "no ids", "give 1 or more").into());
     }
+    let levels = ids.levels();
+    let known = wish.earlier.map_or(&[][..], |earlier| &earlier.entries);
+    check_known(known, codes_per_level)?;
     match wish.kind {
-        Kind::Prefix => Ok(numbered(ids, wish.vocab, |levels| (1..=levels).map(|depth| 0..depth).collect())),
+        Kind::Prefix => numbered(ids, wish.vocab, (1..=levels).map(|depth| 0..depth).collect(), known),
         Kind::Ngram => {
-            if wish.n == 0 || wish.n > ids.levels() {
-                let problem = format!("{} codes of {} levels", wish.n, ids.levels());
+            if wish.n == 0 || wish.n > levels {
+                let problem = format!("{} codes of {levels} levels", wish.n);
                 return Err(Error::config("n", problem, "give 1 to the number of levels").into());
             }
-            let windows = |levels: usize| (0..levels).step_by(wish.n).map(|at| at..levels.min(at + wish.n)).collect();
-            Ok(numbered(ids, wish.vocab, windows))
+            let windows = (0..levels).step_by(wish.n).map(|at| at..levels.min(at + wish.n)).collect();
+            numbered(ids, wish.vocab, windows, known)
         }
-        Kind::Pieces => pieces::features(ids, codes_per_level, wish.vocab.unwrap_or(DEFAULT_PIECES)),
+        Kind::Pieces => pieces::features(ids, codes_per_level, wish.vocab.unwrap_or(DEFAULT_PIECES), known),
     }
 }
 
-/// Numbers the parts of semantic IDs: densely by place and codes in ascending order, or by hash.
-fn numbered(ids: &SemanticIds, vocab: Option<u32>, parts: impl Fn(usize) -> Vec<std::ops::Range<usize>>) -> Features {
-    let parts = parts(ids.levels());
+/// Refuses what is known of semantic IDs of other sizes.
+fn check_known(known: &[Entry], codes_per_level: &[u32]) -> Result<()> {
+    let fits = |entry: &Entry| {
+        let sizes = codes_per_level.get(entry.first_level..).unwrap_or(&[]);
+        entry.codes.len() <= sizes.len() && entry.codes.iter().zip(sizes).all(|(&code, &k)| u32::from(code) < k)
+    };
+    match known.iter().position(|entry| !fits(entry)) {
+        None => Ok(()),
+        Some(id) => Err(other_ids(id, &format!("it does not fit {codes_per_level:?} codes per level"))),
+    }
+}
+
+fn other_ids(id: usize, problem: &str) -> crate::Error {
+    let mend = "give the vocabulary that was made of this catalog or an earlier version of it";
+    Error::input(format!("vocabulary, id {id}"), problem, mend).into()
+}
+
+/// Numbers the parts of semantic IDs: by hash, or densely, first those that are known, then by place and codes in
+/// ascending order.
+fn numbered(
+    ids: &SemanticIds,
+    vocab: Option<u32>,
+    parts: Vec<std::ops::Range<usize>>,
+    known: &[Entry],
+) -> Result<Features> {
     if let Some(vocab) = vocab {
         let list = |row: &[u16]| {
             let hashes = parts.iter().map(|part| hash(part, &row[part.clone()]) % u64::from(vocab));
@@ -162,27 +196,39 @@ fn numbered(ids: &SemanticIds, vocab: Option<u32>, parts: impl Fn(usize) -> Vec<
             "hash": "start = first level * 256 + number of codes; then splitmix64(start ^ code) for each code; modulo ids",
             "parts": parts.iter().map(|part| [part.start, part.end]).collect::<Vec<_>>(),
         });
-        return Features { lists: ids.rows().map(list).collect(), ids: vocab as usize, vocabulary };
+        return Ok(Features { lists: ids.rows().map(list).collect(), ids: vocab as usize, vocabulary });
     }
-    let mut numbers: BTreeMap<(usize, &[u16]), u32> = BTreeMap::new();
-    for row in ids.rows() {
-        for (at, part) in parts.iter().enumerate() {
-            numbers.insert((at, &row[part.clone()]), 0);
+    let mut numbers: HashMap<(usize, &[u16]), u32> = HashMap::new();
+    let mut entries: Vec<(usize, &[u16])> = Vec::new();
+    for (id, Entry { first_level, codes, .. }) in known.iter().enumerate() {
+        let is_it = |part: &std::ops::Range<usize>| part.start == *first_level && part.len() == codes.len();
+        let Some(at) = parts.iter().position(is_it) else {
+            return Err(other_ids(id, "it is no part of these semantic IDs"));
+        };
+        if numbers.insert((at, codes), id as u32).is_some() {
+            return Err(other_ids(id, "it stands for what an earlier id stands for"));
         }
+        entries.push((at, codes));
     }
-    for (number, place) in (0..).zip(numbers.values_mut()) {
-        *place = number;
+    let new: BTreeSet<(usize, &[u16])> = ids
+        .rows()
+        .flat_map(|row| parts.iter().enumerate().map(move |(at, part)| (at, &row[part.clone()])))
+        .filter(|part| !numbers.contains_key(part))
+        .collect();
+    for part in new {
+        numbers.insert(part, entries.len() as u32);
+        entries.push(part);
     }
     let list = |row: &[u16]| {
         parts.iter().enumerate().filter_map(|(at, part)| numbers.get(&(at, &row[part.clone()])).copied()).collect()
     };
-    let entries: Vec<serde_json::Value> =
-        numbers.keys().map(|(at, codes)| json!({ "first_level": parts[*at].start, "codes": codes })).collect();
-    Features {
+    let told: Vec<serde_json::Value> =
+        entries.iter().map(|(at, codes)| json!({ "first_level": parts[*at].start, "codes": codes })).collect();
+    Ok(Features {
         lists: ids.rows().map(list).collect(),
-        ids: numbers.len(),
-        vocabulary: json!({ "numbering": "dense", "entries": entries }),
-    }
+        ids: entries.len(),
+        vocabulary: json!({ "numbering": "dense", "entries": told }),
+    })
 }
 
 /// The same on every machine: SplitMix64's mixer over the place and the codes.
@@ -226,7 +272,7 @@ mod tests {
     }
 
     fn lists(kind: Kind, vocab: Option<u32>, n: usize) -> Features {
-        features(&ids(), &[8, 8, 8], Wish { kind, vocab, n }).unwrap()
+        features(&ids(), &[8, 8, 8], Wish { kind, vocab, n, earlier: None }).unwrap()
     }
 
     #[test]
@@ -243,7 +289,7 @@ mod tests {
         let pairs = lists(Kind::Ngram, None, 2);
         assert_eq!(pairs.lists, [[0, 2], [0, 3], [1, 2]]);
         assert_eq!(pairs.vocabulary["entries"][3], json!({ "first_level": 2, "codes": [3] }));
-        let wish = Wish { kind: Kind::Ngram, vocab: None, n: 4 };
+        let wish = Wish { kind: Kind::Ngram, vocab: None, n: 4, earlier: None };
         assert!(features(&ids(), &[8, 8, 8], wish).unwrap_err().to_string().contains("4 codes of 3 levels"));
     }
 
@@ -256,6 +302,76 @@ mod tests {
         // Fixed for good: features of another day must be the same.
         assert_eq!(hash(&(0..2), &[1, 2]), hash(&(0..2), &[1, 2]));
         assert_ne!(hash(&(0..1), &[1]), hash(&(1..2), &[1]));
-        assert!(features(&ids(), &[8, 8, 8], Wish { kind: Kind::Prefix, vocab: Some(0), n: 1 }).is_err());
+        assert!(
+            features(&ids(), &[8, 8, 8], Wish { kind: Kind::Prefix, vocab: Some(0), n: 1, earlier: None }).is_err()
+        );
+    }
+
+    /// What `write` puts beside features, read back.
+    fn kept(dir: &Path, wish: Wish<'_>, found: &Features) -> Vocabulary {
+        let path = dir.join("vocabulary.json");
+        let n = (wish.kind == Kind::Ngram).then_some(wish.n);
+        let mut told = json!({ "catalog_version": "1", "kind": wish.kind, "n": n, "ids": found.ids });
+        told.as_object_mut().unwrap().extend(found.vocabulary.as_object().unwrap().clone());
+        write_json(&path, &told).unwrap();
+        Vocabulary::read(&path).unwrap()
+    }
+
+    #[test]
+    fn what_has_an_id_keeps_it_and_what_is_new_stands_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = SemanticIds::new(3, (0..60u16).flat_map(|i| [i % 5, i % 7 % 4 + 2, i % 3]).collect()).unwrap();
+        let more = [[0, 1, 2], [7, 7, 7], [4, 3, 2], [0, 0, 7]].concat();
+        let after = SemanticIds::new(3, [before.codes(), &more].concat()).unwrap();
+        for (kind, vocab) in [Kind::Prefix, Kind::Ngram, Kind::Pieces].into_iter().zip([None, None, Some(40)]) {
+            let wish = Wish { kind, vocab, n: 2, earlier: None };
+            let first = features(&before, &[8; 3], wish).unwrap();
+            let known = kept(dir.path(), wish, &first);
+            assert_eq!(features(&before, &[8; 3], known.wish(None).unwrap()).unwrap(), first, "{kind:?}");
+            let second = features(&after, &[8; 3], known.wish(Some(kind)).unwrap()).unwrap();
+            assert_eq!(second.lists[..60], first.lists[..], "{kind:?}");
+            let entries = |found: &Features| found.vocabulary["entries"].as_array().unwrap().clone();
+            assert_eq!(entries(&second)[..first.ids], entries(&first)[..], "{kind:?}");
+            assert!(second.ids > first.ids && entries(&second).len() == second.ids, "{kind:?}");
+            assert!(second.lists[61].iter().all(|&id| id as usize >= first.ids), "{kind:?}: codes that nobody had");
+            if kind != Kind::Pieces {
+                let at_once = features(&after, &[8; 3], wish).unwrap();
+                assert_ne!(at_once.lists[..60], first.lists[..], "{kind:?}: numbered anew, ids are others");
+            }
+            let error = features(&after, &[8, 8, 9], Wish { n: 3, ..known.wish(None).unwrap() });
+            assert_eq!(error.is_err(), kind == Kind::Ngram);
+            let error = features(&ids(), &[8, 4, 8], known.wish(None).unwrap()).unwrap_err().to_string();
+            assert!(error.contains("vocabulary, id") && error.contains("[8, 4, 8]"), "{error}");
+        }
+        let wish = Wish { kind: Kind::Prefix, vocab: Some(50), n: 1, earlier: None };
+        let hashed = features(&ids(), &[8; 3], wish).unwrap();
+        let known = kept(dir.path(), wish, &hashed);
+        assert_eq!(features(&ids(), &[8; 3], known.wish(None).unwrap()).unwrap(), hashed);
+        let error = known.wish(Some(Kind::Pieces)).unwrap_err().to_string();
+        assert!(error.contains("pieces features, but the vocabulary is of prefix"), "{error}");
+    }
+
+    #[test]
+    fn a_vocabulary_that_was_changed_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v.json");
+        let sound = json!({ "kind": "prefix", "ids": 1, "numbering": "dense", "entries": [{ "first_level": 0, "codes": [1] }] });
+        let told = |key: &str, value: serde_json::Value| {
+            let mut changed = sound.clone();
+            changed[key] = value;
+            write_json(&path, &changed).unwrap();
+            Vocabulary::read(&path).unwrap_err().to_string()
+        };
+        assert!(told("ids", json!(2)).contains("2 ids and lists 1"));
+        assert!(told("kind", json!("ngram")).contains("how many codes"));
+        assert!(told("numbering", json!("pieces")).contains("log_probability"));
+        assert!(told("entries", json!([{ "first_level": 0, "codes": [] }])).contains("id 0 stands for no codes"));
+        assert!(told("kind", json!("words")).contains("v.json"));
+        let entry = &sound["entries"][0];
+        let twice = json!({ "kind": "prefix", "ids": 2, "numbering": "dense", "entries": [entry, entry] });
+        write_json(&path, &twice).unwrap();
+        let twice = Vocabulary::read(&path).unwrap();
+        let error = features(&ids(), &[8; 3], twice.wish(None).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("vocabulary, id 1"), "{error}");
     }
 }

@@ -38,6 +38,10 @@ pub mod recommend;
 pub mod accuracy;
 
 pub mod batch;
+
+mod equals;
+pub mod vectors;
+
 pub mod encode;
 
 pub mod behaviour_vectors;

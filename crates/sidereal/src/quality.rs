@@ -7,7 +7,8 @@ use sidereal_core::artifact::{MANIFEST, read_manifest};
 use sidereal_core::{Embeddings, Error, ItemIndex, Progress, SemanticIds};
 use sidereal_tokenizer::ItemTokenizer;
 use sidereal_tokenizer::report::{
-    CardEvidence, ConceptCard, Evidence, QualityReport, code_counts, concept_cards, consecutive_pairs, report,
+    CardEvidence, ConceptCard, Evidence, QualityReport, code_counts, concept_cards, consecutive_pairs, held_out_pairs,
+    report,
 };
 
 use crate::Result;
@@ -47,6 +48,7 @@ pub struct Judge {
     popularity: Option<Vec<u32>>,
     categories: Option<Vec<Option<String>>>,
     co_purchases: Option<Vec<(ItemIndex, ItemIndex)>>,
+    held_out_co_purchases: Option<Vec<(ItemIndex, ItemIndex)>>,
 }
 
 impl Judge {
@@ -64,6 +66,7 @@ impl Judge {
             categories: known.categories.as_deref().map(telling_categories),
             popularity,
             co_purchases,
+            held_out_co_purchases: learned.map(|(data, split)| held_out_pairs(&data.histories, split)),
             known,
         })
     }
@@ -123,6 +126,7 @@ impl Judge {
             popularity: self.popularity.as_deref(),
             categories: self.categories.as_deref(),
             co_purchases: self.co_purchases.as_deref(),
+            held_out_co_purchases: self.held_out_co_purchases.as_deref(),
             seed: REPORT_SEED,
         };
         let cards = match self.known.data.as_ref().filter(|_| cards) {

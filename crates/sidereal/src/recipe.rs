@@ -10,6 +10,7 @@ use sidereal_data::ColumnMap;
 use sidereal_generator::fusion::FusionConfig;
 use sidereal_generator::{GeneratorConfig, Widths};
 use sidereal_tokenizer::TokenizerConfig;
+use sidereal_tokenizer::life::collisions::{Collisions, Leftovers};
 
 use crate::Result;
 use crate::exchange::Format;
@@ -139,6 +140,9 @@ pub struct EmbeddingsRecipe {
 pub struct CatalogRecipe {
     /// What happens when two items share a semantic ID.
     pub collisions: CollisionPolicy,
+    /// What becomes of items that a repair (nearest-free, sinkhorn, balanced) leaves together.
+    #[serde(skip_serializing_if = "Leftovers::is_usual")]
+    pub leftovers: Leftovers,
     /// Semantic IDs made elsewhere, in place of a tokenizer: a file, by its path in the data folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub import: Option<PathBuf>,
@@ -151,6 +155,11 @@ pub struct CatalogRecipe {
 }
 
 impl CatalogRecipe {
+    /// How items that share a semantic ID are kept apart.
+    pub fn how(&self) -> Collisions {
+        Collisions { policy: self.collisions, leftovers: self.leftovers }
+    }
+
     /// The format of the imported file.
     ///
     /// # Errors
@@ -163,16 +172,17 @@ impl CatalogRecipe {
         let fail = |key: &str, problem: &str, mend: &str| Err(Error::config(key, problem, mend).into());
         if self.import.is_some() {
             self.format()?;
-            if self.collisions != CollisionPolicy::default() {
+            if self.how() != Collisions::default() {
                 let mend = "remove the key: imported items that share an ID share a leaf";
-                return fail("catalog.collisions", "imported semantic IDs are taken as they are", mend);
+                let key = if self.leftovers.is_usual() { "catalog.collisions" } else { "catalog.leftovers" };
+                return fail(key, "imported semantic IDs are taken as they are", mend);
             }
         } else if self.format.is_some() || self.codes.is_some() {
             let mend = "name the file with catalog.import, or remove the key";
             let key = if self.format.is_some() { "catalog.format" } else { "catalog.codes" };
             return fail(key, "it says how a file is imported, but none is", mend);
         }
-        Ok(())
+        self.how().check("catalog.leftovers")
     }
 }
 
@@ -297,7 +307,7 @@ impl Recipe {
     fn check_widths(&self, key: &str, widths: &Widths) -> Result<()> {
         widths.check(key)?;
         let Some(tokenizer) = &self.tokenizer else { return Ok(()) };
-        let suffix = usize::from(self.catalog.collisions == CollisionPolicy::Suffix);
+        let suffix = usize::from(self.catalog.how().of_catalog() == CollisionPolicy::Suffix);
         let (levels, given) = (tokenizer.codes().len() + suffix, widths.levels());
         match given {
             None => Ok(()),

@@ -29,3 +29,8 @@ pub(crate) fn resolved<T: Serialize>(config: &T) -> serde_json::Value {
 pub(crate) fn inputs(run: &Run, stages: &[Stage]) -> Result<BTreeMap<String, String>> {
     stages.iter().map(|&stage| Ok((stage.name().to_owned(), run.digest(stage)?))).collect()
 }
+
+/// The name of one of several inputs of a kind, counted from 0: the first has the plain name, for one is the usual case.
+pub(crate) fn numbered(name: &str, number: usize) -> String {
+    if number == 0 { name.to_owned() } else { format!("{name}-{}", number + 1) }
+}

@@ -12,6 +12,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sidereal_core::{CollisionPolicy, NoProgress, SplitRule};
 use sidereal_nn::device::DeviceChoice;
 use sidereal_tokenizer::TokenizerConfig;
+use sidereal_tokenizer::life::collisions::{Collisions, Leftovers};
 use sidereal_tokenizer::life::drift::{Limits, drift};
 use tempfile::TempDir;
 
@@ -20,6 +21,7 @@ use sidereal::life::added::AddedItems;
 use sidereal::life::upgrade::{How, Upgraded, upgrade};
 use sidereal::life::{change, versions};
 use sidereal::recipe::DataRecipe;
+use sidereal::vectors::Input;
 use sidereal::{Run, Stage, stages};
 
 const ITEMS: usize = 60;
@@ -49,7 +51,7 @@ fn seen_by_another(item: usize) -> Vec<f32> {
 }
 
 impl World {
-    fn new(method: &str, settings: serde_json::Value, policy: CollisionPolicy) -> Self {
+    fn new(method: &str, settings: serde_json::Value, collisions: impl Into<Collisions>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let run = Run::create(&folder.path().join("run")).unwrap();
         let world = Self { folder, run };
@@ -72,7 +74,7 @@ impl World {
         let config: TokenizerConfig = serde_json::from_value(serde_json::json!({ method: settings })).unwrap();
         let wish = stages::tokenizer::Wish { config: &config, collaborative: None, seed: 3, device: DeviceChoice::Cpu };
         stages::tokenizer::make(&world.run, wish, &NoProgress).unwrap();
-        stages::catalog::build(&world.run, policy).unwrap();
+        stages::catalog::build(&world.run, collisions).unwrap();
         world
     }
 
@@ -103,11 +105,11 @@ impl World {
         let mut table = "item_id,title,category\n".to_owned();
         items.for_each(|item| table += &format!("{},New {item},group {} > {}\n", id(item), item % GROUPS, item % 12));
         fs::write(self.path("new.csv"), table).unwrap();
-        change::add(&self.run, &vectors, Some(&self.path("new.csv")), &NoProgress)
+        change::add(&self.run, &[Input::from(&*vectors)], Some(&self.path("new.csv")), &NoProgress)
     }
 
     fn upgrade(&self, new: &str, how: How, out: &str) -> sidereal::Result<Upgraded> {
-        upgrade(&self.run, &self.path(new), how, &self.path(out), DeviceChoice::Cpu, &NoProgress)
+        upgrade(&self.run, &[Input::from(&*self.path(new))], how, &self.path(out), DeviceChoice::Cpu, &NoProgress)
     }
 
     /// The codes of the catalog's items from `first` on, without suffixes.
@@ -199,7 +201,7 @@ fn categories_of_added_items_are_kept_and_a_list_that_needs_them_asks_for_them()
     let world = World::new("category-tree", serde_json::json!({ "codes": [8, 8, 8] }), CollisionPolicy::Postings);
     let new = world.vectors("new.parquet", ITEMS..ITEMS + 1, vector);
     let before = World::listed(&world.run);
-    let error = change::add(&world.run, &new, None, &NoProgress).unwrap_err().to_string();
+    let error = change::add(&world.run, &[Input::from(&*new)], None, &NoProgress).unwrap_err().to_string();
     assert!(error.contains("category-tree") && error.contains("--items") && error.contains("genre"), "{error}");
     assert_eq!(World::listed(&world.run), before);
     world.add(ITEMS..ITEMS + 2).unwrap();
@@ -222,6 +224,41 @@ fn a_list_without_room_or_codewords_says_so_and_changes_nothing() {
     let random = World::new("random", serde_json::json!({ "codes": [64, 64, 64] }), CollisionPolicy::NearestFree);
     let error = random.add(ITEMS..ITEMS + 4000).unwrap_err().to_string();
     assert!(error.contains("which random does not have") && error.contains("postings or suffix"), "{error}");
+}
+
+#[test]
+fn what_a_repair_leaves_together_follows_its_policy_as_long_as_the_catalog_lives() {
+    let balanced = |leftovers| Collisions { policy: CollisionPolicy::Balanced, leftovers };
+    let world = World::new("rq-kmeans", serde_json::json!({ "codes": [3, 8, 8] }), balanced(Leftovers::Postings));
+    let leaves = |run: &Run| run.catalog().unwrap().trie().leaves() as usize;
+    assert!(leaves(&world.run) < ITEMS);
+    let before = World::listed(&world.run);
+    let error = stages::catalog::build(&world.run, balanced(Leftovers::Error)).unwrap_err().to_string();
+    assert!(error.contains("still share a semantic ID") && error.contains("item "), "{error}");
+    assert_eq!(World::listed(&world.run), before, "a refused catalog leaves the one that was there");
+
+    stages::catalog::build(&world.run, balanced(Leftovers::Suffix)).unwrap();
+    assert_eq!((world.run.catalog().unwrap().levels(), leaves(&world.run)), (4, ITEMS));
+    world.add(ITEMS..ITEMS + 3).unwrap();
+    assert_eq!(leaves(&world.run), ITEMS + 3);
+
+    stages::catalog::build(&world.run, balanced(Leftovers::NearestFree)).unwrap();
+    assert_eq!((world.run.catalog().unwrap().levels(), leaves(&world.run)), (3, ITEMS));
+    world.vectors("all.parquet", 0..ITEMS, seen_by_another);
+    world.upgrade("all.parquet", How::Relabel, "relabelled").unwrap();
+    let relabelled = Run::open(&world.path("relabelled")).unwrap();
+    let asked = |run: &Run| run.manifest(Stage::Catalog).unwrap().config;
+    assert_eq!(asked(&relabelled), asked(&world.run));
+
+    // Groups of 10 under prefixes with 12 codes: 4 more of one group are 2 too many.
+    let strict = Collisions { policy: CollisionPolicy::NearestFree, leftovers: Leftovers::Error };
+    let world = World::new("rq-kmeans", serde_json::json!({ "codes": [6, 12] }), strict);
+    let before = World::listed(&world.run);
+    let error = world.add(ITEMS..ITEMS + 19).unwrap_err().to_string();
+    assert!(error.contains("still share a semantic ID"), "{error}");
+    assert_eq!(World::listed(&world.run), before);
+    world.add(ITEMS..ITEMS + 6).unwrap();
+    assert_eq!(leaves(&world.run), ITEMS + 6);
 }
 
 #[test]
@@ -261,9 +298,29 @@ fn a_catalog_with_added_and_removed_items_is_relabelled_as_a_whole() {
         }
         // It lives on: what was removed comes back, and the version before can be had.
         let new = world.vectors("back.parquet", 5..6, seen_by_another);
-        assert_eq!(change::add(&to, &new, None, &NoProgress).unwrap().restored, 1);
+        assert_eq!(change::add(&to, &[Input::from(&*new)], None, &NoProgress).unwrap().restored, 1);
         assert_eq!(versions::versions(&to).unwrap().len(), 4, "built, added, removed, restored");
     }
+}
+
+#[test]
+fn a_catalog_with_added_items_is_carried_over_to_vectors_in_several_files() {
+    let world = World::new("rq-kmeans", serde_json::json!({ "codes": [8, 8] }), CollisionPolicy::Postings);
+    world.add(ITEMS..ITEMS + 3).unwrap();
+    // Each file has its own order: rows are found by their ids.
+    let first = world.vectors("first.parquet", (0..ITEMS + 3).rev(), |item| seen_by_another(item)[..3].to_vec());
+    let second = world.vectors("second.parquet", 0..ITEMS + 3, |item| seen_by_another(item)[3..].to_vec());
+    let files = [Input::from(&*first), Input::from(&*second)];
+    let out = world.path("mapped");
+    upgrade(&world.run, &files, How::Map, &out, DeviceChoice::Cpu, &NoProgress).unwrap();
+    let to = Run::open(&out).unwrap();
+    let all = to.catalog_embeddings(&to.catalog().unwrap()).unwrap();
+    assert!((0..ITEMS + 3).all(|item| all.row(item) == seen_by_another(item)));
+    let some = world.vectors("some.parquet", 0..ITEMS, |item| seen_by_another(item)[3..].to_vec());
+    let files = [Input::from(&*first), Input::from(&*some)];
+    let error = upgrade(&world.run, &files, How::Map, &world.path("none"), DeviceChoice::Cpu, &NoProgress);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("some.parquet") && error.contains(&id(ITEMS)), "{error}");
 }
 
 #[test]
@@ -290,7 +347,7 @@ fn a_new_encoder_keeps_the_catalog_and_what_was_added_to_it() {
 
     // New items of the new model are added; reports and drift go on.
     let new = world.vectors("more.parquet", ITEMS + 3..ITEMS + 5, seen_by_another);
-    assert_eq!(change::add(&to, &new, None, &NoProgress).unwrap().added, 2);
+    assert_eq!(change::add(&to, &[Input::from(&*new)], None, &NoProgress).unwrap().added, 2);
     let report = stages::tokenizer::report(&to, &NoProgress).unwrap();
     assert!(report.reconstruction.unwrap().relative_error.is_finite());
     let catalog = to.catalog().unwrap();

@@ -219,7 +219,10 @@ pub(crate) enum Bench {
     },
     /// RQ-VAE of TIGER's shape on random vectors: encoding, and steps of training.
     RqVae {
-        /// Items encoded.
+        /// Vectors; by default random.
+        #[arg(long)]
+        input: Option<PathBuf>,
+        /// Items encoded, of random vectors.
         #[arg(long, default_value_t = 100_000)]
         items: usize,
         /// Steps of training.

@@ -92,7 +92,7 @@ pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
             let wish = ChangesWish { items, beam, rate, every_ms, load, workers, seconds, rounds, merge_after, seed };
             sidereal::bench::changes(&wish, device)?
         }
-        Bench::RqVae { items, steps, runs } => sidereal::bench::rq_vae(items, steps, runs)?,
+        Bench::RqVae { input, items, steps, runs } => sidereal::bench::rq_vae(input.as_deref(), items, steps, runs)?,
         Bench::Encode { method, settings, input, items, width, levels, codes, runs } => {
             let wish = EncodeWish { method, settings, input, items, width, levels, codes, runs };
             sidereal::bench::encode(&wish, context.progress.as_ref())?

@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use sidereal::exchange::{self, Format};
+use sidereal::features::{Kind, Vocabulary, Wish};
 use sidereal::life::change::{self, Changed};
 use sidereal::life::migration;
 use sidereal::life::versions::{self, Version};
+use sidereal::tokenizer::life::collisions::Collisions;
 use sidereal::{Result, Run, Stage, features, stages};
 
 use crate::args::CatalogCommand;
@@ -14,14 +16,14 @@ use crate::output;
 
 pub(crate) fn execute(context: &Context, command: CatalogCommand) -> Result<ExitCode> {
     match command {
-        CatalogCommand::Build { run, collisions } => {
+        CatalogCommand::Build { run, collisions: policy, leftovers } => {
             let run = Run::open(&run)?;
-            let outcome = stages::catalog::build(&run, collisions)?;
+            let outcome = stages::catalog::build(&run, Collisions { policy, leftovers })?;
             context.answer_stage(&run, Stage::Catalog, outcome)
         }
-        CatalogCommand::Add { run, embeddings, items } => {
+        CatalogCommand::Add { run, vectors, items } => {
             let run = Run::open(&run)?;
-            let changed = change::add(&run, &embeddings, items.as_deref(), context.progress.as_ref())?;
+            let changed = change::add(&run, &vectors.inputs()?, items.as_deref(), context.progress.as_ref())?;
             tell_change(context, &changed)
         }
         CatalogCommand::Remove { run, items, items_file } => {
@@ -85,8 +87,14 @@ pub(crate) fn execute(context: &Context, command: CatalogCommand) -> Result<Exit
             }
             Ok(ExitCode::SUCCESS)
         }
-        CatalogCommand::Features { run, kind, vocab, n, out } => {
-            let done = features::write(&Run::open(&run)?, features::Wish { kind, vocab, n }, &out)?;
+        CatalogCommand::Features { run, kind, vocab, n, vocabulary, out } => {
+            let earlier = vocabulary.as_deref().map(Vocabulary::read).transpose()?;
+            let wish = match &earlier {
+                Some(earlier) => earlier.wish(kind)?,
+                // The arguments have one of the two.
+                None => Wish { kind: kind.unwrap_or(Kind::Prefix), vocab, n, earlier: None },
+            };
+            let done = features::write(&Run::open(&run)?, wish, &out)?;
             if context.global.json {
                 output::json(&done)?;
             } else {

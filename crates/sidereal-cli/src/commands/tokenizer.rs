@@ -1,21 +1,23 @@
 //! `sidereal tokenizer train|encode|drift|upgrade|report|compare`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
 use sidereal::core::Error;
 use sidereal::core::artifact::write_atomic;
 use sidereal::embed::StoreOptions;
-use sidereal::encode::{Done, EncodeJob, Input};
+use sidereal::encode::{Done, EncodeJob};
 use sidereal::life::upgrade::{How, Upgraded, upgrade};
 use sidereal::quality::{Subject, compare, side_by_side};
 use sidereal::report::{QualityPage, render_quality};
 use sidereal::stages::vectors_only;
 use sidereal::tokenizer::codes::parse_codes;
+use sidereal::tokenizer::life::collisions::Collisions;
 use sidereal::tokenizer::life::drift::Limits;
 use sidereal::tokenizer::life::upgrade::Agreement;
 use sidereal::tokenizer::{TokenizerConfig, Training};
+use sidereal::vectors::Input;
 use sidereal::{Recipe, Result, Run, Stage, stages};
 
 use crate::args::{Tokenizer, UpgradeHow};
@@ -32,7 +34,7 @@ fn default_levels(method: &str) -> usize {
 
 pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode> {
     match command {
-        Tokenizer::Train { run, embeddings, sample, method, recipe, levels, codes, seed } => {
+        Tokenizer::Train { run, vectors, sample, on_invalid, method, recipe, levels, codes, seed } => {
             let (config, collaborative) = match recipe {
                 Some(recipe) => {
                     let Recipe { tokenizer, collaborative, .. } = Recipe::load(&recipe)?;
@@ -48,26 +50,25 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
                 }
             };
             let (device, progress) = (context.global.device, context.progress.as_ref());
-            let (run, outcome) = match embeddings {
-                Some(file) => {
-                    let run = Run::create(&run)?;
-                    let training = Training { device: device.open()?, ..Training::new(seed, progress) };
-                    let wish = vectors_only::Wish { config: &config, sample, seed };
-                    let outcome = vectors_only::train(&run, &file, wish, &training)?;
-                    (run, outcome)
-                }
-                None => {
-                    let run = Run::open(&run)?;
-                    let collaborative = collaborative.as_ref();
-                    let wish = stages::tokenizer::Wish { config: &config, collaborative, seed, device };
-                    let outcome = stages::tokenizer::make(&run, wish, progress)?;
-                    (run, outcome)
-                }
+            let inputs = vectors.inputs()?;
+            let (run, outcome) = if inputs.is_empty() {
+                let run = Run::open(&run)?;
+                let collaborative = collaborative.as_ref();
+                let wish = stages::tokenizer::Wish { config: &config, collaborative, seed, device };
+                let outcome = stages::tokenizer::make(&run, wish, progress)?;
+                (run, outcome)
+            } else {
+                let run = Run::create(&run)?;
+                let training = Training { device: device.open()?, ..Training::new(seed, progress) };
+                let stores = &StoreOptions::from_environment();
+                let wish = vectors_only::Wish { config: &config, inputs: &inputs, sample, on_invalid, stores, seed };
+                let outcome = vectors_only::train(&run, wish, &training)?;
+                (run, outcome)
             };
             context.answer_stage(&run, Stage::Tokenizer, outcome)
         }
-        Tokenizer::Encode { tokenizer, embeddings, name, out, on_invalid, part_rows } => {
-            let inputs = inputs(embeddings, name)?;
+        Tokenizer::Encode { tokenizer, vectors, out, on_invalid, part_rows } => {
+            let inputs = vectors.inputs()?;
             let stores = StoreOptions::from_environment();
             let job = EncodeJob { tokenizer, inputs, out, on_invalid, part_rows, stores };
             let done = job.run(context.progress.as_ref())?;
@@ -78,17 +79,18 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
             }
             Ok(ExitCode::SUCCESS)
         }
-        Tokenizer::Drift { run, embeddings, max_error_percentile, max_divergence, max_collision_share } => {
+        Tokenizer::Drift { run, vectors, max_error_percentile, max_divergence, max_collision_share } => {
             let limits = Limits { max_error_percentile, max_divergence, max_collision_share };
-            drift(context, &Run::open(&run)?, &embeddings, &limits)
+            drift(context, &Run::open(&run)?, &vectors.inputs()?, &limits)
         }
-        Tokenizer::Upgrade { run, new_embeddings, how, out } => {
+        Tokenizer::Upgrade { run, new_embeddings, name, how, out } => {
             let how = match how {
                 UpgradeHow::Map => How::Map,
                 UpgradeHow::Encoder => How::Encoder,
                 UpgradeHow::Relabel => How::Relabel,
             };
             let (device, progress) = (context.global.device, context.progress.as_ref());
+            let new_embeddings = Input::several(new_embeddings, name)?;
             let done = upgrade(&Run::open(&run)?, &new_embeddings, how, &out, device, progress)?;
             if context.global.json {
                 output::json(&done)?;
@@ -138,9 +140,9 @@ pub(crate) fn execute(context: &Context, command: Tokenizer) -> Result<ExitCode>
             }
             Ok(ExitCode::SUCCESS)
         }
-        Tokenizer::Compare { run, methods, levels, codes, collisions, seed, out, page } => {
+        Tokenizer::Compare { run, methods, levels, codes, collisions: policy, leftovers, seed, out, page } => {
             let levels = levels.or((!codes.contains(',')).then_some(DEFAULT_LEVELS));
-            let entries = compare::entries(&methods, &parse_codes(&codes, levels)?, collisions)?;
+            let entries = compare::entries(&methods, &parse_codes(&codes, levels)?, Collisions { policy, leftovers })?;
             let wish = compare::Wish { seed, device: context.global.device, out: &out, page };
             let found = compare::compare(&Run::open(&run)?, &entries, wish, context.progress.as_ref())?;
             if context.global.json {
@@ -172,10 +174,9 @@ fn told_agreements(done: &Upgraded) -> Vec<(&'static str, &Agreement)> {
 /// Exit status of a check that fails.
 const EXIT_NO: u8 = 1;
 
-fn drift(context: &Context, run: &Run, embeddings: &Path, limits: &Limits) -> Result<ExitCode> {
-    let vectors = sidereal::embed::read_vectors(embeddings, None)?;
-    let report =
-        sidereal::tokenizer::life::drift::drift(&run.tokenizer()?, &run.catalog()?, &vectors.embeddings, limits)?;
+fn drift(context: &Context, run: &Run, inputs: &[Input], limits: &Limits) -> Result<ExitCode> {
+    let new = sidereal::vectors::read(inputs)?.vectors;
+    let report = sidereal::tokenizer::life::drift::drift(&run.tokenizer()?, &run.catalog()?, &new, limits)?;
     if context.global.json {
         output::json(&report)?;
     } else {
@@ -199,16 +200,6 @@ struct ReportAnswer<'a> {
     first: &'a Subject,
     #[serde(skip_serializing_if = "<[Subject]>::is_empty")]
     compare: &'a [Subject],
-}
-
-/// Files with their names of tensors or columns: none, or one for each.
-fn inputs(embeddings: Vec<PathBuf>, names: Vec<String>) -> Result<Vec<Input>> {
-    if !names.is_empty() && names.len() != embeddings.len() {
-        let problem = format!("{} names for {} files of vectors", names.len(), embeddings.len());
-        return Err(Error::config("--name", problem, "give it once for each --embeddings, or never").into());
-    }
-    let names = names.into_iter().map(Some).chain(std::iter::repeat(None));
-    Ok(embeddings.into_iter().zip(names).map(|(location, name)| Input { location, name }).collect())
 }
 
 fn told(done: &Done, out: &Path) -> String {

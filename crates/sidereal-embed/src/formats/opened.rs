@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
-use sidereal_core::artifact::sha256_bytes;
+use sidereal_core::artifact::{sha256_bytes, sha256_file};
 use sidereal_core::{Error, Result};
 use sidereal_data::ranges::{LocalFile, ReadRanges};
 
@@ -77,6 +77,17 @@ impl Opened {
             (bytes, modified) = (about.len(), since.and_then(|since| u64::try_from(since.as_nanos()).ok()));
         }
         Ok(FileIdentity { bytes, ends: sha256_bytes(&ends), tag: self.tag.clone(), modified })
+    }
+
+    /// The file's sha256; in a store that of what tells its states apart.
+    pub(crate) fn digest(&self) -> Result<String> {
+        if let Some(path) = &self.path {
+            return sha256_file(path);
+        }
+        let FileIdentity { bytes, ends, tag, modified } = self.identity()?;
+        // A store's tag tells more than its clock.
+        let state = tag.or_else(|| modified.map(|time| time.to_string())).unwrap_or_default();
+        Ok(sha256_bytes(format!("{bytes} {ends} {state}").as_bytes()))
     }
 
     fn read(&self, from: u64, len: u64) -> Result<bytes::Bytes> {

@@ -8,11 +8,9 @@ use sidereal_core::{Error, ItemId, Result};
 use sidereal_data::parquet_file::{IdColumn, ParquetFile};
 
 use super::opened::Opened;
-use super::{AGAIN, Batch, Contents};
+use super::{AGAIN, Batch, Contents, ID, USUAL_NAMES};
 use crate::precision::Precision;
 
-const USUAL_NAMES: [&str; 4] = ["embedding", "embeddings", "vector", "vectors"];
-const ID: &str = "item_id";
 /// Rows that are looked through at a time for the first vector.
 const LOOK_ROWS: usize = 64;
 

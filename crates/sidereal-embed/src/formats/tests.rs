@@ -10,7 +10,7 @@ use arrow::array::{
 
 use super::*;
 use crate::vectors::read_vectors;
-use crate::written::{npy, npy_of, parquet, parquet_of, safetensors, write};
+use crate::written::{json_lines, npy, npy_of, parquet, parquet_of, safetensors, write};
 
 fn told(path: &Path, name: Option<&str>) -> String {
     read_vectors(path, name).unwrap_err().to_string()
@@ -245,4 +245,61 @@ fn the_identity_of_a_file_is_told_by_its_bytes_and_its_time_and_not_by_its_name(
     assert_eq!(identity(&other), first);
     let changed = npy(dir.path(), Precision::F32, false, &[1, 2], &[1.0, 3.0]);
     assert_ne!(identity(&changed).ends, first.ends);
+}
+
+#[test]
+fn json_lines_are_read_from_any_row_with_ids_and_missing_vectors() {
+    let dir = tempfile::tempdir().unwrap();
+    // Blank lines are no rows, the last line has no end, every third item no vector, ids are strings or integers.
+    let even = |row: usize| row.is_multiple_of(2);
+    let line = |row: usize| {
+        let id = if even(row) { format!("\"i{row}\"") } else { row.to_string() };
+        let vector = if row % 3 == 1 { "null".to_owned() } else { format!("[{row}, {}.5]", row * 2) };
+        format!("{{\"item_id\": {id}, \"title\": \"T\", \"vector\": {vector}}}")
+    };
+    let lines: Vec<String> = (0..2500)
+        .map(|row: usize| if row.is_multiple_of(7) { format!("\n{}", line(row)) } else { line(row) })
+        .collect();
+    let path = json_lines(dir.path(), &format!("\u{feff}{}", lines.join("\n")));
+    let file = VectorFile::open(&path, None).unwrap();
+    assert_eq!((file.rows(), file.width(), file.has_ids(), file.precision()), (2500, 2, true, Precision::F32));
+    for from_row in [0, 1, 1023, 1024, 1500, 2499, 2500] {
+        let reading = Reading { from_row, batch_rows: Some(700), keep_missing: true };
+        let batches: Vec<Batch> = file.read(reading).unwrap().map(Result::unwrap).collect();
+        let ids: Vec<String> =
+            batches.iter().flat_map(|b| b.ids.as_ref().unwrap()).map(|id| id.as_str().to_owned()).collect();
+        let want: Vec<String> =
+            (from_row..2500).map(|row| if even(row) { format!("i{row}") } else { row.to_string() }).collect();
+        assert_eq!(ids, want);
+        let missing: Vec<usize> = batches.iter().flat_map(|b| b.missing.clone()).collect();
+        assert_eq!(missing, (from_row..2500).filter(|row| row % 3 == 1).collect::<Vec<_>>());
+        let values: Vec<f32> = batches.iter().flat_map(|b| b.values.clone()).filter(|v| !v.is_nan()).collect();
+        let there = (from_row..2500).filter(|row| row % 3 != 1);
+        assert_eq!(values, there.flat_map(|row| [row as f32, row as f32 * 2.0 + 0.5]).collect::<Vec<_>>());
+        assert!(batches.iter().all(|batch| batch.values.len() <= 1400));
+    }
+    assert_eq!(file.ids().unwrap().map(|batch| batch.unwrap().1.len()).sum::<usize>(), 2500);
+    assert!(told(&path, None).contains("row 1: the vector is missing"));
+    assert!(told(&path, Some("title")).contains("row 0: the vector is missing"));
+    assert!(told(&path, Some("text")).contains("no key is named text (there are: item_id, title, vector)"));
+}
+
+#[test]
+fn json_lines_that_hold_no_vectors_are_told_with_their_row() {
+    let dir = tempfile::tempdir().unwrap();
+    for (text, says) in [
+        ("{\"embedding\": [1, 2]}\n{\"embedding\": [1]}\n", "row 1: the vector has 1 numbers, but others have 2"),
+        ("{\"embedding\": [1, 2]}\n\n[3]\n", "row 1: this is not a JSON object"),
+        ("{\"embedding\": [1, 2]}\n{\"embedding\": [1,", "row 1: this is not JSON (EOF"),
+        ("{\"embedding\": [1, \"2\"]}\n", "row 0: \"2\" in the vector is no number"),
+        ("{\"embedding\": [1]}\n{\"embedding\": 2}\n", "row 1: \"embedding\" is no list of numbers"),
+        ("{\"item_id\": \"a\", \"embedding\": [1]}\n{\"embedding\": [2]}\n", "row 1: the item id is missing"),
+        ("{\"item_id\": 1.5, \"embedding\": [1]}\n", "row 0: the item id is neither a string nor an integer"),
+        ("\n \n", "there are no vectors in it"),
+        ("{\"embedding\": []}\n", "0 wide"),
+        ("{\"embedding\": [1e300]}\n", "infinity"),
+    ] {
+        let error = told(&json_lines(dir.path(), text), None);
+        assert!(error.contains(says), "{text:?}: {error}");
+    }
 }

@@ -147,6 +147,49 @@ fn objects_of_s3_are_read_with_credentials_that_no_error_tells() {
 }
 
 #[test]
+fn objects_of_google_are_read_where_its_store_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = bytes_of(&npy(dir.path(), Precision::F32, false, &[1, 2], &[1.0, 2.0]));
+    // Its paths are one encoded word behind the bucket.
+    let server = Served::new(vec![("/bucket/deep%2Fv%2Enpy", bytes)]).start();
+    let base = format!("http://{}", server.address);
+    let options = StoreOptions::default().with("google_base_url", &base).with("google_skip_signature", "true");
+    let open = |url: &str| VectorFile::open_with(Path::new(url), None, &options);
+    let file = open("gs://bucket/deep/v.npy").unwrap();
+    assert_eq!(file.batches(0).unwrap().next().unwrap().unwrap().values, [1.0, 2.0]);
+    let missing = open("gs://bucket/deep/w.npy").unwrap_err().to_string();
+    assert!(
+        missing.contains("gs://bucket/deep/w.npy") && missing.contains("check the bucket and the key"),
+        "{missing}"
+    );
+}
+
+#[test]
+fn objects_of_azure_are_read_with_an_account_that_no_error_tells() {
+    const KEY: &str = "dmVyeS1zZWNyZXQ=";
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = bytes_of(&npy(dir.path(), Precision::F32, false, &[1, 2], &[1.0, 2.0]));
+    let mut served = Served::new(vec![("/container/deep/v.npy", bytes)]);
+    served.key = Some("sharedkey right:");
+    let server = served.start();
+    let options = |account: &str| {
+        StoreOptions::default()
+            .with("azure_storage_endpoint", &format!("http://{}", server.address))
+            .with("azure_allow_http", "true")
+            .with("azure_storage_account_name", account)
+            .with("azure_storage_account_key", KEY)
+    };
+    let open = |url: &str, account: &str| VectorFile::open_with(Path::new(url), None, &options(account));
+    let file = open("az://container/deep/v.npy", "right").unwrap();
+    assert_eq!(file.batches(0).unwrap().next().unwrap().unwrap().values, [1.0, 2.0]);
+    let missing = open("az://container/deep/w.npy", "right").unwrap_err().to_string();
+    assert!(missing.contains("az://container/deep/w.npy") && missing.contains("check the bucket"), "{missing}");
+    let refused = open("az://container/deep/v.npy", "wrong").unwrap_err().to_string();
+    assert!(refused.contains("check the credentials"), "{refused}");
+    assert!(!(missing + &refused + &format!("{:?}", options("right"))).contains(KEY));
+}
+
+#[test]
 fn urls_with_secrets_and_unknown_stores_are_refused_without_repeating_them() {
     for (url, says) in [
         ("https://host/v.npy?X-Amz-Signature=hidden", "carries a query"),

@@ -8,7 +8,8 @@
 //!   mapping, epsilon 0.003, 50 iterations.
 //! - `balanced`: codes are given anew at every level, each to about as many items ([`crate::life::balanced`]).
 //!
-//! *Differs from LC-Rec*: what 20 rounds do not part shares a leaf and is counted.
+//! *Differs from LC-Rec*: what 20 rounds do not part is counted, and follows a policy of its own
+//! ([`Leftovers`]).
 //!
 //! Items are taken in the order of their ids, so nothing depends on the order of the table or the number of threads. A
 //! repaired semantic ID is no longer a function of the vector alone: the catalog says what was published.
@@ -29,6 +30,7 @@ use crate::algebra::product::squared_distance;
 use crate::clustering::kmeans::normalise;
 use crate::clustering::sinkhorn;
 use crate::life::balanced::assign_balanced;
+use crate::life::collisions::{Collisions, Leftovers};
 use crate::quantizers::{LevelsSee, Model, Quantizer};
 use crate::tokenizer::ItemTokenizer;
 
@@ -38,6 +40,8 @@ const ROUNDS: usize = 20;
 const EPSILON: f64 = 0.003;
 /// LC-Rec's iterations of one mapping.
 const ITERATIONS: usize = 50;
+/// Semantic IDs, and items of one, that an error names.
+const NAMED: usize = 3;
 
 /// What a repair did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -70,25 +74,31 @@ pub struct Repaired {
 /// Repairs the semantic IDs of a whole catalog.
 ///
 /// # Errors
-/// A policy that repairs nothing; a method whose codes do not refine one another.
+/// A policy that repairs nothing; a method whose levels have no codewords to compare with; items left over, where that is
+/// an error.
 ///
 /// # Shapes
 /// `ids`: `[N]`; `vectors`: [N, D]; `sids`: [N, L], as the tokenizer made them
 pub fn repair(
     tokenizer: &ItemTokenizer,
-    policy: CollisionPolicy,
+    how: impl Into<Collisions>,
     ids: &[ItemId],
     vectors: &Embeddings,
     sids: &SemanticIds,
 ) -> Result<Repaired> {
+    let Collisions { policy, leftovers } = how.into();
     let task = Task::new(tokenizer, policy, ids, vectors, sids)?;
-    let (codes, rounds) = match policy {
+    let (mut codes, rounds) = match policy {
         CollisionPolicy::NearestFree => (task.nearest_free(&HashSet::new())?, 1),
         CollisionPolicy::Sinkhorn => task.sinkhorn()?,
         CollisionPolicy::Balanced => (task.balanced()?, 1),
         _ => return Err(no_repair(policy)),
     };
-    task.finish(codes, rounds, &HashSet::new())
+    if leftovers == Leftovers::NearestFree {
+        let now = SemanticIds::new(sids.levels(), codes)?;
+        codes = Task { sids: &now, rank: task.rank.clone(), ..task }.nearest_free(&HashSet::new())?;
+    }
+    task.finish(codes, rounds, leftovers, &HashSet::new())
 }
 
 /// Gives new items unused semantic IDs beside those that are `taken`, which do not move.
@@ -103,18 +113,19 @@ pub fn repair(
 /// As [`repair`]; `taken`: semantic IDs of L codes
 pub fn place(
     tokenizer: &ItemTokenizer,
-    policy: CollisionPolicy,
+    how: impl Into<Collisions>,
     ids: &[ItemId],
     vectors: &Embeddings,
     sids: &SemanticIds,
     taken: &HashSet<&[u16]>,
 ) -> Result<Repaired> {
+    let Collisions { policy, leftovers } = how.into();
     if !policy.repairs() {
         return Err(no_repair(policy));
     }
     let task = Task::new(tokenizer, policy, ids, vectors, sids)?;
     let codes = task.nearest_free(taken)?;
-    task.finish(codes, 1, taken)
+    task.finish(codes, 1, leftovers, taken)
 }
 
 fn no_repair(policy: CollisionPolicy) -> crate::Error {
@@ -126,6 +137,7 @@ fn no_repair(policy: CollisionPolicy) -> crate::Error {
 struct Task<'a> {
     tokenizer: &'a ItemTokenizer,
     policy: CollisionPolicy,
+    ids: &'a [ItemId],
     vectors: &'a Embeddings,
     sids: &'a SemanticIds,
     /// The place of every item in the order of ids, `[N]`.
@@ -138,7 +150,7 @@ impl<'a> Task<'a> {
     fn new(
         tokenizer: &'a ItemTokenizer,
         policy: CollisionPolicy,
-        ids: &[ItemId],
+        ids: &'a [ItemId],
         vectors: &'a Embeddings,
         sids: &'a SemanticIds,
     ) -> Result<Self> {
@@ -153,7 +165,7 @@ impl<'a> Task<'a> {
         let mut rank = vec![0; ids.len()];
         (0u32..).zip(&by_id).for_each(|(place, &item)| rank[item as usize] = place);
         let codes = tokenizer.codes_per_level().last().map_or(0, |&codes| codes as usize);
-        Ok(Self { tokenizer, policy, vectors, sids, rank, codes })
+        Ok(Self { tokenizer, policy, ids, vectors, sids, rank, codes })
     }
 
     /// Rows by (codes, id).
@@ -280,11 +292,20 @@ impl<'a> Task<'a> {
         Ok(codes)
     }
 
-    fn finish(&self, codes: Vec<u16>, rounds: usize, taken: &HashSet<&[u16]>) -> Result<Repaired> {
+    fn finish(
+        &self,
+        codes: Vec<u16>,
+        rounds: usize,
+        leftovers: Leftovers,
+        taken: &HashSet<&[u16]>,
+    ) -> Result<Repaired> {
         let sids = SemanticIds::new(self.sids.levels(), codes)?;
         let moved = sids.rows().zip(self.sids.rows()).filter(|(new, old)| new != old).count();
         let (behind_before, colliding_items) = shared(self.sids, taken);
         let (left_over, _) = shared(&sids, taken);
+        if left_over > 0 && leftovers == Leftovers::Error {
+            return Err(self.still_together(&sids, left_over, taken));
+        }
         let rate = |behind: usize| behind as f64 / sids.len().max(1) as f64;
         let record = RepairRecord {
             policy: self.policy.name(),
@@ -296,6 +317,23 @@ impl<'a> Task<'a> {
             left_over,
         };
         Ok(Repaired { sids, record })
+    }
+
+    /// The error that names the first items that a repair could not part.
+    fn still_together(&self, sids: &SemanticIds, count: usize, taken: &HashSet<&[u16]>) -> crate::Error {
+        let rows = self.sorted(sids);
+        let groups = rows.chunk_by(|&a, &b| sids.row(a) == sids.row(b));
+        let together = groups.filter(|group| group.len() > 1 || taken.contains(sids.row(group[0])));
+        let named: Vec<String> = together
+            .take(NAMED)
+            .map(|group| {
+                let items: Vec<&str> = group.iter().take(NAMED).map(|&row| self.ids[row].as_str()).collect();
+                format!("{items:?} at {:?}", sids.row(group[0]))
+            })
+            .collect();
+        let problem = format!("{count} items still share a semantic ID with another one: {}", named.join("; "));
+        let mend = "use more codes or levels, or let what is left share leaves (postings) or have a suffix";
+        Error::input("semantic IDs", problem, mend).into()
     }
 }
 
@@ -431,132 +469,4 @@ impl PartialEq for Offer {
 impl Eq for Offer {}
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::quantizers::TokenizerConfig;
-    use proptest::prelude::*;
-    use sidereal_core::NoProgress;
-    use sidereal_nn::rng::Rng;
-
-    proptest! {
-        #[test]
-        fn moves_are_those_of_the_sorted_list_of_all_pairs(
-            raw in prop::collection::vec(0u8..6, 5 * 8),
-            own in prop::collection::vec(0u16..5, 8),
-            free in prop::collection::vec(any::<bool>(), 5),
-        ) {
-            let distances: Vec<f32> = raw.iter().map(|&v| f32::from(v)).collect();
-            let mut left = free.clone();
-            let found = cheapest_moves(&distances, &own, &mut left);
-            // All pairs, own codes first.
-            let mut pairs: Vec<(u8, f32, usize, usize)> = Vec::new();
-            for item in 0..8 {
-                for code in 0..5 {
-                    let (d, at_home) = (distances[item * 5 + code], usize::from(own[item]) == code);
-                    let cost = if at_home { d } else { d - distances[item * 5 + usize::from(own[item])] };
-                    pairs.push((u8::from(!at_home), cost, item, code));
-                }
-            }
-            pairs.sort_by(|a, b| a.partial_cmp(b).unwrap());
-            let (mut want, mut open) = (vec![None; 8], free);
-            for (_, _, item, code) in pairs {
-                if open[code] && want[item].is_none() {
-                    open[code] = false;
-                    want[item] = Some(code as u16);
-                }
-            }
-            prop_assert_eq!(found, want);
-            prop_assert_eq!(left, open);
-        }
-    }
-
-    /// Items in pairs and triples near each other, so that a few codes must collide.
-    fn crowded() -> (Vec<ItemId>, Embeddings, ItemTokenizer) {
-        let (n, width) = (240, 6);
-        let mut rng = Rng::new(8, "crowd");
-        let centres: Vec<f32> = (0..80 * width).map(|_| rng.normal() as f32).collect();
-        let values = (0..n * width)
-            .map(|at| centres[at / width % 80 * width + at % width] + 0.02 * rng.normal() as f32)
-            .collect();
-        let vectors = Embeddings::new(n, width, values).unwrap();
-        let config = TokenizerConfig::with_defaults("rq-kmeans", vec![6, 6, 12]).unwrap();
-        let tokenizer = ItemTokenizer::train(&config, &vectors, 3, &NoProgress).unwrap();
-        ((0..n).map(|i| ItemId::from(format!("i{i:03}"))).collect(), vectors, tokenizer)
-    }
-
-    #[test]
-    fn repairs_change_last_codes_only_and_part_what_can_be_parted() {
-        let (ids, vectors, tokenizer) = crowded();
-        let sids = tokenizer.encode(&vectors).unwrap();
-        for policy in [CollisionPolicy::NearestFree, CollisionPolicy::Sinkhorn] {
-            let done = repair(&tokenizer, policy, &ids, &vectors, &sids).unwrap();
-            assert!(done.record.collision_rate_before > 0.2, "{:?}", done.record);
-            assert!(done.record.collision_rate < 0.3 * done.record.collision_rate_before, "{:?}", done.record);
-            assert!(done.sids.rows().zip(sids.rows()).all(|(new, old)| new[..2] == old[..2]));
-            let distinct: HashSet<&[u16]> = done.sids.rows().collect();
-            assert_eq!(done.record.left_over, ids.len() - distinct.len());
-            if policy == CollisionPolicy::NearestFree {
-                // Items are left over only under prefixes whose every code is in use.
-                let mut below: HashMap<&[u16], (usize, HashSet<u16>)> = HashMap::new();
-                for row in done.sids.rows() {
-                    let entry = below.entry(&row[..2]).or_default();
-                    entry.0 += 1;
-                    entry.1.insert(row[2]);
-                }
-                assert!(below.values().all(|(items, codes)| codes.len() == (*items).min(12)));
-            }
-        }
-        let refused = repair(&tokenizer, CollisionPolicy::Postings, &ids, &vectors, &sids).unwrap_err();
-        assert!(refused.to_string().contains("nearest-free"), "{refused}");
-    }
-
-    #[test]
-    fn a_repair_depends_neither_on_the_order_of_items_nor_on_threads() {
-        let (ids, vectors, tokenizer) = crowded();
-        let sids = tokenizer.encode(&vectors).unwrap();
-        let mut order: Vec<usize> = (0..ids.len()).collect();
-        Rng::new(1, "order").shuffle(&mut order);
-        let shuffled_ids: Vec<ItemId> = order.iter().map(|&i| ids[i].clone()).collect();
-        let values = order.iter().flat_map(|&i| vectors.row(i)).copied().collect();
-        let shuffled = Embeddings::new(ids.len(), vectors.width(), values).unwrap();
-        let shuffled_sids = tokenizer.encode(&shuffled).unwrap();
-        for policy in [CollisionPolicy::NearestFree, CollisionPolicy::Sinkhorn] {
-            let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-            let straight = one.install(|| repair(&tokenizer, policy, &ids, &vectors, &sids).unwrap());
-            let other = repair(&tokenizer, policy, &shuffled_ids, &shuffled, &shuffled_sids).unwrap();
-            assert_eq!(straight.record, other.record);
-            assert!(order.iter().enumerate().all(|(at, &item)| other.sids.row(at) == straight.sids.row(item)));
-        }
-    }
-
-    #[test]
-    fn new_items_find_places_that_nobody_has() {
-        let (ids, vectors, tokenizer) = crowded();
-        let sids = tokenizer.encode(&vectors).unwrap();
-        let taken: HashSet<&[u16]> = sids.rows().collect();
-        let new = Embeddings::new(3, vectors.width(), vectors.values()[..3 * vectors.width()].to_vec()).unwrap();
-        let new_sids = tokenizer.encode(&new).unwrap();
-        let done = place(&tokenizer, CollisionPolicy::Sinkhorn, &ids[..3], &new, &new_sids, &taken).unwrap();
-        assert_eq!((done.record.moved, done.record.left_over, done.record.colliding_items), (3, 0, 3));
-        assert!(done.sids.rows().all(|row| !taken.contains(row)));
-        // Nothing to do where nothing is taken.
-        let alone = place(
-            &tokenizer,
-            CollisionPolicy::NearestFree,
-            &ids[..1],
-            &new_row(&new),
-            &row(&new_sids),
-            &HashSet::new(),
-        );
-        assert_eq!(alone.unwrap().record.moved, 0);
-    }
-
-    fn new_row(rows: &Embeddings) -> Embeddings {
-        Embeddings::new(1, rows.width(), rows.row(0).to_vec()).unwrap()
-    }
-
-    fn row(sids: &SemanticIds) -> SemanticIds {
-        SemanticIds::new(sids.levels(), sids.row(0).to_vec()).unwrap()
-    }
-}
+mod tests;

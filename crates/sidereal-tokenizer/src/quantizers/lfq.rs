@@ -22,7 +22,7 @@ use sidereal_nn::schedule::Schedule;
 
 use super::net_training::{self, check_hidden, check_not_negative, check_positive, loop_settings};
 use super::sliced::SlicedCodebooks;
-use super::{MethodConfig, MethodKind, Quantizer, Scratch, Status, Trained, Training};
+use super::{LevelsSee, MethodConfig, MethodKind, Quantizer, Scratch, Status, Trained, Training};
 use crate::Result;
 use crate::arrays::{ArraySet, NamedArray};
 use crate::encode::check_width;
@@ -215,6 +215,10 @@ impl Quantizer for Lfq {
 
     fn codebook(&self, level: usize) -> &[f32] {
         self.codebooks.codebook(level)
+    }
+
+    fn levels_see(&self) -> LevelsSee {
+        LevelsSee::SubVectors
     }
 
     fn arrays(&self) -> Vec<NamedArray> {

@@ -17,7 +17,7 @@ use crate::codebooks::search::SearchScratch;
 use crate::item_table::ItemTable;
 use crate::life::growth::Growth;
 use crate::pre_step::PreStep;
-use crate::training_items::TrainingItems;
+use crate::training_items::{FitOn, TrainingItems};
 
 pub mod category_tree;
 pub mod collaborative;
@@ -205,6 +205,11 @@ pub trait MethodConfig {
     /// Whether the trained method is a list of items ([`Model::Table`]) and not a quantizer.
     fn lists_items(&self) -> bool {
         false
+    }
+
+    /// Which items it is fitted on; all but for methods that learn from vectors alone and have a key for it.
+    fn fit_on(&self) -> FitOn {
+        FitOn::All
     }
 
     /// Checks the settings beyond the numbers of codes.

@@ -25,7 +25,7 @@ use crate::arrays::{ArraySet, NamedArray};
 use crate::clustering::kmeans::{KMeans, KMeansOptions, fit_from, sample_rows};
 use crate::codebooks::product_codebooks::{ProductCodebooks, ProductTraining, check_levels, columns, cuts};
 use crate::pre_step::PreStep;
-use crate::training_items::TrainingItems;
+use crate::training_items::{FitOn, TrainingItems};
 
 /// Iterations of k-means between two rotations, as faiss.
 const ITERATIONS_BETWEEN: usize = 4;
@@ -38,6 +38,9 @@ pub struct OpqConfig {
     pub codes: Vec<u32>,
     /// What is done to embeddings first, in order.
     pub pre_steps: Vec<PreStep>,
+    /// Items that it is fitted on: `all`, or those `seen` in the training histories.
+    #[serde(skip_serializing_if = "FitOn::is_usual")]
+    pub fit: FitOn,
     /// Times that codebooks and rotation are fitted in turn.
     pub alternations: usize,
     /// Where the rotation starts.
@@ -67,6 +70,7 @@ impl Default for OpqConfig {
         Self {
             codes: vec![256; 16],
             pre_steps: Vec::new(),
+            fit: FitOn::All,
             alternations: 20,
             start: OpqStart::Pca,
             rotation_rows: 65_536,
@@ -93,6 +97,10 @@ impl MethodConfig for OpqConfig {
 
     fn pre_steps(&self) -> &[PreStep] {
         &self.pre_steps
+    }
+
+    fn fit_on(&self) -> FitOn {
+        self.fit
     }
 
     fn check(&self) -> Result<()> {

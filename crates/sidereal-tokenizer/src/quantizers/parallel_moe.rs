@@ -21,7 +21,7 @@ use sidereal_nn::schedule::Schedule;
 
 use super::net_training::{self, check_hidden, check_not_negative, check_positive, check_sizes, loop_settings};
 use super::sliced::{SlicedCodebooks, in_blocks};
-use super::{MethodConfig, MethodKind, Quantizer, Scratch, Status, Trained, Training};
+use super::{LevelsSee, MethodConfig, MethodKind, Quantizer, Scratch, Status, Trained, Training};
 use crate::Result;
 use crate::arrays::{ArraySet, NamedArray};
 use crate::codebooks::nearest::NearestCodeword;
@@ -265,6 +265,10 @@ impl Quantizer for ParallelMoe {
 
     fn codebook(&self, level: usize) -> &[f32] {
         self.codebooks.codebook(level)
+    }
+
+    fn levels_see(&self) -> LevelsSee {
+        LevelsSee::SubVectors
     }
 
     fn arrays(&self) -> Vec<NamedArray> {

@@ -19,7 +19,7 @@ use crate::arrays::{ArraySet, NamedArray};
 use crate::clustering::kmeans::{KMeans, KMeansOptions};
 use crate::codebooks::product_codebooks::{ProductCodebooks, ProductTraining, check_levels};
 use crate::pre_step::PreStep;
-use crate::training_items::TrainingItems;
+use crate::training_items::{FitOn, TrainingItems};
 
 /// Settings of product quantization.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub struct PqConfig {
     pub codes: Vec<u32>,
     /// What is done to embeddings first, in order.
     pub pre_steps: Vec<PreStep>,
+    /// Items that it is fitted on: `all`, or those `seen` in the training histories.
+    #[serde(skip_serializing_if = "FitOn::is_usual")]
+    pub fit: FitOn,
     /// Most iterations of a sub-vector's k-means.
     pub max_iterations: usize,
     /// It ends when an iteration lowers its error by less than this share.
@@ -42,6 +45,7 @@ impl Default for PqConfig {
         Self {
             codes: vec![256; 16],
             pre_steps: Vec::new(),
+            fit: FitOn::All,
             max_iterations: 30,
             tolerance: 1e-4,
             seeding_rows_per_code: 16,
@@ -65,6 +69,10 @@ impl MethodConfig for PqConfig {
 
     fn pre_steps(&self) -> &[PreStep] {
         &self.pre_steps
+    }
+
+    fn fit_on(&self) -> FitOn {
+        self.fit
     }
 
     fn check(&self) -> Result<()> {

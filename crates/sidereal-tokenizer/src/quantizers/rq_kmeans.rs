@@ -30,7 +30,7 @@ use crate::codebooks::beam::{check_beam, residuals_of_beams, table_entries};
 use crate::codebooks::residual::ResidualCodebooks;
 use crate::codebooks::search::CodeSearch;
 use crate::pre_step::PreStep;
-use crate::training_items::TrainingItems;
+use crate::training_items::{FitOn, TrainingItems};
 
 /// Without a beam, codebooks with more products among their codewords than this (16 MiB) are searched level by level.
 const MOST_ENTRIES_WITHOUT_BEAM: usize = 1 << 22;
@@ -43,6 +43,9 @@ pub struct RqKmeansConfig {
     pub codes: Vec<u32>,
     /// What is done to embeddings first, in order.
     pub pre_steps: Vec<PreStep>,
+    /// Items that it is fitted on: `all`, or those `seen` in the training histories.
+    #[serde(skip_serializing_if = "FitOn::is_usual")]
+    pub fit: FitOn,
     /// Most iterations of a level.
     pub max_iterations: usize,
     /// A level ends when an iteration lowers its error by less than this share.
@@ -71,6 +74,7 @@ impl Default for RqKmeansConfig {
         Self {
             codes: vec![256; 3],
             pre_steps: Vec::new(),
+            fit: FitOn::All,
             max_iterations: 30,
             tolerance: 1e-4,
             spherical: false,
@@ -110,6 +114,10 @@ impl MethodConfig for RqKmeansConfig {
 
     fn pre_steps(&self) -> &[PreStep] {
         &self.pre_steps
+    }
+
+    fn fit_on(&self) -> FitOn {
+        self.fit
     }
 
     fn check(&self) -> Result<()> {

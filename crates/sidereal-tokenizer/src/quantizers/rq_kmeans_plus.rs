@@ -6,7 +6,7 @@
 //! *Differs from the papers*: MiniOneRec's decoder is a plain MLP that starts at random; here it mirrors the encoder, x^ =
 //! q + MLP(q) with a last layer of 0, so that training starts exactly as residual k-means, which is evaluated too: the net
 //! of the lowest collision rate is kept, and may be that start. The MLPs have one hidden layer of 512 (there 2048, 1024,
-//! 512, 256, 128, 64), k-means is plain (there balanced).
+//! 512, 256, 128, 64), k-means is plain (there balanced: `kmeans_balanced`).
 //! *Checked against*: the start against residual quantization, in `rq_vae/model.rs`; the training is that of RQ-VAE.
 //!
 //! # Shapes
@@ -22,6 +22,7 @@ use super::{MethodConfig, MethodKind, Quantizer, Status, Trained, Training};
 use crate::Result;
 use crate::align::AlignConfig;
 use crate::arrays::ArraySet;
+use crate::clustering::capacity::MOST_CODES;
 use crate::pre_step::PreStep;
 use crate::training_items::TrainingItems;
 
@@ -63,6 +64,9 @@ pub struct RqKmeansPlusConfig {
     pub restart_dead_codes: bool,
     /// Most iterations of the k-means that the codebooks start from, on all items.
     pub kmeans_iterations: usize,
+    /// Its clusters are of equal size, floor(N / K) rows, one more or less, as MiniOneRec's. Default: plain k-means.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub kmeans_balanced: bool,
     /// How gradients pass the choice of codewords.
     pub estimator: Estimator,
     /// What moves codewords.
@@ -92,6 +96,7 @@ impl Default for RqKmeansPlusConfig {
             patience: 10,
             restart_dead_codes: true,
             kmeans_iterations: 30,
+            kmeans_balanced: false,
             estimator: Estimator::StraightThrough,
             codebook_update: CodebookUpdate::Gradient,
             sinkhorn: Sinkhorn::default(),
@@ -126,8 +131,14 @@ impl RqKmeansPlusConfig {
             align: self.align.clone(),
             ..RqVaeConfig::default()
         };
-        let start_iterations = self.kmeans_iterations;
-        Plan { method: NAME, config, residual: true, start_rows: usize::MAX, start_iterations }
+        Plan {
+            method: NAME,
+            config,
+            residual: true,
+            start_rows: usize::MAX,
+            start_iterations: self.kmeans_iterations,
+            start_balanced: self.kmeans_balanced,
+        }
     }
 }
 
@@ -154,6 +165,11 @@ impl MethodConfig for RqKmeansPlusConfig {
             let (key, mend) = (format!("{NAME}.kmeans_iterations"), "give 1 to 100000; 20 to 30 suffice");
             return Err(Error::config(key, format!("{} iterations", self.kmeans_iterations), mend).into());
         }
+        if let Some(&codes) = self.codes.iter().find(|&&k| self.kmeans_balanced && k > MOST_CODES) {
+            let problem = format!("a level has {codes} codes; balancing takes at most {MOST_CODES}");
+            let mend = "use more levels of fewer codes, or kmeans_balanced = false";
+            return Err(Error::config(format!("{NAME}.kmeans_balanced"), problem, mend).into());
+        }
         // Any width will do: it comes with the items.
         self.plan(1).config.check_as(NAME)
     }
@@ -168,5 +184,49 @@ impl MethodConfig for RqKmeansPlusConfig {
 
     fn load(&self, width: usize, arrays: &mut ArraySet) -> Result<Box<dyn Quantizer>> {
         Ok(Box::new(RqVae::take(&self.plan(width), width, arrays)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{ItemTokenizer, TokenizerConfig};
+    use sidereal_core::{Embeddings, NoProgress};
+    use sidereal_nn::rng::Rng;
+
+    /// Rows of each code of the first level, when nothing was trained after k-means.
+    fn shares(kmeans_balanced: bool) -> Vec<usize> {
+        let mut rng = Rng::new(4, "rows");
+        // A crowd and a few far away: nearest codewords share rows out unevenly.
+        let spread = |row: usize| if row < 150 { 0.1 } else { 3.0 };
+        let values = (0..200 * 4).map(|at| (rng.normal() * spread(at / 4)) as f32).collect();
+        let rows = Embeddings::new(200, 4, values).unwrap();
+        let config = RqKmeansPlusConfig {
+            codes: vec![8],
+            epochs: 1,
+            learning_rate: 1e-12,
+            kmeans_balanced,
+            ..Default::default()
+        };
+        let config = TokenizerConfig::RqKmeansPlus(config);
+        let tokenizer = ItemTokenizer::train(&config, &rows, 1, &NoProgress).unwrap();
+        let mut shares = vec![0; 8];
+        tokenizer.encode(&rows).unwrap().codes().iter().for_each(|&code| shares[usize::from(code)] += 1);
+        shares
+    }
+
+    #[test]
+    fn a_balanced_start_shares_rows_out_more_evenly() {
+        let (plain, balanced) = (shares(false), shares(true));
+        let most = |shares: &[usize]| shares.iter().max().copied().unwrap();
+        assert!(most(&balanced) < most(&plain), "{balanced:?} after a balanced start, {plain:?} after a plain one");
+    }
+
+    #[test]
+    fn balancing_more_codes_than_it_can_is_refused_with_the_key() {
+        let config = RqKmeansPlusConfig { codes: vec![4096], kmeans_balanced: true, ..Default::default() };
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains("rq-kmeans-plus.kmeans_balanced") && error.contains("4096"), "{error}");
     }
 }

@@ -175,6 +175,8 @@ pub struct Plan {
     pub(crate) start_rows: usize,
     /// Its most iterations.
     pub(crate) start_iterations: usize,
+    /// Its clusters are of equal size.
+    pub(crate) start_balanced: bool,
 }
 
 impl Plan {
@@ -188,6 +190,7 @@ impl Plan {
             start_rows: (10 * most).max(config.batch),
             // More gains nothing, because training moves them anyway.
             start_iterations: 25,
+            start_balanced: false,
         }
     }
 

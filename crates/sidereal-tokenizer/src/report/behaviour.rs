@@ -1,11 +1,11 @@
 //! What users and categories say about the codes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use sidereal_core::metrics::popularity::{Bucket, PopularityBuckets};
-use sidereal_core::{Error, Histories, ItemIndex, Result, SemanticIds};
+use sidereal_core::{Error, Histories, ItemIndex, Result, SemanticIds, Split};
 
 use super::structure::{shared_prefix, sorted};
 
@@ -41,6 +41,17 @@ pub fn consecutive_pairs(histories: &Histories, ends: &[u32]) -> Vec<(ItemIndex,
     let users = (0..histories.len()).zip(ends);
     let training = users.map(|(user, &end)| histories.items_of(user).iter().take(end as usize));
     training.flat_map(|items| items.clone().zip(items.skip(1))).filter(|(a, b)| a != b).map(|(&a, &b)| (a, b)).collect()
+}
+
+/// Pairs of different items of which the second is a held-out target and the first stands before it, but for those that
+/// follow one another, in either order, in some training part: nothing that learnt from these has seen such a pair.
+pub fn held_out_pairs(histories: &Histories, split: &Split) -> Vec<(ItemIndex, ItemIndex)> {
+    let either = |(a, b): (ItemIndex, ItemIndex)| (a.min(b), a.max(b));
+    let known: HashSet<(ItemIndex, ItemIndex)> =
+        consecutive_pairs(histories, &split.train_end).into_iter().map(either).collect();
+    let examples = split.validation.iter().chain(&split.test);
+    let pairs = examples.filter_map(|example| Some((*example.history(histories).last()?, example.target(histories))));
+    pairs.filter(|&(a, b)| a != b && !known.contains(&either((a, b)))).collect()
 }
 
 pub(super) fn co_purchase(ids: &SemanticIds, pairs: &[(ItemIndex, ItemIndex)]) -> Result<CoPurchase> {
@@ -142,5 +153,20 @@ mod tests {
         let users = vec!["u".to_owned(), "v".to_owned()];
         let histories = Histories::new(users, vec![0, 4, 6], vec![1, 1, 2, 3, 4, 5], None, None).unwrap();
         assert_eq!(consecutive_pairs(&histories, &[3, 2]), [(1, 2), (4, 5)]);
+    }
+
+    #[test]
+    fn held_out_pairs_are_transitions_that_no_training_part_has() {
+        // Training parts: 0 1 and 1 0 2 5; then come validation and test targets.
+        let users = vec!["u".to_owned(), "v".to_owned()];
+        let histories = Histories::new(users, vec![0, 4, 10], vec![0, 1, 2, 2, 1, 0, 2, 5, 3, 4], None, None).unwrap();
+        let split = Split::new(&histories, sidereal_core::SplitRule::LeaveOneOut).unwrap();
+        assert_eq!(split.train_end, [2, 4]);
+        assert_eq!(held_out_pairs(&histories, &split), [(1, 2), (5, 3), (3, 4)]);
+        // 2 -> 0 follows as 0 -> 2 in training.
+        let users = vec!["u".to_owned(), "v".to_owned()];
+        let histories = Histories::new(users, vec![0, 4, 7], vec![0, 2, 2, 0, 1, 3, 3], None, None).unwrap();
+        let split = Split::new(&histories, sidereal_core::SplitRule::LeaveOneOut).unwrap();
+        assert_eq!(held_out_pairs(&histories, &split), [(1, 3)]);
     }
 }

@@ -96,6 +96,7 @@ pub fn structure(ids: &SemanticIds, codes_per_level: &[u32]) -> Result<QualityRe
         category_purity: None,
         collisions_by_popularity: None,
         co_purchase: None,
+        co_purchase_held_out: None,
     })
 }
 

@@ -18,6 +18,7 @@ use sidereal_generator::bench::process_cpu_s;
 use sidereal_nn::rng::Rng;
 use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig};
 
+use super::machine::Machine;
 use crate::encode::EncodeJob;
 use crate::parquet_file::{self, JOB_KEY};
 use crate::{Result, Stage};
@@ -75,7 +76,8 @@ pub fn job_input(wish: &JobWish, items: u64, progress: &dyn Progress) -> Result<
     Ok(())
 }
 
-/// The job on the vectors of a size, done from its beginning.
+/// The job on the vectors of a size, done from its beginning, with what it moves as a share of one core's copying: every
+/// number is read from the file's pages, written as a vector, and read by the products.
 ///
 /// # Errors
 /// As [`job_input`] and [`EncodeJob::run`].
@@ -93,10 +95,15 @@ pub fn job(wish: &JobWish, items: u64, progress: &dyn Progress) -> Result<Value>
     let wall_s = began.elapsed().as_secs_f64();
     let cpu_s = process_cpu_s().zip(used).map(|(now, before)| now - before);
     let each = |s: f64| s / items as f64;
+    let machine = Machine::measure();
+    let moved = 3.0 * (items * wish.width as u64 * size_of::<f32>() as u64) as f64;
+    let moved_gb_per_cpu_s = cpu_s.map(|s| moved / s * 1e-9);
     Ok(json!({ "items": items, "wall_s": wall_s, "cpu_s": cpu_s, "items_per_s": items as f64 / wall_s,
         "items_per_cpu_s": cpu_s.map(|s| items as f64 / s), "cpu_s_per_item": cpu_s.map(each),
         "input_bytes": fs::metadata(&vectors).map(|about| about.len()).ok(),
         "bytes_read": bytes_read().zip(read).map(|(now, before)| now - before),
+        "moved_gb_per_cpu_s": moved_gb_per_cpu_s, "machine": machine,
+        "share_of_copy": moved_gb_per_cpu_s.map(|rate| rate / machine.copy_gb_per_s),
         "parts": done.parts, "unique_ids": done.unique_ids }))
 }
 

@@ -12,10 +12,10 @@ use arrow::datatypes::Schema;
 use sidereal_core::{Error, Progress};
 use sidereal_tokenizer::ItemTokenizer;
 
-use super::equals::distinct_codes;
 use super::parts::{layout, schema};
 use super::state::{Asked, Folder};
 use super::{Counts, OnInvalid};
+use crate::equals::distinct_codes;
 use crate::{Result, parquet_file};
 
 /// Rows of one batch, of which pages and row groups are made.

@@ -11,8 +11,7 @@ use sidereal_core::{Embeddings, Error, ItemId, SemanticIds};
 use sidereal_tokenizer::ItemTokenizer;
 
 use super::Counts;
-use super::invalid::{OnInvalid, faults, refusal};
-use super::source::Chunk;
+use crate::vectors::{Chunk, OnInvalid, faults, refusal};
 use crate::{Result, parquet_file};
 
 /// The metadata key that holds what became of the rows.
@@ -49,7 +48,8 @@ pub(super) fn encode(
 ) -> Result<(RecordBatch, Counts)> {
     let faults = faults(&chunk);
     if !faults.is_empty() && on_invalid == OnInvalid::Error {
-        return Err(refusal(place, &chunk, &faults).into());
+        let mend = "`--on-invalid null` (they get no codes) or `--on-invalid skip` (they are left out)";
+        return Err(refusal(place, &chunk, &faults, Some(mend)).into());
     }
     let Chunk { first_row, rows, mut ids, mut values, .. } = chunk;
     let width = values.len() / rows.max(1);

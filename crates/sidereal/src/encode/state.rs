@@ -14,9 +14,9 @@ use sidereal_core::artifact::{read_json, write_json};
 use sidereal_embed::FileIdentity;
 
 use super::parts::{COUNTS_KEY, layout, schema};
-use super::source::Source;
 use super::{Counts, OnInvalid, PART_ROWS};
 use crate::parquet_file::{self, JOB_KEY};
+use crate::vectors::Source;
 use crate::{Result, parquet_file::parts_folder};
 
 /// The metadata key that holds the number of distinct semantic IDs.

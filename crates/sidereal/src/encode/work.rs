@@ -9,11 +9,10 @@ use sidereal_core::{Error, Progress};
 use sidereal_tokenizer::ItemTokenizer;
 
 use super::Counts;
-use super::invalid::OnInvalid;
 use super::parts::encode;
-use super::source::{Chunk, Source};
 use super::state::Folder;
 use crate::Result;
+use crate::vectors::{Chunk, OnInvalid, Source};
 
 /// Chunks that wait to be encoded.
 const CHUNKS_AHEAD: usize = 2;

@@ -5,19 +5,20 @@
 //! *Differs from it*: one thread, and characters that the training gave no probability of their own all get the least one,
 //! because the trainer orders them by chance: same semantic IDs, same pieces.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
 use sidereal_core::{Error, SemanticIds};
 use tokenizers::models::unigram::{Unigram, UnigramTrainer};
 
-use super::Features;
+use super::{Entry, Features};
 use crate::Result;
 
 /// The trainer's step between characters that it gave no probability.
 const CHANCE_STEP: f64 = 1e-4;
 
-pub(super) fn features(ids: &SemanticIds, codes_per_level: &[u32], vocab: u32) -> Result<Features> {
+/// Pieces learnt from the semantic IDs, or those that are `known`, with one more for every code that none of them has.
+pub(super) fn features(ids: &SemanticIds, codes_per_level: &[u32], vocab: u32, known: &[Entry]) -> Result<Features> {
     let alphabet = Alphabet::new(codes_per_level)?;
     let mut counts: HashMap<&[u16], u32> = HashMap::new();
     ids.rows().for_each(|row| *counts.entry(row).or_default() += 1);
@@ -26,11 +27,15 @@ pub(super) fn features(ids: &SemanticIds, codes_per_level: &[u32], vocab: u32) -
     let mut used: Vec<char> = words.iter().flat_map(|(row, _)| alphabet.characters(row)).collect();
     used.sort_unstable();
     used.dedup();
-    if used.len() > vocab as usize {
-        let problem = format!("{vocab} ids for {} codes that occur", used.len());
-        return Err(Error::config("vocab", problem, "give more ids than there are codes").into());
-    }
-    let pieces = train(words.iter().map(|&(row, count)| (alphabet.word(row), count)).collect(), vocab, &used)?;
+    let pieces = if known.is_empty() {
+        if used.len() > vocab as usize {
+            let problem = format!("{vocab} ids for {} codes that occur", used.len());
+            return Err(Error::config("vocab", problem, "give more ids than there are codes").into());
+        }
+        train(words.iter().map(|&(row, count)| (alphabet.word(row), count)).collect(), vocab, &used)?
+    } else {
+        with_new_codes(known, &alphabet, &used)
+    };
     let numbers: HashMap<&str, u32> = pieces.iter().map(|(piece, _)| piece.as_str()).zip(0..).collect();
     let model = Unigram::from(pieces.clone(), None, false).map_err(|e| defect(&*e))?;
     let lists = ids.rows().map(|row| {
@@ -49,6 +54,19 @@ pub(super) fn features(ids: &SemanticIds, codes_per_level: &[u32], vocab: u32) -
     };
     let entries: Vec<serde_json::Value> = pieces.iter().map(entry).collect();
     Ok(Features { lists, ids: pieces.len(), vocabulary: json!({ "numbering": "pieces", "entries": entries }) })
+}
+
+/// Known pieces, and behind them the characters that are none of them, as unlikely as the least likely.
+fn with_new_codes(known: &[Entry], alphabet: &Alphabet, used: &[char]) -> Vec<(String, f64)> {
+    let piece = |entry: &Entry| {
+        let word = alphabet.part(entry.first_level, &entry.codes).collect();
+        (word, entry.log_probability.unwrap_or_default())
+    };
+    let mut pieces: Vec<(String, f64)> = known.iter().map(piece).collect();
+    let least = pieces.iter().map(|(_, score)| *score).fold(f64::INFINITY, f64::min);
+    let there: HashSet<String> = pieces.iter().map(|(piece, _)| piece.clone()).collect();
+    pieces.extend(used.iter().map(char::to_string).filter(|piece| !there.contains(piece)).map(|piece| (piece, least)));
+    pieces
 }
 
 /// Pieces with their log-probabilities, likeliest first.
@@ -98,12 +116,17 @@ impl Alphabet {
     }
 
     fn characters<'a>(&'a self, row: &'a [u16]) -> impl Iterator<Item = char> + 'a {
+        self.part(0, row)
+    }
+
+    /// The characters of codes from some level on.
+    fn part<'a>(&'a self, first_level: usize, codes: &'a [u16]) -> impl Iterator<Item = char> + 'a {
         let character = |(start, &code): (&u32, &u16)| {
             let number = start + u32::from(code);
             let plane = if number < PLANE { 0xf_0000 } else { 0x10_0000 };
             char::from_u32(plane + number % PLANE)
         };
-        self.starts.iter().zip(row).filter_map(character)
+        self.starts.iter().skip(first_level).zip(codes).filter_map(character)
     }
 
     fn word(&self, row: &[u16]) -> String {
@@ -133,7 +156,7 @@ mod tests {
     #[test]
     fn pieces_cover_all_items_with_fewer_ids_than_codes() {
         let ids = ids();
-        let found = features(&ids, &[32; 4], 200).unwrap();
+        let found = features(&ids, &[32; 4], 200, &[]).unwrap();
         assert!(found.ids <= 200);
         let entries = found.vocabulary["entries"].as_array().unwrap();
         assert_eq!(entries.len(), found.ids);
@@ -150,11 +173,11 @@ mod tests {
 
     #[test]
     fn the_same_ids_give_the_same_pieces() {
-        let first = features(&ids(), &[32; 4], 100).unwrap();
-        assert_eq!(first, features(&ids(), &[32; 4], 100).unwrap());
-        let error = features(&ids(), &[32; 4], 20).unwrap_err().to_string();
+        let first = features(&ids(), &[32; 4], 100, &[]).unwrap();
+        assert_eq!(first, features(&ids(), &[32; 4], 100, &[]).unwrap());
+        let error = features(&ids(), &[32; 4], 20, &[]).unwrap_err().to_string();
         assert!(error.contains("20 ids for"), "{error}");
-        assert!(features(&ids(), &[65_536; 4], 8000).is_err());
+        assert!(features(&ids(), &[65_536; 4], 8000, &[]).is_err());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::life::new_items::{NewItems, places};
 use crate::life::versions;
 use crate::run::{Run, Stage};
 use crate::stages::catalog::{facts, first_few};
+use crate::vectors::{Input, place_of};
 
 /// What a change did.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -38,12 +39,12 @@ pub struct Changed {
     pub placement: Option<RepairRecord>,
 }
 
-/// Adds the items of a file of vectors, encoded by the run's tokenizer as it is. What was published stays where it is.
+/// Adds the items of a file of vectors, or of several of the same items in the same order, encoded by the run's tokenizer as it is. What was published stays where it is.
 ///
 /// A tokenizer that lists items finds them places beside those that the catalog has, by categories, histories or vectors
 /// as its method does; the tokenizer's own list stays as it was trained, the catalog is the record.
 ///
-/// Item ids come from the file of vectors (Parquet) or, where it has none, from `items`, row by row; `items` also gives
+/// Item ids come from the files of vectors (Parquet) or, where they have none, from `items`, row by row; `items` also gives
 /// titles and categories. An item that was removed comes back under the semantic ID that it had, whatever its vector is
 /// now.
 ///
@@ -51,7 +52,7 @@ pub struct Changed {
 /// No catalog or tokenizer, or a catalog that this tokenizer did not make; vectors without ids; ids that the catalog
 /// has; a suffix that overflows, or a list without room; no categories for a method that places items by them. Then
 /// nothing has changed.
-pub fn add(run: &Run, embeddings: &Path, items: Option<&Path>, progress: &dyn Progress) -> Result<Changed> {
+pub fn add(run: &Run, embeddings: &[Input], items: Option<&Path>, progress: &dyn Progress) -> Result<Changed> {
     let catalog = run.catalog()?;
     let tokenizer = tokenizer_of(run)?;
     let new = NewItems::read(embeddings, items)?;
@@ -61,7 +62,7 @@ pub fn add(run: &Run, embeddings: &Path, items: Option<&Path>, progress: &dyn Pr
     if !there.is_empty() {
         let problem =
             format!("{} of {} items are in the catalog already: {}", there.len(), new.ids.len(), first_few(&there));
-        return Err(Error::input(embeddings.display().to_string(), problem, "leave them out").into());
+        return Err(Error::input(place_of(embeddings), problem, "leave them out").into());
     }
     let restore: Vec<ItemIndex> = new.ids.iter().filter_map(|id| index.get(id.as_str()).copied()).collect();
     let fresh = new.without(|id| index.contains_key(id.as_str()))?;

@@ -6,13 +6,16 @@ use std::path::Path;
 use sidereal_core::collision::continue_suffix;
 use sidereal_core::{Catalog, CollisionPolicy, Embeddings, Error, ItemId, ItemIndex, SemanticIds};
 use sidereal_data::ColumnMap;
+use sidereal_tokenizer::life::collisions::Collisions;
 use sidereal_tokenizer::life::repair::{RepairRecord, place};
 use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig, TrainingItems};
 
 use crate::Result;
 use crate::life::added::{AddedItems, extended};
 use crate::run::Run;
+use crate::stages::catalog::asked_of;
 use crate::stages::tokenizer::{Known, category_paths};
+use crate::vectors::{self, Input, Whole};
 
 /// Items to add.
 pub(crate) struct NewItems {
@@ -47,7 +50,8 @@ pub(crate) fn places(
         policy if policy.repairs() => {
             let published = catalog.semantic_ids()?;
             let taken: HashSet<&[u16]> = published.rows().collect();
-            let placed = place(&tokenizer, policy, &new.ids, &new.vectors, &sids, &taken)?;
+            let how = Collisions { policy, ..asked_of(run, catalog)? };
+            let placed = place(&tokenizer, how, &new.ids, &new.vectors, &sids, &taken)?;
             (placed.sids, Some(placed.record))
         }
         _ => (sids, None),
@@ -98,17 +102,16 @@ fn ids_of(catalog: &Catalog) -> Vec<ItemId> {
 
 impl NewItems {
     /// Reads vectors, and what a table says of their items.
-    pub(crate) fn read(embeddings: &Path, items: Option<&Path>) -> Result<Self> {
-        let vectors = sidereal_embed::read_vectors(embeddings, None)?;
-        let place = embeddings.display().to_string();
+    pub(crate) fn read(embeddings: &[Input], items: Option<&Path>) -> Result<Self> {
+        let Whole { vectors, ids, place } = vectors::read(embeddings)?;
         let table = items.map(|path| sidereal_data::items_from(path, &ColumnMap::default())).transpose()?;
-        let ids = match (vectors.item_ids, &table) {
+        let ids = match (ids, &table) {
             (Some(ids), _) => ids,
-            (None, Some(table)) if table.len() == vectors.embeddings.rows() => {
+            (None, Some(table)) if table.len() == vectors.rows() => {
                 table.ids().iter().map(|id| ItemId::from(id.as_str())).collect()
             }
             (None, Some(table)) => {
-                let problem = format!("{} vectors, but {} items", vectors.embeddings.rows(), table.len());
+                let problem = format!("{} vectors, but {} items", vectors.rows(), table.len());
                 let mend = "give one vector for each row of the items file, or a Parquet file with an item_id column";
                 return Err(Error::input(place, problem, mend).into());
             }
@@ -135,7 +138,7 @@ impl NewItems {
             let path_of: HashMap<&str, &Vec<String>> = table.ids().iter().map(String::as_str).zip(&paths).collect();
             ids.iter().map(|id| path_of.get(id.as_str()).map(|&path| path.clone()).unwrap_or_default()).collect()
         });
-        Ok(Self { ids, titles, categories, vectors: vectors.embeddings })
+        Ok(Self { ids, titles, categories, vectors })
     }
 
     /// Those that `drop` does not name.

@@ -16,6 +16,8 @@ use serde_json::json;
 use sidereal_core::artifact::{Manifest, StageWriter};
 use sidereal_core::catalog::diff;
 use sidereal_core::{Catalog, Embeddings, Error, ItemIndex, Progress};
+use sidereal_embed::parts::made;
+use sidereal_embed::{Hub, side_by_side};
 use sidereal_nn::device::DeviceChoice;
 use sidereal_tokenizer::life::upgrade::bridge::{BridgeRecord, bridge};
 use sidereal_tokenizer::life::upgrade::encoder::{EncoderRecord, retrain_encoder};
@@ -31,7 +33,9 @@ use crate::life::versions::copy_files;
 use crate::life::{change, migration};
 use crate::run::{Run, Stage};
 use crate::stages;
+use crate::stages::embeddings::Part;
 use crate::stages::tokenizer::{Asked, Known};
+use crate::vectors::{self, Input, Whole};
 
 /// The migration map's file in the new run.
 pub const MIGRATION_FILE: &str = "migration.parquet";
@@ -92,7 +96,7 @@ pub struct Upgraded {
 /// way itself can meet.
 pub fn upgrade(
     run: &Run,
-    new_embeddings: &Path,
+    new_embeddings: &[Input],
     how: How,
     out: &Path,
     device: DeviceChoice,
@@ -110,7 +114,8 @@ pub fn upgrade(
             take_over(run, &to, stage)?;
         }
     }
-    stages::embeddings::from_file(&to, new_embeddings, None, progress)?;
+    let parts: Vec<Part> = new_embeddings.iter().cloned().map(Part::from).collect();
+    stages::embeddings::from_parts(&to, &parts, &Hub::default(), progress)?;
     let vectors = match &added.vectors {
         Some(more) => extended(to.embeddings()?, more)?,
         None => to.embeddings()?,
@@ -258,7 +263,7 @@ impl Carried<'_> {
         writer.finish(manifest)?;
 
         // Items stand where they stood: built ones, then those added, then what was removed loses its leaf.
-        stages::catalog::build(to, catalog.policy())?;
+        stages::catalog::build(to, stages::catalog::asked_of(self.run, catalog)?)?;
         if let Some(vectors) = self.added.vectors {
             let ids = (catalog.built_items()..catalog.len()).map(|item| catalog.item_id(item as ItemIndex).into());
             let AddedItems { titles, categories, .. } = self.added;
@@ -316,22 +321,27 @@ fn take_over(run: &Run, to: &Run, stage: Stage) -> Result<()> {
     Ok(())
 }
 
-/// New vectors of the items that were added to the catalog, by id.
-fn added_vectors(catalog: &Catalog, file: &Path) -> Result<Option<Embeddings>> {
+/// New vectors of the items that were added to the catalog, found in every file by their ids, as those of the built ones
+/// are.
+fn added_vectors(catalog: &Catalog, files: &[Input]) -> Result<Option<Embeddings>> {
     let added: Vec<&str> =
         (catalog.built_items()..catalog.len()).map(|item| catalog.item_id(item as ItemIndex)).collect();
     if added.is_empty() {
         return Ok(None);
     }
-    let vectors = sidereal_embed::read_vectors(file, None)?;
-    let ids = vectors.item_ids.unwrap_or_default();
-    let row_of: HashMap<&str, usize> = ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();
-    let without: Vec<&str> = added.iter().copied().filter(|id| !row_of.contains_key(id)).collect();
-    if !without.is_empty() {
-        let problem = format!("added items have no vector in it: {}", stages::catalog::first_few(&without));
-        let mend = "give a Parquet file with item ids that has vectors of the added items too";
-        return Err(Error::input(file.display().to_string(), problem, mend).into());
+    let mut parts = Vec::new();
+    for file in files {
+        let Whole { vectors, ids, place } = vectors::read(std::slice::from_ref(file))?;
+        let ids = ids.unwrap_or_default();
+        let row_of: HashMap<&str, usize> = ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();
+        let without: Vec<&str> = added.iter().copied().filter(|id| !row_of.contains_key(id)).collect();
+        if !without.is_empty() {
+            let problem = format!("added items have no vector in it: {}", stages::catalog::first_few(&without));
+            let mend = "give a Parquet file with item ids that has vectors of the added items too";
+            return Err(Error::input(place, problem, mend).into());
+        }
+        let values = added.iter().filter_map(|id| row_of.get(id)).flat_map(|&row| vectors.row(row)).copied();
+        parts.push(made(Embeddings::new(added.len(), vectors.width(), values.collect())?));
     }
-    let values = added.iter().filter_map(|id| row_of.get(id)).flat_map(|&row| vectors.embeddings.row(row)).copied();
-    Ok(Some(Embeddings::new(added.len(), vectors.embeddings.width(), values.collect())?))
+    Ok(Some(side_by_side(parts)?.embeddings))
 }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::artifact::{read_json, read_manifest, write_atomic, write_json};
 use sidereal_core::{Catalog, CollisionPolicy, Error, ItemId, Progress};
 use sidereal_nn::device::DeviceChoice;
+use sidereal_tokenizer::life::collisions::{Collisions, Leftovers};
+use sidereal_tokenizer::report::CoPurchase;
 use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig};
 
 use super::{Judge, Subject};
@@ -37,6 +39,15 @@ pub struct Entry {
     /// What is done about items that share a semantic ID.
     #[serde(default)]
     pub collisions: CollisionPolicy,
+    /// What is done about those that a repair leaves together.
+    #[serde(default, skip_serializing_if = "Leftovers::is_usual")]
+    pub leftovers: Leftovers,
+}
+
+impl Entry {
+    fn how(&self) -> Collisions {
+        Collisions { policy: self.collisions, leftovers: self.leftovers }
+    }
 }
 
 #[derive(Deserialize)]
@@ -60,7 +71,7 @@ struct EntriesFile {
 ///
 /// # Errors
 /// A file that cannot be read; an unknown method; impossible settings; two entries of one label.
-pub fn entries(methods: &str, codes: &[u32], collisions: CollisionPolicy) -> Result<Vec<Entry>> {
+pub fn entries(methods: &str, codes: &[u32], how: Collisions) -> Result<Vec<Entry>> {
     let path = Path::new(methods);
     let mut entries: Vec<Entry> = if path.extension().is_some_and(|extension| extension == "toml") {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
@@ -80,7 +91,13 @@ pub fn entries(methods: &str, codes: &[u32], collisions: CollisionPolicy) -> Res
     } else {
         let entry = |name: &str| {
             let tokenizer = TokenizerConfig::with_defaults(name.trim(), codes.to_vec())?;
-            Ok(Entry { label: String::new(), tokenizer, collaborative: None, collisions })
+            Ok(Entry {
+                label: String::new(),
+                tokenizer,
+                collaborative: None,
+                collisions: how.policy,
+                leftovers: how.leftovers,
+            })
         };
         methods.split(',').map(entry).collect::<Result<_>>()?
     };
@@ -90,6 +107,7 @@ pub fn entries(methods: &str, codes: &[u32], collisions: CollisionPolicy) -> Res
     let mut labels = std::collections::BTreeSet::new();
     for entry in &mut entries {
         entry.tokenizer.check()?;
+        entry.how().check("leftovers")?;
         if entry.label.is_empty() {
             entry.label = entry.tokenizer.name().to_owned();
         }
@@ -121,7 +139,8 @@ pub struct Comparison {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Compared {
     /// What was done about collisions.
-    pub collisions: CollisionPolicy,
+    #[serde(flatten)]
+    pub collisions: Collisions,
     /// (N - distinct IDs) / N after it; none where it cannot be done.
     pub collision_rate_after: Option<f64>,
     /// Why it cannot.
@@ -219,12 +238,12 @@ fn one(
         Some(data) => data.items.ids().to_vec(),
         None => (0..embeddings.rows()).map(|item| ItemId::from(item.to_string())).collect(),
     };
-    let catalog = catalog::join(&tokenizer, entry.collisions, &ids, embeddings, judge.popularity.as_deref());
+    let catalog = catalog::join(&tokenizer, entry.how(), &ids, embeddings, judge.popularity.as_deref());
     let catalog = catalog.map(|(catalog, _)| catalog);
     let rate = |catalog: &Catalog| (ids.len() as f64 - f64::from(catalog.trie().leaves())) / ids.len() as f64;
     progress.finish();
     Ok(Compared {
-        collisions: entry.collisions,
+        collisions: entry.how(),
         collision_rate_after: catalog.as_ref().ok().map(rate),
         collisions_failed: catalog.err().map(|error| error.to_string()),
         seconds: measured.or_else(|| earlier.seconds_of(&digest)),
@@ -254,7 +273,7 @@ impl Earlier {
 fn page(found: &Comparison) -> QualityPage {
     let after = |part: &Compared| {
         let rate = part.collision_rate_after.map_or_else(|| "not possible".to_owned(), |rate| format!("{rate:.4}"));
-        (format!("{}, after {}", part.subject.name, part.collisions.name()), rate)
+        (format!("{}, after {}", part.subject.name, part.collisions.told()), rate)
     };
     let seconds = |part: &Compared| Some((format!("{}, seconds of training", part.subject.name), part.seconds?));
     let mut facts = vec![("run".to_owned(), found.run.clone()), ("seed".to_owned(), found.seed.to_string())];
@@ -273,7 +292,11 @@ pub fn table(found: &Comparison) -> String {
     let joined = |values: Vec<String>| if values.is_empty() { "-".to_owned() } else { values.join("/") };
     let figure =
         |value: Option<f64>, decimals: usize| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.decimals$}"));
-    let head = ["tokenizer", "collisions", "after", "perplexity", "error", "overlap", "purity", "lift", "seconds"];
+    let lift = |pairs: Option<&CoPurchase>| {
+        joined(pairs.iter().flat_map(|pairs| &pairs.lift).map(|&lift| figure(lift, 1)).collect())
+    };
+    let head =
+        ["tokenizer", "collisions", "after", "perplexity", "error", "overlap", "purity", "lift", "held out", "seconds"];
     let mut rows = vec![head.map(str::to_owned)];
     for Compared { subject, collision_rate_after, seconds, .. } in &found.tokenizers {
         let report = &subject.report;
@@ -285,13 +308,14 @@ pub fn table(found: &Comparison) -> String {
             figure(report.reconstruction.as_ref().map(|r| r.relative_error), 4),
             figure(report.neighbours.as_ref().map(|n| n.overlap), 3),
             joined(report.category_purity.iter().flatten().map(|p| format!("{p:.2}")).collect()),
-            joined(report.co_purchase.iter().flat_map(|c| &c.lift).map(|&lift| figure(lift, 1)).collect()),
+            lift(report.co_purchase.as_ref()),
+            lift(report.co_purchase_held_out.as_ref()),
             figure(*seconds, 1),
         ]);
     }
     let widths: Vec<usize> =
         (0..head.len()).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
-    let line = |row: &[String; 9]| {
+    let line = |row: &[String; 10]| {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
         cells.join("  ").trim_end().to_owned()
     };
@@ -307,7 +331,7 @@ mod tests {
 
     #[test]
     fn methods_are_named_on_the_command_line_or_in_a_file() {
-        let named = entries("rq-kmeans, rq-vae", &[8, 8], CollisionPolicy::Postings).unwrap();
+        let named = entries("rq-kmeans, rq-vae", &[8, 8], CollisionPolicy::Postings.into()).unwrap();
         assert_eq!(named.iter().map(|entry| &*entry.label).collect::<Vec<_>>(), ["rq-kmeans", "rq-vae"]);
         assert_eq!(named[0].tokenizer.codes(), [8, 8]);
         let dir = tempfile::tempdir().unwrap();
@@ -315,7 +339,7 @@ mod tests {
         let entry = |label: &str| format!("[[tokenizers]]\n{label}[tokenizers.tokenizer.rq-kmeans]\ncodes = [4]\n");
         let read = |text: String| {
             std::fs::write(&file, text).unwrap();
-            entries(file.to_str().unwrap(), &[8, 8], CollisionPolicy::Postings)
+            entries(file.to_str().unwrap(), &[8, 8], CollisionPolicy::Postings.into())
         };
         let two = read(entry("label = \"small\"\ncollisions = \"suffix\"\n") + &entry("")).unwrap();
         assert_eq!(
@@ -331,6 +355,10 @@ mod tests {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
-        assert!(entries("rq-kmean", &[8], CollisionPolicy::Postings).unwrap_err().to_string().contains("rq-kmeans"));
+        let after_nothing = read(entry("leftovers = \"error\"\n")).unwrap_err().to_string();
+        assert!(after_nothing.contains("postings leaves nothing over"), "{after_nothing}");
+        assert!(
+            entries("rq-kmean", &[8], CollisionPolicy::Postings.into()).unwrap_err().to_string().contains("rq-kmeans")
+        );
     }
 }

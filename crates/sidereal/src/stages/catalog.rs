@@ -3,9 +3,10 @@
 use serde_json::json;
 use sidereal_core::artifact::Manifest;
 use sidereal_core::attributes::Attributes;
-use sidereal_core::{Catalog, CollisionPolicy, Embeddings, Error, ItemId};
+use sidereal_core::{Catalog, Embeddings, Error, ItemId};
 use sidereal_data::{DataSource, PreparedData};
 use sidereal_tokenizer::ItemTokenizer;
+use sidereal_tokenizer::life::collisions::Collisions;
 use sidereal_tokenizer::life::repair::{RepairRecord, repair};
 
 use crate::life::versions;
@@ -20,7 +21,7 @@ use crate::{Result, exchange};
 /// As [`build`] and [`exchange::import`]; a file without a data folder to find it in; a run that has a tokenizer beside
 /// an imported catalog, which would be mistaken for the one that made it.
 pub fn make(run: &Run, recipe: &CatalogRecipe, source: Option<&DataSource>) -> Result<Outcome> {
-    let Some(import) = &recipe.import else { return build(run, recipe.collisions) };
+    let Some(import) = &recipe.import else { return build(run, recipe.how()) };
     if run.has(Stage::Tokenizer) {
         let problem = format!("{} has a tokenizer, which did not make these semantic IDs", run.root().display());
         return Err(Error::config("catalog.import", problem, "use another run folder").into());
@@ -45,18 +46,20 @@ pub fn make(run: &Run, recipe: &CatalogRecipe, source: Option<&DataSource>) -> R
 /// Items of one leaf are ordered by how often they occur in the training histories, where there is a split.
 ///
 /// # Errors
-/// A stage before it has not run; suffix overflow.
-pub fn build(run: &Run, policy: CollisionPolicy) -> Result<Outcome> {
+/// A stage before it has not run; suffix overflow; items that a repair leaves together, where that is an error.
+pub fn build(run: &Run, how: impl Into<Collisions>) -> Result<Outcome> {
+    let how = how.into();
+    how.check("leftovers")?;
     let mut stages = vec![Stage::Data, Stage::Embeddings, Stage::Tokenizer];
     stages.extend(run.has(Stage::Split).then_some(Stage::Split));
-    let wanted = Manifest::new(Stage::Catalog.name(), None, json!({ "collisions": policy }), inputs(run, &stages)?);
+    let wanted = Manifest::new(Stage::Catalog.name(), None, resolved(&how), inputs(run, &stages)?);
     run.stage(Stage::Catalog, wanted, |out| {
         let data = run.data()?;
         let tokenizer = run.tokenizer()?;
         let embeddings = run.embeddings()?;
         let ids = data.items.ids();
         let prior = prior(run, &data)?;
-        let (catalog, repair) = join(&tokenizer, policy, ids, &embeddings, prior.as_deref())?;
+        let (catalog, repair) = join(&tokenizer, how, ids, &embeddings, prior.as_deref())?;
         versions::keep_changed(run)?;
         catalog.save(out.dir())?;
         Attributes::of(&data.items).save(out.dir())?;
@@ -71,20 +74,26 @@ pub fn build(run: &Run, policy: CollisionPolicy) -> Result<Outcome> {
 /// Encodes items, repairs collisions where the policy says so, and joins items with their semantic IDs.
 pub(crate) fn join(
     tokenizer: &ItemTokenizer,
-    policy: CollisionPolicy,
+    how: Collisions,
     ids: &[ItemId],
     embeddings: &Embeddings,
     prior: Option<&[u32]>,
 ) -> Result<(Catalog, Option<RepairRecord>)> {
     let sids = tokenizer.encode_items(ids, embeddings)?;
-    let (sids, record) = match policy.repairs() {
+    let (sids, record) = match how.policy.repairs() {
         true => {
-            let repaired = repair(tokenizer, policy, ids, embeddings, &sids)?;
+            let repaired = repair(tokenizer, how, ids, embeddings, &sids)?;
             (repaired.sids, Some(repaired.record))
         }
         false => (sids, None),
     };
-    Ok((Catalog::build(ids, &sids, tokenizer.codes_per_level(), policy, prior)?, record))
+    Ok((Catalog::build(ids, &sids, tokenizer.codes_per_level(), how.of_catalog(), prior)?, record))
+}
+
+/// What was asked for about items that share a semantic ID; of an imported catalog, what it does about them.
+pub(crate) fn asked_of(run: &Run, catalog: &Catalog) -> Result<Collisions> {
+    let config = run.manifest(Stage::Catalog)?.config;
+    Ok(serde_json::from_value(config).unwrap_or_else(|_| catalog.policy().into()))
 }
 
 /// How often each item occurs in the training histories, where the run has a split: the order within a leaf.

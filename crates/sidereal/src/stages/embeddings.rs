@@ -11,7 +11,7 @@ use sidereal_embed::encoders::{self, Family};
 use sidereal_embed::pictures::{picture_paths, pictures_digest};
 use sidereal_embed::{
     BATCH_TOKENS, ComputeType, Contents, EncodeWork, EncoderOptions, Hub, Modality, ModelFolder, Template, VectorCache,
-    Vectors, cache_name, encode_items, one_below_the_other, parts, side_by_side,
+    VectorFile, Vectors, cache_name, encode_items, one_below_the_other, parts, side_by_side,
 };
 use sidereal_generator::Generator;
 use sidereal_nn::device::DeviceChoice;
@@ -20,6 +20,8 @@ use crate::Result;
 use crate::materials::RunMaterials;
 use crate::recipe::EmbeddingsRecipe;
 use crate::run::{Outcome, Run, Stage};
+use crate::stages::numbered;
+use crate::vectors::Input;
 
 /// A source of vectors; several stand side by side in the embeddings.
 #[derive(Debug, Clone)]
@@ -38,6 +40,12 @@ pub enum Part {
         /// The run.
         run: PathBuf,
     },
+}
+
+impl From<Input> for Part {
+    fn from(Input { location, name }: Input) -> Self {
+        Self::File { path: location, name }
+    }
 }
 
 /// How items go through a model.
@@ -179,23 +187,21 @@ pub fn from_parts(run: &Run, parts: &[Part], hub: &Hub, progress: &dyn Progress)
     let loaded = if with_models { Some(run.data()?) } else { None };
     let mut models: Vec<Option<Opened<'_>>> = Vec::new();
     for (i, part) in parts.iter().enumerate() {
-        // The first part has the plain name: one file is the usual case.
-        let numbered = |name: &str| if i == 0 { name.to_owned() } else { format!("{name}-{}", i + 1) };
         match part {
-            Part::File { path, .. } => {
-                inputs.insert(numbered("vectors"), sha256_file(path)?);
+            Part::File { path, name } => {
+                inputs.insert(numbered("vectors", i), VectorFile::open(path, name.as_deref())?.digest()?);
                 models.push(None);
             }
             Part::Learnt { run } => {
-                inputs.insert(numbered("generator"), Run::open(run)?.digest(Stage::Generator)?);
+                inputs.insert(numbered("generator", i), Run::open(run)?.digest(Stage::Generator)?);
                 models.push(None);
             }
             Part::Model(part) => {
                 let Some(data) = &loaded else { return Err(no_model(part)) };
                 let opened = Opened::find(part, hub, &data.items)?;
-                inputs.insert(numbered("model"), opened.sha256.clone());
+                inputs.insert(numbered("model", i), opened.sha256.clone());
                 if let Contents::Pictures(paths) = &opened.contents {
-                    inputs.insert(numbered("pictures"), pictures_digest(paths)?);
+                    inputs.insert(numbered("pictures", i), pictures_digest(paths)?);
                 }
                 models.push(Some(opened));
             }

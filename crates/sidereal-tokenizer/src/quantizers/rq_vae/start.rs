@@ -5,7 +5,7 @@ use sidereal_nn::rng::Rng;
 use super::training::Steps;
 use crate::Result;
 use crate::algebra::product::squared_norm;
-use crate::clustering::kmeans::{KMeansOptions, fit, sample_rows};
+use crate::clustering::kmeans::{Iterations, KMeansOptions, fit_by, sample_rows};
 
 /// Noise on a codeword that begins at a residual.
 const NOISE: f64 = 1e-4;
@@ -28,7 +28,8 @@ impl Steps<'_> {
                 spherical: false,
                 seeding_rows: (16 * codes as usize).max(16_384),
             };
-            let mut fitted = fit(&residuals, width, &options, &mut rng, &mut |_, _| {});
+            let way = if plan.start_balanced { Iterations::Balanced } else { Iterations::Lloyd };
+            let mut fitted = fit_by(way, &residuals, width, &options, &mut rng, &mut |_, _| {});
             let count = residuals.len() / width;
             let deviation = (squared_norm(&residuals) / residuals.len() as f64).sqrt();
             for codeword in fitted.codewords.chunks_exact_mut(width).skip(fitted.used) {

@@ -2,7 +2,7 @@
 
 use minijinja::value::Value;
 use serde::Serialize;
-use sidereal_tokenizer::report::{ConceptCard, QualityReport};
+use sidereal_tokenizer::report::{CoPurchase, ConceptCard, QualityReport};
 
 use super::{Chart, Fact, Table, TableRow, set};
 use crate::Result;
@@ -61,7 +61,7 @@ struct TopItem<'a> {
     name: &'a str,
 }
 
-const FIGURES: [&str; 8] = [
+const FIGURES: [&str; 9] = [
     "Items",
     "Distinct IDs",
     "Collision rate",
@@ -70,9 +70,10 @@ const FIGURES: [&str; 8] = [
     "Relative error",
     "Neighbour overlap",
     "Co-purchase lift, first and last depth",
+    "The same, held-out pairs",
 ];
 
-const LEVELS: [&str; 12] = [
+const LEVELS: [&str; 13] = [
     "Codes used",
     "Dead",
     "Perplexity",
@@ -85,6 +86,7 @@ const LEVELS: [&str; 12] = [
     "Residual ratio",
     "Category purity",
     "Co-purchase lift",
+    "The same, held-out pairs",
 ];
 
 pub(in crate::report) fn quality_page(data: &QualityPage) -> Result<String> {
@@ -117,8 +119,11 @@ fn legend((at, subject): (usize, &Subject)) -> Legend<'_> {
 fn figures(subject: &Subject) -> TableRow {
     let report = &subject.report;
     let error = report.reconstruction.as_ref().map_or(f64::NAN, |r| r.relative_error);
-    let lifts = report.co_purchase.as_ref().map_or(&[][..], |pairs| &pairs.lift);
-    let lift = |lift: Option<&Option<f64>>| figure(lift.copied().flatten().unwrap_or(f64::NAN), 1);
+    let ends = |pairs: Option<&CoPurchase>| {
+        let lifts = pairs.map_or(&[][..], |pairs| &pairs.lift);
+        let told = |lift: Option<&Option<f64>>| figure(lift.copied().flatten().unwrap_or(f64::NAN), 1);
+        format!("{}, {}", told(lifts.first()), told(lifts.last()))
+    };
     TableRow {
         name: subject.name.clone(),
         cells: vec![
@@ -129,7 +134,8 @@ fn figures(subject: &Subject) -> TableRow {
             count(report.max_bucket as u64),
             figure(error, 4),
             figure(report.neighbours.as_ref().map_or(f64::NAN, |n| n.overlap), 3),
-            format!("{}, {}", lift(lifts.first()), lift(lifts.last())),
+            ends(report.co_purchase.as_ref()),
+            ends(report.co_purchase_held_out.as_ref()),
         ],
     }
 }
@@ -138,7 +144,9 @@ fn levels(subject: &Subject) -> Table {
     let report = &subject.report;
     let at = |values: Option<&Vec<f64>>, level: usize| values.and_then(|v| v.get(level).copied()).unwrap_or(f64::NAN);
     let rows = report.levels.iter().enumerate().map(|(level, use_of)| {
-        let lift = report.co_purchase.as_ref().and_then(|pairs| pairs.lift.get(level).copied().flatten());
+        let lift = |pairs: Option<&CoPurchase>| {
+            figure(pairs.and_then(|pairs| pairs.lift.get(level).copied().flatten()).unwrap_or(f64::NAN), 1)
+        };
         TableRow {
             name: (level + 1).to_string(),
             cells: vec![
@@ -153,7 +161,8 @@ fn levels(subject: &Subject) -> Table {
                 percent(use_of.unique),
                 figure(at(report.reconstruction.as_ref().and_then(|r| r.residual_ratios.as_ref()), level), 3),
                 percent(at(report.category_purity.as_ref(), level)),
-                figure(lift.unwrap_or(f64::NAN), 1),
+                lift(report.co_purchase.as_ref()),
+                lift(report.co_purchase_held_out.as_ref()),
             ],
         }
     });
@@ -233,6 +242,12 @@ fn charts(subjects: &[Subject]) -> Result<Vec<Chart>> {
         )?,
         by_level(
             subjects,
+            "The same over held-out pairs:",
+            "last transitions of users that occur in no training history: nothing was learnt from them.",
+            |report, level| Some((*report.co_purchase_held_out.as_ref()?.lift.get(level)?)?.log10()),
+        )?,
+        by_level(
+            subjects,
             "Category purity:",
             "share of items in the largest category of their prefix.",
             |report, level| report.category_purity.as_ref()?.get(level).copied(),
@@ -293,7 +308,12 @@ mod tests {
     fn subject(name: &str, codes: &[u16]) -> Subject {
         let ids = SemanticIds::new(2, codes.to_vec()).unwrap();
         let popularity: Vec<u32> = (0..ids.len() as u32).collect();
-        let evidence = Evidence { popularity: Some(&popularity), co_purchases: Some(&[(0, 1)]), ..Evidence::default() };
+        let evidence = Evidence {
+            popularity: Some(&popularity),
+            co_purchases: Some(&[(0, 1)]),
+            held_out_co_purchases: Some(&[(0, 2)]),
+            ..Evidence::default()
+        };
         let item = CardItem { item_id: "i<1>".to_owned(), title: Some("<b>Shampoo</b>".to_owned()), popularity: None };
         let card = ConceptCard {
             prefix: vec![3, 1],
@@ -317,9 +337,15 @@ mod tests {
         let subjects = vec![subject("one", &[0, 0, 0, 0, 3, 1]), subject("<two>", &[0, 1, 0, 2, 3, 1])];
         let data = QualityPage { title: "A & B".to_owned(), facts: vec![], subjects };
         let page = quality_page(&data).unwrap();
-        for word in
-            ["A &amp; B", "&lt;two&gt;", "&lt;b&gt;Shampoo", "i&lt;1&gt;", "Hair &amp; care", "Perplexity over K"]
-        {
+        for word in [
+            "A &amp; B",
+            "&lt;two&gt;",
+            "&lt;b&gt;Shampoo",
+            "i&lt;1&gt;",
+            "Hair &amp; care",
+            "Perplexity over K",
+            "held-out pairs",
+        ] {
             assert!(page.contains(word), "{word}");
         }
         assert!(

@@ -6,8 +6,8 @@ use sidereal_core::{Error, ItemId, Progress};
 use sidereal_embed::{Batch, FileIdentity, Reading, StoreOptions, VectorFile};
 
 use super::Input;
-use super::equals::{Hash, Passes, hash_of};
 use crate::Result;
+use crate::equals::{Hash, Passes, first_twice, hash_of};
 
 /// Numbers of one chunk, about: 16 MB.
 const CHUNK_NUMBERS: usize = 1 << 22;
@@ -15,7 +15,7 @@ const CHUNK_NUMBERS: usize = 1 << 22;
 const CHUNK_ROWS: usize = 1 << 16;
 
 /// Open files of vectors.
-pub(super) struct Source {
+pub(crate) struct Source {
     files: Vec<VectorFile>,
     names: Vec<Option<String>>,
     width: usize,
@@ -23,18 +23,18 @@ pub(super) struct Source {
 
 /// Some rows, with the vectors of all files put together.
 #[derive(Debug)]
-pub(super) struct Chunk {
-    pub(super) first_row: u64,
-    pub(super) rows: usize,
-    pub(super) ids: Option<Vec<ItemId>>,
+pub(crate) struct Chunk {
+    pub(crate) first_row: u64,
+    pub(crate) rows: usize,
+    pub(crate) ids: Option<Vec<ItemId>>,
     /// [rows, D], of all files.
-    pub(super) values: Vec<f32>,
+    pub(crate) values: Vec<f32>,
     /// Rows of the input, ascending, that lack a vector in some file; their numbers are NaN.
-    pub(super) missing: Vec<u64>,
+    pub(crate) missing: Vec<u64>,
 }
 
 impl Source {
-    pub(super) fn open(inputs: &[Input], stores: &StoreOptions) -> Result<Self> {
+    pub(crate) fn open(inputs: &[Input], stores: &StoreOptions) -> Result<Self> {
         let open = |input: &Input| VectorFile::open_with(&input.location, input.name.as_deref(), stores);
         let files: Vec<VectorFile> = inputs.iter().map(open).collect::<sidereal_core::Result<_>>()?;
         let Some(first) = files.first() else {
@@ -50,31 +50,41 @@ impl Source {
     }
 
     /// N.
-    pub(super) fn rows(&self) -> u64 {
+    pub(crate) fn rows(&self) -> u64 {
         self.files.first().map_or(0, |file| file.rows() as u64)
     }
 
-    pub(super) fn has_ids(&self) -> bool {
+    /// D, of all files together.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// What the files are, for manifests.
+    pub(crate) fn digests(&self) -> Result<Vec<String>> {
+        Ok(self.files.iter().map(VectorFile::digest).collect::<sidereal_core::Result<_>>()?)
+    }
+
+    pub(crate) fn has_ids(&self) -> bool {
         self.files.iter().any(VectorFile::has_ids)
     }
 
     /// The files' names, for errors.
-    pub(super) fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         self.files.iter().map(VectorFile::place).collect::<Vec<_>>().join(" + ")
     }
 
-    pub(super) fn places(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn places(&self) -> impl Iterator<Item = &str> {
         self.files.iter().map(VectorFile::place)
     }
 
     /// What tells the files and what is read of them apart.
-    pub(super) fn identities(&self) -> Result<Vec<(Option<String>, FileIdentity)>> {
+    pub(crate) fn identities(&self) -> Result<Vec<(Option<String>, FileIdentity)>> {
         let each = self.names.iter().zip(&self.files);
         each.map(|(name, file)| Ok((name.clone(), file.identity()?))).collect()
     }
 
     /// Refuses vectors that are not as wide as the tokenizer's.
-    pub(super) fn check_width(&self, wanted: usize) -> Result<()> {
+    pub(crate) fn check_width(&self, wanted: usize) -> Result<()> {
         if self.width == wanted {
             return Ok(());
         }
@@ -88,7 +98,7 @@ impl Source {
 
     /// Refuses ids that appear twice, before any vector is read. All keys of a pass are held, so that memory does not
     /// grow with the ids: many ids take several passes over their column.
-    pub(super) fn check_ids(&self, progress: &dyn Progress) -> Result<()> {
+    pub(crate) fn check_ids(&self, progress: &dyn Progress) -> Result<()> {
         let Some(file) = self.files.iter().find(|file| file.has_ids()) else { return Ok(()) };
         let passes = Passes::over(self.rows());
         progress.start("check ids", Some(self.rows() * passes.count()), "ids");
@@ -100,7 +110,7 @@ impl Source {
                 keys.extend(hashed.filter(|(hash, _)| pass.takes(*hash)));
                 progress.advance(ids.len() as u64);
             }
-            if let Some((first, second)) = super::equals::first_twice(&mut keys) {
+            if let Some((first, second)) = first_twice(&mut keys) {
                 return Err(twice(file, first, second)?.into());
             }
         }
@@ -109,7 +119,7 @@ impl Source {
     }
 
     /// Reads some rows in order, not many more than `about` at a time; the last chunk ends with the last of them.
-    pub(super) fn chunks(&self, rows: Range<u64>, about: u64) -> Result<impl Iterator<Item = Result<Chunk>> + '_> {
+    pub(crate) fn chunks(&self, rows: Range<u64>, about: u64) -> Result<impl Iterator<Item = Result<Chunk>> + '_> {
         let most = usize::try_from(about).unwrap_or(usize::MAX).clamp(1, CHUNK_ROWS);
         let batch_rows = (CHUNK_NUMBERS / self.width.max(1)).clamp(1, most);
         let reading = Reading { from_row: rows.start as usize, batch_rows: Some(batch_rows), keep_missing: true };

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sidereal_core::Error;
 use sidereal_tokenizer::LARGEST;
 
-use super::source::Chunk;
+use super::Chunk;
 
 /// Rows of one parallel block.
 const BLOCK: usize = 512;
@@ -51,14 +51,14 @@ impl std::str::FromStr for OnInvalid {
 
 /// What is wrong with a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     Missing,
     NotFinite,
     TooLarge,
 }
 
 /// The rows of a chunk that cannot be encoded, in order, counted from its first.
-pub(super) fn faults(chunk: &Chunk) -> Vec<(usize, Fault)> {
+pub(crate) fn faults(chunk: &Chunk) -> Vec<(usize, Fault)> {
     let width = chunk.values.len() / chunk.rows.max(1);
     let judge = |row: &[f32]| {
         // Without the sign, bits order floats: NaN lies above infinity, and that above all others.
@@ -83,8 +83,8 @@ pub(super) fn faults(chunk: &Chunk) -> Vec<(usize, Fault)> {
     found
 }
 
-/// The error that names the first of them.
-pub(super) fn refusal(place: &str, chunk: &Chunk, faults: &[(usize, Fault)]) -> Error {
+/// The error that names the first of them; `or_give`: what else mends it, where the command has a policy for them.
+pub(crate) fn refusal(place: &str, chunk: &Chunk, faults: &[(usize, Fault)], or_give: Option<&str>) -> Error {
     let named = |&(row, fault): &(usize, Fault)| {
         let what = match fault {
             Fault::Missing => "no vector",
@@ -105,8 +105,11 @@ pub(super) fn refusal(place: &str, chunk: &Chunk, faults: &[(usize, Fault)]) -> 
             chunk.first_row + chunk.rows as u64 - 1
         ));
     }
-    let mend = "encode these items again (half-precision encoders overflow: use f32 or bf16), or give `--on-invalid null` \
-                (they get no codes) or `--on-invalid skip` (they are left out)";
+    let again = "encode these items again (half-precision encoders overflow: use f32 or bf16), or";
+    let mend = match or_give {
+        Some(policy) => format!("{again} give {policy}"),
+        None => format!("{again} leave them out"),
+    };
     Error::input(place, format!("rows that cannot be encoded: {}", shown.join("; ")), mend)
 }
 
@@ -127,12 +130,14 @@ mod tests {
         let found = faults(&chunk);
         let wanted = [(0, Fault::NotFinite), (700, Fault::NotFinite), (701, Fault::TooLarge), (1999, Fault::Missing)];
         assert_eq!(found, wanted);
-        let error = refusal("v.parquet", &chunk, &found).to_string();
+        let error = refusal("v.parquet", &chunk, &found, Some("--on-invalid skip")).to_string();
         assert!(error.contains("row 801 (item \"i701\"): a number beyond 1e30"), "{error}");
         assert!(
             error.contains("row 2099 (item \"i1999\"): no vector") && error.contains("--on-invalid skip"),
             "{error}"
         );
+        let error = refusal("v.parquet", &chunk, &found, None).to_string();
+        assert!(error.ends_with("or leave them out"), "{error}");
         assert_eq!("skip".parse::<OnInvalid>().unwrap(), OnInvalid::Skip);
         assert!("drop".parse::<OnInvalid>().unwrap_err().to_string().contains("error, null, skip"));
     }

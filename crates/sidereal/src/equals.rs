@@ -13,13 +13,13 @@ use sidereal_core::Error;
 use crate::{Result, parquet_file};
 
 /// 128 bits, as two words: among 10^9 things two different ones share them by a chance of 10^-20.
-pub(super) type Hash = [u64; 2];
+pub(crate) type Hash = [u64; 2];
 
 /// Keys of one pass, about.
 const KEYS: u64 = 1 << 23;
 
 /// The hash of an id; it is of this process only.
-pub(super) fn hash_of(id: &str) -> Hash {
+pub(crate) fn hash_of(id: &str) -> Hash {
     [0u8, 1].map(|first| {
         let mut hasher = DefaultHasher::new();
         hasher.write_u8(first);
@@ -30,20 +30,20 @@ pub(super) fn hash_of(id: &str) -> Hash {
 
 /// How many passes some number of things takes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Passes {
+pub(crate) struct Passes {
     things: u64,
     bits: u32,
 }
 
 /// One of them.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pass {
+pub(crate) struct Pass {
     number: u64,
     bits: u32,
 }
 
 impl Passes {
-    pub(super) fn over(things: u64) -> Self {
+    pub(crate) fn over(things: u64) -> Self {
         Self::with_keys(things, KEYS)
     }
 
@@ -51,16 +51,16 @@ impl Passes {
         Self { things, bits: things.div_ceil(keys).next_power_of_two().trailing_zeros() }
     }
 
-    pub(super) fn count(self) -> u64 {
+    pub(crate) fn count(self) -> u64 {
         1 << self.bits
     }
 
-    pub(super) fn each(self) -> impl Iterator<Item = Pass> {
+    pub(crate) fn each(self) -> impl Iterator<Item = Pass> {
         (0..self.count()).map(move |number| Pass { number, bits: self.bits })
     }
 
     /// Room for the keys of a pass; their parts of the range are of nearly one size.
-    pub(super) fn room_for_keys<T>(self) -> Vec<T> {
+    pub(crate) fn room_for_keys<T>(self) -> Vec<T> {
         let each = self.things / self.count();
         Vec::with_capacity(usize::try_from(each + each / 50 + 64).unwrap_or(0))
     }
@@ -68,21 +68,21 @@ impl Passes {
 
 impl Pass {
     /// Whether a hash is one of this pass.
-    pub(super) fn takes(self, [word, _]: Hash) -> bool {
+    pub(crate) fn takes(self, [word, _]: Hash) -> bool {
         // Shifting by all 64 bits is not defined.
         self.bits == 0 || word >> (64 - self.bits) == self.number
     }
 }
 
 /// Sorts the keys, and gives the rows of the first thing that is there twice: first by its second row.
-pub(super) fn first_twice(keys: &mut [(Hash, u64)]) -> Option<(u64, u64)> {
+pub(crate) fn first_twice(keys: &mut [(Hash, u64)]) -> Option<(u64, u64)> {
     keys.par_sort_unstable();
     let twice = keys.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| (pair[0].1, pair[1].1));
     twice.min_by_key(|&(_, second)| second)
 }
 
 /// Number of distinct semantic IDs in files of codes.
-pub(super) fn distinct_codes(files: &[PathBuf], codes_per_level: &[u32], rows: u64) -> Result<u64> {
+pub(crate) fn distinct_codes(files: &[PathBuf], codes_per_level: &[u32], rows: u64) -> Result<u64> {
     distinct(files, codes_per_level, Passes::over(rows))
 }
 
