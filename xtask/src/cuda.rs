@@ -42,16 +42,15 @@ pub(crate) fn run(what: What) -> Result<()> {
     let stubs = toolkit.join("lib64").join("stubs");
     driver_stub(&stubs)?;
 
-    let mut build = cargo(&toolkit, &stubs, &folder);
-    build.args(["build", "--release", "--locked", "--package", "sidereal-cli", "--features", "cuda"]);
-    step::run("build for CUDA", &mut build)?;
+    // One build for the binary and the suite: with other packages the features of what both stand on would differ, and the
+    // kernels, which take longest, be compiled twice.
     let mut suite = cargo(&toolkit, &stubs, &folder);
-    suite.args(["test", "--release", "--locked", "--package", "sidereal-generator", "--features", "cuda"]);
-    suite.args(["--test", "devices"]);
+    suite.args(["test", "--release", "--locked", "--package", "sidereal-cli", "--package", "sidereal-generator"]);
+    suite.args(["--features", "sidereal-cli/cuda,sidereal-generator/cuda", "--test", "devices"]);
     let libraries = packages.join("lib");
+    let binary = folder.join("build").join("release").join("sidereal");
     if what == What::Build {
-        step::run("build the parity suite", suite.arg("--no-run"))?;
-        let binary = folder.join("build").join("release").join("sidereal");
+        step::run("build for CUDA", suite.arg("--no-run"))?;
         step::say(&format!(
             "{}\nneeds NVIDIA's driver, and these libraries on LD_LIBRARY_PATH: {}",
             binary.display(),
@@ -60,7 +59,7 @@ pub(crate) fn run(what: What) -> Result<()> {
         return Ok(());
     }
     step::run("parity suite", suite.env("SIDEREAL_DEVICE", "cuda").env("LD_LIBRARY_PATH", path_with(&libraries)))?;
-    let mut bench = Command::new(folder.join("build").join("release").join("sidereal"));
+    let mut bench = Command::new(&binary);
     bench.args(["bench", "device", "--device", "cuda", "--json"]).env("LD_LIBRARY_PATH", path_with(&libraries));
     step::run("bench device", &mut bench)
 }

@@ -84,7 +84,9 @@ impl DeviceChoice {
             }
         };
         opened.map_err(|e| {
-            let problem = format!("{self} cannot be opened: {e}");
+            // Where backtraces are on, candle's errors carry one behind their first line.
+            let cause = e.to_string();
+            let problem = format!("{self} cannot be opened: {}", cause.lines().next().unwrap_or_default());
             sidereal_core::Error::config("device", problem, "check the driver and the number, or use --device cpu")
                 .into()
         })
