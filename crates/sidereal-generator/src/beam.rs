@@ -80,6 +80,10 @@ impl<M: NextCodeModel> Searcher<M> {
         &self.model
     }
 
+    pub(crate) fn on_device(&self) -> &OnDevice {
+        &self.on_device
+    }
+
     /// As [`beam_search`]; where the model is on a device, the search stays there as far as it can.
     ///
     /// # Errors

@@ -102,11 +102,12 @@ pub(crate) fn device_search(
 /// Whatever the device says.
 pub(crate) fn free_device_search(
     model: &dyn DeviceCodes,
+    kept: &OnDevice,
     histories: &[&[u32]],
     options: &BeamOptions,
 ) -> Result<Vec<f32>> {
     let (mut writer, mut log_probs) = model.write(histories, options.norm)?;
-    let numbers = Places::default();
+    let numbers = &kept.places;
     let mut beams = Beams::root(histories.len(), model.device())?;
     for (depth, &codes) in model.vocab().codes_per_level().iter().enumerate() {
         if depth > 0 {
@@ -121,7 +122,7 @@ pub(crate) fn free_device_search(
         let code = code.contiguous()?.reshape(columns)?;
         let candidates =
             Candidates { scores: scores.reshape(columns)?, nodes: code.clone(), codes: code, of_beam: codes };
-        beams = candidates.best(options.search.widths.at(depth), &numbers)?.0;
+        beams = candidates.best(options.search.widths.at(depth), numbers)?;
     }
     Ok(beams.scores.max(1)?.to_vec1()?)
 }
@@ -147,6 +148,7 @@ struct Work<'a> {
 /// the score minus infinity.
 struct Beams {
     scores: Tensor, // f32 [B, W]
+    there: Tensor,  // u8 [B, W], 0 where there is no beam
     nodes: Tensor,  // u32 [B, W]
     codes: Tensor,  // u32 [B * W], written last
     rows: Tensor,   // u32 [B * W], of the step before
@@ -157,6 +159,7 @@ impl Beams {
         let none = Tensor::zeros(requests, DType::U32, device)?;
         Ok(Self {
             scores: Tensor::zeros((requests, 1), DType::F32, device)?,
+            there: Tensor::ones((requests, 1), DType::U8, device)?,
             nodes: none.reshape((requests, 1))?,
             codes: none.clone(),
             rows: none,
@@ -173,8 +176,8 @@ struct Candidates {
 }
 
 impl Candidates {
-    /// The best of each request, and how many they are: f32 `[B]`.
-    fn best(&self, width: usize, numbers: &Places) -> Result<(Beams, Tensor)> {
+    /// The best of each request.
+    fn best(&self, width: usize, numbers: &Places) -> Result<Beams> {
         let (requests, columns) = self.scores.dims2()?;
         let device = self.scores.device();
         let chosen = top(&keys(&self.scores, numbers)?, width, numbers)?; // [B, W]
@@ -182,19 +185,18 @@ impl Candidates {
         let chosen = chosen.gather(&order, 1)?;
         let width = chosen.dim(1)?;
         let scores = self.scores.gather(&chosen, 1)?;
-        let alive = as_numbers(&is_something(&scores)?)?.sum(1)?;
         let before = columns / self.of_beam;
         let of_beam = Tensor::full(self.of_beam as u32, (1, 1), device)?;
         let first_row = numbers.multiples(requests, before, device)?.reshape((requests, 1))?;
         let rows = chosen.broadcast_div(&of_beam)?.broadcast_add(&first_row)?;
         let flat = requests * width;
-        let beams = Beams {
+        Ok(Beams {
+            there: scores.gt(&Tensor::full(f32::MIN, scores.dims(), device)?)?,
             nodes: self.nodes.gather(&chosen, 1)?,
             codes: self.codes.gather(&chosen, 1)?.reshape(flat)?,
             rows: rows.reshape(flat)?,
             scores,
-        };
-        Ok((beams, alive))
+        })
     }
 }
 
@@ -242,9 +244,8 @@ impl Work<'_> {
             sums.push(log_probs.sum_all()?);
             let (candidates, count) = self.candidates(depth, &beams, &log_probs, asked)?;
             seen.push(count);
-            let (best, count) = candidates.best(self.options.search.widths.at(depth), self.numbers)?;
-            alive.push(count);
-            beams = best;
+            beams = candidates.best(self.options.search.widths.at(depth), self.numbers)?;
+            alive.push(as_numbers(&beams.there)?.sum(1)?);
         }
         let sums: Vec<f32> = Tensor::stack(&sums, 0)?.to_vec1()?;
         if let Some(level) = sums.iter().position(|sum| !sum.is_finite()) {
@@ -284,15 +285,14 @@ impl Work<'_> {
         let edges = first.broadcast_add(&self.numbers.first(most, device)?.reshape((1, most))?)?; // [B * W, C]
         let there = edges.broadcast_lt(&end)?;
         // A beam that is none stands at some node: its children are none either.
-        let is_beam = is_something(&beams.scores)?;
-        let mut allowed = there.broadcast_mul(&is_beam.reshape((rows, 1))?)?;
+        let mut allowed = there.broadcast_mul(&beams.there.reshape((rows, 1))?)?;
         let count = as_numbers(&allowed)?.reshape((requests, columns))?.sum(1)?;
         let last = Tensor::full(level.edges as u32 - 1, (1, 1), device)?;
         let edges = edges.broadcast_minimum(&last)?.flatten_all()?; // [B * W * C]
         if let Some(set) = self.set {
             allowed = (allowed * set.nodes[depth].index_select(&edges, 0)?.reshape((rows, most))?)?;
         }
-        if let Some(kept) = self.not_denied(depth, beams, &is_beam, asked)? {
+        if let Some(kept) = self.not_denied(depth, beams, asked)? {
             allowed = (allowed * kept.reshape((rows, most))?)?;
         }
         let codes = level.code.index_select(&edges, 0)?.to_dtype(DType::U32)?.reshape((rows, most))?;
@@ -318,7 +318,7 @@ impl Work<'_> {
     }
 
     /// 0 at the candidates that the requests deny and 1 elsewhere: u8 `[B, N]`; none where nothing is denied.
-    fn not_denied(&self, depth: usize, beams: &Beams, is_beam: &Tensor, asked: &[Asked<'_>]) -> Result<Option<Tensor>> {
+    fn not_denied(&self, depth: usize, beams: &Beams, asked: &[Asked<'_>]) -> Result<Option<Tensor>> {
         let dead = |asked: &Asked<'_>| asked.filter.dead_of_base(depth + 1).len();
         let longest = asked.iter().map(dead).max().unwrap_or(0);
         let trie = self.catalog.trie();
@@ -338,7 +338,7 @@ impl Work<'_> {
         let parents = Tensor::from_vec(parents, (requests, longest, 1), device)?;
         let offsets = Tensor::from_vec(offsets, (requests, longest), device)?;
         let no_node = Tensor::full(u32::MAX, (requests, width), device)?;
-        let nodes = is_beam.where_cond(&beams.nodes, &no_node)?.reshape((requests, 1, width))?;
+        let nodes = beams.there.where_cond(&beams.nodes, &no_node)?.reshape((requests, 1, width))?;
         let same = as_numbers(&parents.broadcast_eq(&nodes)?)?; // [B, D, W]
         let beam = same
             .broadcast_mul(&self.numbers.first(width, device)?.to_dtype(DType::F32)?.reshape((1, 1, width))?)?
@@ -352,11 +352,6 @@ impl Work<'_> {
         let struck = struck.scatter_add(&column, &Tensor::ones((requests, longest), DType::F32, device)?, 1)?;
         Ok(Some(struck.narrow(1, 0, columns)?.contiguous()?.eq(0f32)?))
     }
-}
-
-/// Whether there is a beam, or a candidate: u8, as many as there are scores.
-fn is_something(scores: &Tensor) -> Result<Tensor> {
-    Ok(scores.gt(&Tensor::full(f32::MIN, scores.dims(), scores.device())?)?)
 }
 
 /// Truths as numbers that can be added up.

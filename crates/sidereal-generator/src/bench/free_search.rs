@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use sidereal_core::Catalog;
 
 use crate::Result;
-use crate::beam::{Beam, BeamOptions, Best, free_device_search, places};
+use crate::beam::{Beam, BeamOptions, Best, Searcher, free_device_search, places};
 use crate::scoring::NextCodeModel;
 
 /// Searches for all histories, where the model is; the score of the best beam of each. It differs from
@@ -13,13 +13,14 @@ use crate::scoring::NextCodeModel;
 /// # Errors
 /// Whatever the model says.
 pub fn free_search<M: NextCodeModel>(
-    model: &M,
+    searcher: &Searcher<M>,
     catalog: &Catalog,
     histories: &[&[u32]],
     options: &BeamOptions,
 ) -> Result<Vec<f32>> {
+    let model = searcher.model();
     if let Some(model) = model.on_device() {
-        return free_device_search(model, histories, options);
+        return free_device_search(model, searcher.on_device(), histories, options);
     }
     let groups = histories.par_chunks(model.requests_per_state().max(1));
     let found: Vec<Vec<f32>> =
@@ -81,15 +82,15 @@ mod tests {
         let vocab = CodeVocab::new(CodeVocab::FIRST_CODE, catalog.codes_per_level());
         let small = TigerConfig { d_model: 16, d_ff: 32, heads: 2, d_kv: 8, layers: 1, ..TigerConfig::default() };
         let model = bench_model(None, small.t5(&vocab).unwrap(), 7, &Device::Cpu).unwrap();
-        let model = model.inference(&vocab, Precision::F32).unwrap();
+        let searcher = Searcher::new(model.inference(&vocab, Precision::F32).unwrap());
         let histories: Vec<Vec<u32>> = (0..9).map(|at| vec![CodeVocab::FIRST_CODE + at % 5, 8]).collect();
         let histories: Vec<&[u32]> = histories.iter().map(Vec::as_slice).collect();
         let filter = LeafFilter::allow_all();
         let requests: Vec<Request<'_>> = histories.iter().map(|history| Request { history, filter: &filter }).collect();
         for width in [1, 4, 100] {
             let options = BeamOptions::new(width, ScoreNorm::Full);
-            let free = free_search(&model, &catalog, &histories, &options).unwrap();
-            let constrained = beam_search(&model, &catalog, &requests, &options).unwrap();
+            let free = free_search(&searcher, &catalog, &histories, &options).unwrap();
+            let constrained = beam_search(searcher.model(), &catalog, &requests, &options).unwrap();
             for (free, ranking) in free.iter().zip(constrained) {
                 assert_eq!(*free, ranking.leaves[0].score, "width {width}");
             }

@@ -274,7 +274,8 @@ impl T5 {
                 return Err(CoreError::config("precision", problem, "use f32 or bf16, or --device cpu").into());
             }
         };
-        let heads = self.frozen(vectors, Share::As(DType::F32))?;
+        // Heads look at no item vectors: those of the training are shared, and no second copy is made.
+        let heads = self.frozen(None, Share::As(DType::F32))?;
         let device = device::DeviceT5::new(vocab, self.frozen(vectors, Share::As(dtype))?, heads);
         self.asked(vocab, Engine::Device(Box::new(device)))
     }

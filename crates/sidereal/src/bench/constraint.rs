@@ -69,7 +69,7 @@ pub fn constraint(wish: &ConstraintWish, device: DeviceChoice) -> Result<Value> 
                 histories.iter().map(|history| Request { history, filter: &filter }).collect();
             let histories: Vec<&[u32]> = histories.iter().map(Vec::as_slice).collect();
             let with = || searcher.search(&catalog, &requests, &options).map(drop);
-            let without = || free_search(searcher.model(), &catalog, &histories, &options).map(drop);
+            let without = || free_search(&searcher, &catalog, &histories, &options).map(drop);
             // Who goes first changes with every request.
             let (first, second): (&dyn Fn() -> Result<()>, &dyn Fn() -> Result<()>) =
                 if (round + at) % 2 == 0 { (&with, &without) } else { (&without, &with) };
