@@ -20,6 +20,7 @@ p.add_argument("--steps", type=int, default=40, help="timed optimiser steps per 
 p.add_argument("--lr", type=float, default=1e-3)
 p.add_argument("--init-n", type=int, default=0, help="rows for k-means init (0: the first batch)")
 p.add_argument("--compile", type=int, default=0, help="torch.compile the training step (own impl)")
+p.add_argument("--dtype", choices=["f32", "bf16"], default="f32", help="of the nets' products, by autocast")
 p.add_argument("--input")
 p.add_argument("--weights", help="own impl: safetensors with enc.*/dec.*/codebooks")
 p.add_argument("--save-codes")
@@ -58,6 +59,13 @@ def lloyd(z, k, iters, seed):
     return c
 
 
+def through(net, xb):
+    if a.dtype == "f32":
+        return net(xb)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return net(xb).float()
+
+
 class Own(nn.Module):
     def __init__(s):
         super().__init__()
@@ -67,7 +75,7 @@ class Own(nn.Module):
 
     @torch.no_grad()
     def init(s, xb):
-        r = s.enc(xb)
+        r = through(s.enc, xb)
         for l in range(a.levels):
             c = lloyd(r, a.k, 10, a.seed + l)
             s.codebooks[l].copy_(c)
@@ -75,7 +83,7 @@ class Own(nn.Module):
 
     @torch.no_grad()
     def codes(s, xb):
-        r = s.enc(xb)
+        r = through(s.enc, xb)
         out = []
         for l in range(a.levels):
             c = s.codebooks[l]
@@ -85,7 +93,7 @@ class Own(nn.Module):
         return torch.stack(out, 1)
 
     def loss(s, xb):
-        z = s.enc(xb)
+        z = through(s.enc, xb)
         r, q, vq = z, 0, 0
         for l in range(a.levels):
             c = s.codebooks[l]
@@ -94,7 +102,7 @@ class Own(nn.Module):
             vq = vq + F.mse_loss(e, r.detach()) + a.beta * F.mse_loss(r, e.detach())
             q = q + e
             r = r - e.detach()  # residual: codebook detached, gradient flows through r
-        return F.mse_loss(s.dec(z + (q - z).detach()), xb) + vq
+        return F.mse_loss(through(s.dec, z + (q - z).detach()), xb) + vq
 
 
 class VQPT(Own):
@@ -116,15 +124,15 @@ class VQPT(Own):
 
     def init(s, xb):
         s.train()
-        s.rq(s.enc(xb)[None])
+        s.rq(through(s.enc, xb)[None])
 
     @torch.no_grad()
     def codes(s, xb):
-        return s.rq(s.enc(xb)[None])[1][0]
+        return s.rq(through(s.enc, xb)[None])[1][0]
 
     def loss(s, xb):
-        q, _, cl = s.rq(s.enc(xb)[None])
-        return F.mse_loss(s.dec(q[0]), xb) + cl.sum()
+        q, _, cl = s.rq(through(s.enc, xb)[None])
+        return F.mse_loss(through(s.dec, q[0]), xb) + cl.sum()
 
 
 def build():
@@ -136,7 +144,7 @@ if a.weights:
     from safetensors.torch import load_file
 
     m.load_state_dict(load_file(a.weights), strict=False)
-res = dict(peer=f"rqvae-{a.impl}", mode=a.mode, n=n, d=d, dims=[d] + hid + [a.e_dim], levels=a.levels, k=a.k)
+res = dict(peer=f"rqvae-{a.impl}", mode=a.mode, n=n, d=d, dims=[d] + hid + [a.e_dim], levels=a.levels, k=a.k, dtype=a.dtype)
 if not a.weights:
     t = time.perf_counter()
     with torch.no_grad():

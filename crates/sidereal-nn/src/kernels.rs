@@ -14,13 +14,14 @@ pub mod bf16;
 pub mod instructions;
 pub mod loops;
 mod operand;
+mod pairs;
 mod precision;
 pub(crate) mod row;
 mod tile;
 mod weights;
 
 pub use instructions::Instructions;
-pub use operand::{Operand, Rows, operand_words, prepare};
+pub use operand::{Operand, Rows, operand_words, prepare, prepare_columns};
 pub use precision::Precision;
 pub use tile::{Line, Write};
 pub use weights::Weights;

@@ -26,6 +26,7 @@ mod attention_cpu;
 mod check;
 pub(crate) mod cpu;
 mod product;
+mod rounded_product;
 
 use crate::kernels::row as vector;
 

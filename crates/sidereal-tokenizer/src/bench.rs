@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use sidereal_core::{Embeddings, Error, NoProgress};
+use sidereal_nn::kernels::Precision;
 use sidereal_nn::rng::Rng;
 
 use crate::Result;
@@ -36,12 +37,14 @@ pub struct RqVaeWish {
     pub runs: usize,
     /// Of vectors, net and batches.
     pub seed: u64,
+    /// Of the nets' products.
+    pub precision: Precision,
 }
 
 impl Default for RqVaeWish {
     /// 100,000 items of width 768, batches of 1024.
     fn default() -> Self {
-        Self { items: 100_000, width: 768, batch: 1024, steps: 40, runs: 3, seed: 0 }
+        Self { items: 100_000, width: 768, batch: 1024, steps: 40, runs: 3, seed: 0, precision: Precision::F32 }
     }
 }
 
@@ -77,6 +80,8 @@ pub struct RqVaeFigures {
     pub steps: usize,
     /// Threads that the work could use.
     pub threads: usize,
+    /// Of the nets' products.
+    pub precision: &'static str,
     /// Vectors to codes.
     pub encode: Speed,
     /// Training steps: forward, backward, clipping, optimizer.
@@ -102,7 +107,7 @@ pub fn rq_vae(wish: &RqVaeWish, given: Option<Embeddings>, clock: CpuClock<'_>) 
             return Err(Error::config(key, "0 measures nothing", "give 1 or more").into());
         }
     }
-    let config = RqVaeConfig { batch: wish.batch, ..RqVaeConfig::default() };
+    let config = RqVaeConfig { batch: wish.batch, precision: wish.precision, ..RqVaeConfig::default() };
     let layers: Vec<usize> = config.hidden.iter().copied().chain([config.latent]).collect();
     let codes = config.codes.clone();
     let vectors = match given {
@@ -144,6 +149,7 @@ pub fn rq_vae(wish: &RqVaeWish, given: Option<Embeddings>, clock: CpuClock<'_>) 
         batch: wish.batch,
         steps: wish.steps,
         threads: rayon::current_num_threads(),
+        precision: wish.precision.name(),
         encode: flop(encode, products + search),
         train: flop(train, trained),
     })
@@ -215,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_measurement_names_its_sizes_and_refuses_none() {
-        let wish = RqVaeWish { items: 40, width: 6, batch: 8, steps: 1, runs: 1, seed: 1 };
+        let wish = RqVaeWish { items: 40, width: 6, batch: 8, steps: 1, runs: 1, seed: 1, ..RqVaeWish::default() };
         let found = rq_vae(&wish, None, &|| None).unwrap();
         assert_eq!((found.items, found.layers.as_slice()), (40, &[512, 256, 128, 32][..]));
         assert!(found.encode.rows_per_s > 0.0 && found.train.rows_per_s > 0.0);

@@ -1,21 +1,22 @@
 //! Multilayer perceptrons: one to train on any device, and one to run on rows, with ReLU between layers and none after.
 //!
-//! Both hold weights as [I, O], ready for the product. Files hold them as [O, I], the layout that other programs write.
-//! A net may be a branch beside the identity, y = x + MLP(x), and may normalise its inputs row by row first.
+//! Both hold weights as [I, O], and the second one also as its products read them. Files hold them as [O, I], the layout
+//! that other programs write. A net may be a branch beside the identity, y = x + MLP(x), may normalise its inputs row by
+//! row first, and multiplies in f32 or bf16.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
+use sidereal_nn::kernels::{Precision, Rows, Weights, Write, operand_words, prepare};
 use sidereal_nn::ops::{self, LearntLayers};
 use sidereal_nn::params::{Init, Params};
 
 use crate::Result;
-use crate::algebra::product::{product, transposed};
+use crate::algebra::product::transposed;
 use crate::arrays::{ArraySet, NamedArray};
 use sidereal_nn::rng::Rng;
 
-/// Rows of one product. Shorter blocks are filled up, so that every row sees a product of the same shape, which is
-/// summed in the same order: a row's result does not depend on the rows beside it.
-const BLOCK: usize = 512;
+/// Rows that go through all layers together, so that what lies between stays in the cache.
+const BLOCK: usize = 128;
 /// Added to the variance of a row's inputs, as PyTorch's layer norm does.
 pub(crate) const NORM_EPSILON: f64 = 1e-5;
 
@@ -25,6 +26,8 @@ pub(crate) struct TrainableMlp {
     /// Weight [I, O] and bias `[O]` of each layer.
     layers: Vec<(Tensor, Tensor)>,
     residual: bool,
+    /// Of the products, forwards and backwards.
+    precision: Precision,
 }
 
 impl TrainableMlp {
@@ -44,7 +47,13 @@ impl TrainableMlp {
             let bias = params.var(&format!("{name}.{i}.bias"), &pair[1..], Init::Zeros, rng)?;
             Ok((weight, bias))
         };
-        Ok(Self { layers: widths.windows(2).enumerate().map(layer).collect::<Result<_>>()?, residual })
+        let layers = widths.windows(2).enumerate().map(layer).collect::<Result<_>>()?;
+        Ok(Self { layers, residual, precision: Precision::F32 })
+    }
+
+    /// The same net with products in another precision.
+    pub(crate) fn in_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The outputs, and the gradients of the layers after a backward. `inputs_learn` says whether `x` wants one.
@@ -52,7 +61,7 @@ impl TrainableMlp {
     /// # Shapes
     /// [B, I] to [B, O]
     pub(crate) fn forward(&self, x: &Tensor, inputs_learn: bool) -> Result<(Tensor, LearntLayers)> {
-        let (y, learnt) = ops::perceptron(x, &self.layers, inputs_learn)?;
+        let (y, learnt) = ops::perceptron(x, &self.layers, inputs_learn, self.precision)?;
         Ok((if self.residual { (y + x)? } else { y }, learnt))
     }
 
@@ -81,7 +90,7 @@ impl TrainableMlp {
             let (y, learnt) = self.forward(x, true)?;
             return Ok(((y - target)?.sqr()?.sum_all()?, learnt));
         }
-        ops::perceptron_squared_error(x, &self.layers, target, true)
+        ops::perceptron_squared_error(x, &self.layers, target, true, self.precision)
     }
 
     /// A copy to run on rows.
@@ -89,7 +98,7 @@ impl TrainableMlp {
         let layers = self.layers.iter().map(|(weight, bias)| {
             let (inputs, outputs) = weight.dims2()?;
             let weight = weight.flatten_all()?.to_vec1::<f32>()?;
-            Ok(Layer { inputs, outputs, weight, bias: bias.to_vec1::<f32>()? })
+            Ok(Layer::new([inputs, outputs], weight, bias.to_vec1::<f32>()?, self.precision))
         });
         Ok(Mlp { layers: layers.collect::<Result<_>>()?, residual: self.residual, normalises: false })
     }
@@ -113,6 +122,15 @@ struct Layer {
     weight: Vec<f32>,
     /// `[O]`
     bias: Vec<f32>,
+    /// The weight as products read it.
+    packed: Weights,
+}
+
+impl Layer {
+    fn new([inputs, outputs]: [usize; 2], weight: Vec<f32>, bias: Vec<f32>, precision: Precision) -> Self {
+        let packed = Weights::new(&weight, outputs, precision);
+        Self { inputs, outputs, weight, bias, packed }
+    }
 }
 
 impl Mlp {
@@ -122,10 +140,18 @@ impl Mlp {
             let (inputs, outputs) = (pair[0], pair[1]);
             let weight = arrays.take(&format!("{name}.{i}.weight"), &[outputs, inputs])?;
             let bias = arrays.take(&format!("{name}.{i}.bias"), &[outputs])?;
-            Ok(Layer { inputs, outputs, weight: transposed(&weight, inputs), bias })
+            Ok(Layer::new([inputs, outputs], transposed(&weight, inputs), bias, Precision::F32))
         };
         let layers = widths.windows(2).enumerate().map(layer).collect::<Result<_>>()?;
         Ok(Self { layers, residual, normalises: false })
+    }
+
+    /// The same net with products in another precision.
+    pub(crate) fn in_precision(mut self, precision: Precision) -> Self {
+        for layer in &mut self.layers {
+            layer.packed = Weights::new(&layer.weight, layer.outputs, precision);
+        }
+        self
     }
 
     /// The same net behind a normalisation of every row of its inputs.
@@ -147,6 +173,7 @@ impl Mlp {
                 }
             }
             first.bias = bias.into_iter().map(|b| b as f32).collect();
+            first.packed = Weights::new(&first.weight, first.outputs, first.packed.precision());
         }
         self
     }
@@ -186,32 +213,28 @@ impl Mlp {
         parts.concat()
     }
 
-    /// Runs rows through all layers and appends the results to `out`.
+    /// Runs rows through all layers and appends the results to `out`; a row's result does not depend on the rows beside it.
     ///
     /// # Shapes
     /// `rows`: [M, I]; appended: [M, O]
-    pub(crate) fn forward_rows(&self, rows: &[f32], hidden: &mut [Vec<f32>; 2], out: &mut Vec<f32>) {
+    pub(crate) fn forward_rows(&self, rows: &[f32], hidden: &mut [Vec<f32>; 3], out: &mut Vec<f32>) {
         let inputs = self.inputs();
-        let [from, to] = hidden;
+        let [from, to, rounded] = hidden;
         for rows in rows.chunks(BLOCK * inputs) {
             let count = rows.len() / inputs;
-            let direct = count == BLOCK && !self.normalises;
-            if !direct {
+            if self.normalises {
                 from.clear();
                 from.extend_from_slice(rows);
-                if self.normalises {
-                    from.chunks_exact_mut(inputs).for_each(normalise);
-                }
-                from.resize(BLOCK * inputs, 0.0);
+                from.chunks_exact_mut(inputs).for_each(normalise);
             }
             for (i, layer) in self.layers.iter().enumerate() {
-                if to.len() < BLOCK * layer.outputs {
-                    to.resize(BLOCK * layer.outputs, 0.0);
-                }
-                let x = if i == 0 && direct { rows } else { &from[..BLOCK * layer.inputs] };
-                product(x, layer.inputs, &layer.weight, layer.outputs, &mut to[..BLOCK * layer.outputs]); // [BLOCK, O]
-                // Rows that only fill the block up go no further.
+                let x = if i == 0 && !self.normalises { rows } else { &from[..count * layer.inputs] };
+                let precision = layer.packed.precision();
+                grow(rounded, operand_words(precision, count, layer.inputs));
+                grow(to, count * layer.outputs);
                 let made = &mut to[..count * layer.outputs];
+                let x = prepare(precision, Rows { data: x, step: layer.inputs }, count, layer.inputs, rounded);
+                layer.packed.product(made, layer.outputs, x, Write::Set); // [count, O]
                 match i + 1 < self.layers.len() {
                     true => finish_hidden(made, &layer.bias),
                     false => finish_last(made, &layer.bias),
@@ -224,6 +247,13 @@ impl Mlp {
                 out[start..].iter_mut().zip(rows).for_each(|(y, x)| *y += x);
             }
         }
+    }
+}
+
+/// Makes room for `count` numbers; what is there already may stay.
+fn grow(values: &mut Vec<f32>, count: usize) {
+    if values.len() < count {
+        values.resize(count, 0.0);
     }
 }
 

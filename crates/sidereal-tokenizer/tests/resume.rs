@@ -75,6 +75,7 @@ fn every_way_of_training_goes_on_after_a_kill() {
         serde_json::json!({ "estimator": "rotation", "codebook_update": { "ema": { "decay": 0.9 } } }),
         serde_json::json!({ "estimator": { "gumbel": { "temperature": 0.5 } }, "input_norm": "layer" }),
         serde_json::json!({ "sim_vq": true, "sinkhorn": { "levels": [1] }, "input_norm": "batch" }),
+        serde_json::json!({ "precision": "bf16" }),
     ] {
         let mut settings = settings;
         settings["latent"] = 4.into();

@@ -46,6 +46,7 @@ fn every_option_learns_the_clusters() {
         serde_json::json!({ "sim_vq": true }),
         serde_json::json!({ "sinkhorn": { "levels": [1] } }),
         serde_json::json!({ "input_norm": "batch" }),
+        serde_json::json!({ "precision": "bf16" }),
         serde_json::json!({ "input_norm": "layer", "reduction": "sum" }),
     ] {
         let config = config(settings.clone()).unwrap();
@@ -55,6 +56,28 @@ fn every_option_learns_the_clusters() {
         let most = if settings["estimator"].is_object() { 0.55 } else { 0.25 };
         assert!(lost < most, "{settings}: {lost} of the variance is lost");
     }
+}
+
+#[test]
+fn a_net_in_bf16_is_not_that_in_f32_and_encodes_rows_alone_as_among_others() {
+    let train = |precision: &str| {
+        let config = config(serde_json::json!({ "precision": precision })).unwrap();
+        ItemTokenizer::train(&config, &rows(), 3, &NoProgress).unwrap()
+    };
+    let (tokenizer, exact) = (train("bf16"), train("f32"));
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer.save(dir.path()).unwrap();
+    let tokenizer = ItemTokenizer::load(dir.path()).unwrap();
+    let all = tokenizer.encode(&rows()).unwrap();
+    for row in [0, 1, 130, 239] {
+        let one = Embeddings::new(1, 10, rows().row(row).to_vec()).unwrap();
+        assert_eq!(tokenizer.encode(&one).unwrap().row(0), all.row(row), "row {row}");
+    }
+    let latents = |tokenizer: &ItemTokenizer| {
+        let prepared = tokenizer.prepare(&rows()).unwrap();
+        tokenizer.quantizer().unwrap().latents(&prepared).unwrap().values().to_vec()
+    };
+    assert_ne!(latents(&tokenizer), latents(&exact));
 }
 
 #[test]
@@ -74,6 +97,8 @@ fn impossible_options_name_their_key() {
         (serde_json::json!({ "sinkhorn": { "levels": [1], "iterations": 0 } }), "sinkhorn.iterations"),
         (serde_json::json!({ "sinkhorn": { "level": [1] } }), "level"),
         (serde_json::json!({ "input_norm": "group" }), "group"),
+        (serde_json::json!({ "precision": "int8" }), "rq-vae.precision"),
+        (serde_json::json!({ "precision": "half" }), "half"),
     ] {
         let error = config(settings.clone()).unwrap_err();
         assert!(error.contains(word), "{settings}: {error}");

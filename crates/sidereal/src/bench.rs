@@ -13,7 +13,8 @@ use sidereal_generator::models::tiger::TigerConfig;
 use sidereal_nn::device::DeviceChoice;
 use sidereal_nn::kernels::{Instructions, Precision};
 use sidereal_nn::rng::Rng;
-use sidereal_tokenizer::bench::RqVaeWish;
+pub use sidereal_tokenizer::bench::RqVaeWish;
+use sidereal_tokenizer::bench::screen_kernel;
 
 use crate::Result;
 
@@ -52,13 +53,18 @@ pub fn threads() -> usize {
 ///
 /// # Errors
 /// Sizes of 0.
-pub fn rq_vae(input: Option<&Path>, items: usize, steps: usize, runs: usize) -> Result<Value> {
+pub fn rq_vae(input: Option<&Path>, wish: &RqVaeWish) -> Result<Value> {
     let given = input.map(|path| sidereal_embed::read_vectors(path, None)).transpose()?.map(|found| found.embeddings);
-    let wish = RqVaeWish { items, steps, runs, ..RqVaeWish::default() };
-    let found = sidereal_tokenizer::bench::rq_vae(&wish, given, &process_cpu_s)?;
+    let found = sidereal_tokenizer::bench::rq_vae(wish, given, &process_cpu_s)?;
     let machine = Machine::measure();
-    let share = |gflop: Option<f64>| gflop.map(|rate| rate / machine.gemm_gflop_per_s);
-    Ok(json!({ "what": "rq-vae", "machine": machine,
+    // Without a kernel of bf16 its products are f32's behind a conversion.
+    let limit = match wish.precision {
+        Precision::F32 => None,
+        Precision::Bf16 | Precision::Int8 => screen_kernel(wish.width).gflop_per_s,
+    };
+    let limit = limit.unwrap_or(machine.gemm_gflop_per_s);
+    let share = |gflop: Option<f64>| gflop.map(|rate| rate / limit);
+    Ok(json!({ "what": "rq-vae", "machine": machine, "kernel_gflop_per_s": limit,
         "encode_items_per_s": found.encode.rows_per_s, "encode_items_per_cpu_s": found.encode.rows_per_cpu_s,
         "encode_share_of_gemm": share(found.encode.gflop_per_cpu_s),
         "train_samples_per_s": found.train.rows_per_s, "train_samples_per_cpu_s": found.train.rows_per_cpu_s,

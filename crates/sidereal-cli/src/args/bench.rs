@@ -231,6 +231,9 @@ pub(crate) enum Bench {
         /// Timed runs; one more before them warms up.
         #[arg(long, default_value_t = 3)]
         runs: usize,
+        /// What the nets multiply in: f32 or bf16.
+        #[arg(long, default_value = "f32")]
+        precision: Precision,
     },
     /// Training a tokenizer on vectors alone and encoding items with it.
     Encode {

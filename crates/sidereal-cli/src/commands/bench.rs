@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 use sidereal::Result;
 use sidereal::bench::{
-    BeamWish, ChangesWish, ConstraintWish, DeviceWish, EncodeWish, FilterWish, JobWish, TrainWish, TrieWish,
+    BeamWish, ChangesWish, ConstraintWish, DeviceWish, EncodeWish, FilterWish, JobWish, RqVaeWish, TrainWish, TrieWish,
 };
 
 use crate::args::Bench;
@@ -92,7 +92,10 @@ pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
             let wish = ChangesWish { items, beam, rate, every_ms, load, workers, seconds, rounds, merge_after, seed };
             sidereal::bench::changes(&wish, device)?
         }
-        Bench::RqVae { input, items, steps, runs } => sidereal::bench::rq_vae(input.as_deref(), items, steps, runs)?,
+        Bench::RqVae { input, items, steps, runs, precision } => {
+            let wish = RqVaeWish { items, steps, runs, precision, ..RqVaeWish::default() };
+            sidereal::bench::rq_vae(input.as_deref(), &wish)?
+        }
         Bench::Encode { method, settings, input, items, width, levels, codes, runs } => {
             let wish = EncodeWish { method, settings, input, items, width, levels, codes, runs };
             sidereal::bench::encode(&wish, context.progress.as_ref())?

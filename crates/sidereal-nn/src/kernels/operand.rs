@@ -2,6 +2,7 @@
 
 use super::bf16;
 use super::instructions::vectorised;
+use super::pairs;
 use super::precision::Precision;
 use super::row;
 use super::tile::ROW_FACTS;
@@ -89,6 +90,29 @@ pub fn prepare<'a>(precision: Precision, x: Rows<'a>, count: usize, width: usize
         }
     }
     Operand { precision, words: bytemuck::cast_slice(words), step, rows: count, width }
+}
+
+/// Rounds `count` columns of a matrix to bf16, from column `first` on, as the rows of a product; `turned` is for words the
+/// wrong way round.
+///
+/// # Shapes
+/// `x`: `[I, O]`; `space`: at least [`operand_words`] of `count` rows of I
+///
+/// # Panics
+/// If there are fewer columns, or `space` is shorter.
+pub fn prepare_columns<'a>(
+    x: &[f32],
+    output: usize,
+    [first, count]: [usize; 2],
+    space: &'a mut [f32],
+    turned: &mut Vec<u32>,
+) -> Operand<'a> {
+    let precision = Precision::Bf16;
+    let width = x.len().checked_div(output).unwrap_or(0);
+    let step = precision.words(width);
+    let words: &mut [u32] = bytemuck::cast_slice_mut(&mut space[..count * step]);
+    pairs::rows_of_columns(words, x, output, [first, count], turned);
+    Operand { precision, words, step, rows: count, width }
 }
 
 vectorised! {

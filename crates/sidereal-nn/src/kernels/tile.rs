@@ -23,6 +23,11 @@ impl Line {
     pub(crate) const ZERO: Self = Self([0; LANES]);
 }
 
+// SAFETY: sixteen words, 64 bytes, without padding; zeros are words too.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: as above, and any bytes are words.
+unsafe impl bytemuck::Pod for Line {}
+
 /// What becomes of a sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Write {

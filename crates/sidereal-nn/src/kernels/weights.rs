@@ -2,9 +2,12 @@
 //!
 //! A weight does not change, so it is rounded and put in order once, and a product neither copies nor converts it.
 
+use rayon::prelude::*;
+
 use super::bf16;
 use super::instructions::Instructions;
 use super::operand::Operand;
+use super::pairs;
 use super::precision::Precision;
 use super::tile::{Columns, Job, LANES, Line, Write};
 
@@ -23,6 +26,8 @@ pub struct Weights {
     sums: Vec<i32>,
 }
 
+/// Lines that are worth a thread.
+const TOGETHER: usize = 1 << 12;
 /// The most rows of a matrix of bytes: sums of more products could leave 32 bits.
 const MOST_BYTES: usize = 1 << 16;
 
@@ -33,6 +38,11 @@ impl Weights {
     /// `values`: `[I, O]`
     pub fn new(values: &[f32], output: usize, precision: Precision) -> Self {
         let input = values.len().checked_div(output).unwrap_or(0);
+        if precision == Precision::Bf16 {
+            return Self::of_pairs(input, output, |lines, first, _| {
+                pairs::lines_of_rows(lines, values, output, first);
+            });
+        }
         Self::of(input, output, precision, |i, o| values[i * output + o])
     }
 
@@ -42,7 +52,24 @@ impl Weights {
     /// `columns`: `[O, I]`
     pub fn of_columns(columns: &[f32], input: usize, precision: Precision) -> Self {
         let output = columns.len().checked_div(input).unwrap_or(0);
+        if precision == Precision::Bf16 {
+            return Self::of_pairs(input, output, |lines, first, space| {
+                pairs::lines_of_columns(lines, columns, input, first, space);
+            });
+        }
         Self::of(input, output, precision, |i, o| columns[o * input + i])
+    }
+
+    /// In bf16: `block` fills the lines of the block that begins at a column.
+    fn of_pairs(input: usize, output: usize, block: impl Fn(&mut [Line], usize, &mut Vec<u32>) + Sync) -> Self {
+        let precision = Precision::Bf16;
+        let depth = precision.words(input);
+        let mut lines = vec![Line::ZERO; output.div_ceil(LANES) * depth];
+        let fill = |space: &mut Vec<u32>, (i, lines): (usize, &mut [Line])| block(lines, i * LANES, space);
+        let blocks = lines.par_chunks_mut(depth.max(1)).enumerate();
+        blocks.with_min_len(TOGETHER.div_ceil(depth.max(1))).for_each_init(Vec::new, fill);
+        let (scales, sums) = (Vec::new(), Vec::new());
+        Self { precision, instructions: Instructions::current(), input, output, depth, lines, scales, sums }
     }
 
     fn of(input: usize, output: usize, precision: Precision, value: impl Fn(usize, usize) -> f32) -> Self {
@@ -61,6 +88,7 @@ impl Weights {
             let words = lines.map(|line| &mut line.0[o % LANES]).enumerate();
             match precision {
                 Precision::F32 => words.for_each(|(p, word)| *word = column(p).to_bits()),
+                // Bytes that were too many.
                 Precision::Bf16 => words.for_each(|(p, word)| *word = bf16::word(column(2 * p), column(2 * p + 1))),
                 Precision::Int8 => {
                     let most = (0..input).map(|i| value(i, o).abs()).fold(0.0, f32::max);

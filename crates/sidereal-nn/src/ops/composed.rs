@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::{D, DType, Tensor};
 
 use crate::error::Result;
+use crate::kernels::Precision;
 use crate::ops::attention::Attention;
 use crate::ops::code_heads::{CodeHeads, UNIT_EPS};
 use crate::ops::dropout::keep_mask;
@@ -38,6 +39,20 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         *last = weight.dim(1)?;
     }
     Ok(y.reshape(dims)?)
+}
+
+/// A product of values that are rounded to this precision first; bytes are taken as bf16.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn linear_in(precision: Precision, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    match precision {
+        Precision::F32 => linear(x, weight),
+        Precision::Bf16 | Precision::Int8 => {
+            let y = linear(&x.to_dtype(DType::BF16)?, &weight.to_dtype(DType::BF16)?)?;
+            Ok(y.to_dtype(x.dtype())?)
+        }
+    }
 }
 
 /// See [`crate::ops::linear_bias()`].

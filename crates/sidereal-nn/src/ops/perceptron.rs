@@ -10,9 +10,10 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, Var};
 use rayon::prelude::*;
 
-use super::product::{Matrix, product};
-use super::{check, cpu, linear_bias, relu};
+use super::rounded_product::{Side, product_in};
+use super::{check, composed, cpu, relu};
 use crate::error::Result;
+use crate::kernels::Precision;
 
 /// Weight `[I, O]` and bias `[O]` of a layer.
 pub type Layer = (Tensor, Tensor);
@@ -46,15 +47,21 @@ impl LearntLayers {
     }
 }
 
-/// The outputs of layer after layer. `inputs_learn` says whether `x` wants a gradient.
+/// The outputs of layer after layer. `inputs_learn` says whether `x` wants a gradient; `precision` is that of the products,
+/// backwards too (bytes are taken as bf16), while everything else stays f32.
 ///
 /// # Shapes
 /// x `[N, I]` -> `[N, O]`
 ///
 /// # Errors
 /// No layers; shapes that do not fit.
-pub fn perceptron(x: &Tensor, layers: &[Layer], inputs_learn: bool) -> Result<(Tensor, LearntLayers)> {
-    apply(x, layers, inputs_learn, None)
+pub fn perceptron(
+    x: &Tensor,
+    layers: &[Layer],
+    inputs_learn: bool,
+    precision: Precision,
+) -> Result<(Tensor, LearntLayers)> {
+    apply(x, layers, inputs_learn, precision, None)
 }
 
 /// The sum of squares of what a perceptron's outputs lie beside `target`, a scalar; the target gets no gradient.
@@ -69,11 +76,18 @@ pub fn perceptron_squared_error(
     layers: &[Layer],
     target: &Tensor,
     inputs_learn: bool,
+    precision: Precision,
 ) -> Result<(Tensor, LearntLayers)> {
-    apply(x, layers, inputs_learn, Some(target))
+    apply(x, layers, inputs_learn, precision, Some(target))
 }
 
-fn apply(x: &Tensor, layers: &[Layer], inputs_learn: bool, target: Option<&Tensor>) -> Result<(Tensor, LearntLayers)> {
+fn apply(
+    x: &Tensor,
+    layers: &[Layer],
+    inputs_learn: bool,
+    precision: Precision,
+    target: Option<&Tensor>,
+) -> Result<(Tensor, LearntLayers)> {
     const OP: &str = "perceptron";
     let (rows, mut width) = check::matrix(OP, "x", x)?;
     for (weight, bias) in layers {
@@ -92,7 +106,7 @@ fn apply(x: &Tensor, layers: &[Layer], inputs_learn: bool, target: Option<&Tenso
     if !cpu::is_fused(&all) || all.iter().any(|t| t.elem_count() == 0) {
         let mut y = x.clone();
         for (i, (weight, bias)) in layers.iter().enumerate() {
-            y = linear_bias(&y, weight, bias)?;
+            y = composed::linear_in(precision, &y, weight)?.broadcast_add(bias)?;
             if i + 1 < layers.len() {
                 y = relu(&y)?;
             }
@@ -112,6 +126,7 @@ fn apply(x: &Tensor, layers: &[Layer], inputs_learn: bool, target: Option<&Tenso
         target: target.map(|target| target.contiguous()).transpose()?,
         inputs_learn,
         learns,
+        precision,
         kept: OnceLock::new(),
         found: found.clone(),
     };
@@ -126,6 +141,7 @@ struct Perceptron {
     target: Option<Tensor>,
     inputs_learn: bool,
     learns: bool,
+    precision: Precision,
     kept: OnceLock<Kept>,
     found: Found,
 }
@@ -154,7 +170,7 @@ impl CustomOp1 for Perceptron {
             let (b_storage, b_layout) = bias.storage_and_layout();
             let (w, b) = (cpu::values(&w_storage, w_layout)?, cpu::values(&b_storage, b_layout)?);
             let input = hidden.last().map_or(x, Vec::as_slice);
-            y = product([rows, outputs, inputs], Matrix::rows(input, inputs), Matrix::rows(w, outputs));
+            y = product_in(self.precision, [rows, outputs, inputs], Side::Rows(input), Side::Rows(w));
             let last = i + 1 == self.layers.len();
             cpu::fill_chunks(&mut y, cpu::row_chunk(outputs), |_, rows| match last {
                 true => add_to_rows(rows, b),
@@ -208,8 +224,8 @@ impl CustomOp1 for Perceptron {
                 0 => xs,
                 _ => kept.hidden[i - 1].as_slice(),
             };
-            let g = Matrix::rows(&gradient, outputs);
-            let dw = product([inputs, outputs, rows], Matrix::rows(input, inputs).t(), g);
+            let g = Side::Rows(&gradient);
+            let dw = product_in(self.precision, [inputs, outputs, rows], Side::Columns(input), g);
             found.push((cpu::tensor(dw, weight.shape())?, cpu::tensor(bias_gradient, bias.shape())?));
             bias_gradient = Vec::new();
             if i == 0 && !self.inputs_learn {
@@ -217,7 +233,7 @@ impl CustomOp1 for Perceptron {
             }
             let (storage, layout) = weight.storage_and_layout();
             let w = cpu::values(&storage, layout)?;
-            let mut dx = product([rows, inputs, outputs], g, Matrix::rows(w, outputs).t());
+            let mut dx = product_in(self.precision, [rows, inputs, outputs], g, Side::Columns(w));
             if i > 0 {
                 let chunk = cpu::row_chunk(inputs);
                 let chunks = dx.par_chunks_mut(chunk).zip(input.par_chunks(chunk));
@@ -291,6 +307,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::ops::linear_bias;
     use crate::rng::Rng;
 
     fn var(shape: &[usize], rng: &mut Rng) -> Var {
@@ -329,8 +346,8 @@ mod tests {
             let want = (loss(&y) / 300.0).unwrap().backward().unwrap();
             let input = if inputs_learn { x.as_tensor().clone() } else { x.as_tensor().detach() };
             let (found, learnt) = match with_target {
-                true => perceptron_squared_error(&input, &layers, &target, inputs_learn).unwrap(),
-                false => perceptron(&input, &layers, inputs_learn).unwrap(),
+                true => perceptron_squared_error(&input, &layers, &target, inputs_learn, Precision::F32).unwrap(),
+                false => perceptron(&input, &layers, inputs_learn, Precision::F32).unwrap(),
             };
             let found = if with_target { found } else { loss(&found) };
             close(&found, &loss(&y), "loss");
@@ -348,11 +365,50 @@ mod tests {
     }
 
     #[test]
+    fn in_bf16_a_perceptron_is_its_layers_of_rounded_values_backwards_too() {
+        let mut rng = Rng::new(5, "test");
+        let (x, target) = (var(&[120, 37], &mut rng), var(&[120, 9], &mut rng));
+        let small = |shape: &[usize], rng: &mut Rng| Var::from_tensor(&(var(shape, rng).as_tensor() * 0.2).unwrap());
+        let vars: Vec<(Var, Var)> = [(37, 50), (50, 9)]
+            .map(|(i, o)| (small(&[i, o], &mut rng).unwrap(), small(&[o], &mut rng).unwrap()))
+            .into_iter()
+            .collect();
+        let layers: Vec<Layer> = vars.iter().map(|(w, b)| (w.as_tensor().clone(), b.as_tensor().clone())).collect();
+        let gradients = |precision: Precision, composed: bool| {
+            if composed {
+                let mut y = x.as_tensor().clone();
+                for (i, (weight, bias)) in layers.iter().enumerate() {
+                    y = composed::linear_in(precision, &y, weight).unwrap().broadcast_add(bias).unwrap();
+                    y = if i == 0 { relu(&y).unwrap() } else { y };
+                }
+                let loss = (y - target.as_tensor().detach()).unwrap().sqr().unwrap().sum_all().unwrap();
+                return (loss.to_scalar::<f32>().unwrap(), loss.backward().unwrap());
+            }
+            let (loss, learnt) = perceptron_squared_error(&x, &layers, &target, true, precision).unwrap();
+            let mut grads = loss.backward().unwrap();
+            learnt.insert_into(&mut grads).unwrap();
+            (loss.to_scalar::<f32>().unwrap(), grads)
+        };
+        let (exact, rounded) = (gradients(Precision::F32, false), gradients(Precision::Bf16, false));
+        let composed = gradients(Precision::Bf16, true);
+        let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+        for (what, other, most) in [("f32", &exact, 5e-2), ("composed", &composed, 5e-2)] {
+            assert!((rounded.0 / other.0 - 1.0).abs() < most, "loss beside {what}: {} {}", rounded.0, other.0);
+            for var in vars.iter().flat_map(|(w, b)| [w, b]).chain([&x]) {
+                let (a, b) = (rounded.1.get(var).unwrap(), other.1.get(var).unwrap());
+                let apart = norm(&(a - b).unwrap()) / norm(b);
+                assert!(apart < most, "gradient {:?} beside {what}: {apart}", var.dims());
+            }
+        }
+        assert_ne!(rounded.0, exact.0);
+    }
+
+    #[test]
     fn layers_that_do_not_fit_are_refused() {
         let mut rng = Rng::new(3, "test");
         let x = var(&[4, 3], &mut rng);
-        assert!(perceptron(&x, &[], false).is_err());
+        assert!(perceptron(&x, &[], false, Precision::F32).is_err());
         let layer = (var(&[2, 5], &mut rng).into_inner(), var(&[5], &mut rng).into_inner());
-        assert!(perceptron(&x, &[layer], false).unwrap_err().to_string().contains("weight"));
+        assert!(perceptron(&x, &[layer], false, Precision::F32).unwrap_err().to_string().contains("weight"));
     }
 }

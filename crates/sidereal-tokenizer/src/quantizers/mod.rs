@@ -357,5 +357,5 @@ pub struct Scratch {
     pub(crate) residuals: Vec<f32>,
     pub(crate) scores: Vec<f32>,
     pub(crate) search: SearchScratch,
-    pub(crate) hidden: [Vec<f32>; 2],
+    pub(crate) hidden: [Vec<f32>; 3],
 }

@@ -336,7 +336,7 @@ impl Quantizer for Opq {
     }
 
     fn encode_rows(&self, rows: &[f32], scratch: &mut Scratch, codes: &mut [u16]) {
-        let [padded, part] = &mut scratch.hidden;
+        let [padded, part, _] = &mut scratch.hidden;
         self.rotation.rotate_rows(rows, padded, &mut scratch.residuals);
         self.codebooks.encode_rows(&scratch.residuals, part, &mut scratch.search, codes);
     }

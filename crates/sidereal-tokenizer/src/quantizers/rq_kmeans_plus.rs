@@ -15,6 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 use sidereal_core::Error;
+use sidereal_nn::kernels::Precision;
 use sidereal_nn::schedule::Schedule;
 
 use super::rq_vae::{CodebookUpdate, Estimator, Plan, Reduction, RqVae, RqVaeConfig, Sinkhorn, train};
@@ -73,6 +74,8 @@ pub struct RqKmeansPlusConfig {
     pub codebook_update: CodebookUpdate,
     /// Levels whose codes are spread evenly over each training batch.
     pub sinkhorn: Sinkhorn,
+    /// What the nets multiply in, in training and in encoding alike: f32 or bf16.
+    pub precision: Precision,
     /// Losses that pull codes towards behaviour.
     pub align: AlignConfig,
 }
@@ -100,6 +103,7 @@ impl Default for RqKmeansPlusConfig {
             estimator: Estimator::StraightThrough,
             codebook_update: CodebookUpdate::Gradient,
             sinkhorn: Sinkhorn::default(),
+            precision: Precision::F32,
             align: AlignConfig::default(),
         }
     }
@@ -128,6 +132,7 @@ impl RqKmeansPlusConfig {
             estimator: self.estimator,
             codebook_update: self.codebook_update,
             sinkhorn: self.sinkhorn.clone(),
+            precision: self.precision,
             align: self.align.clone(),
             ..RqVaeConfig::default()
         };

@@ -58,6 +58,7 @@ impl Model {
         let encoder = TrainableMlp::new("enc", &widths, plan.residual, &mut params, &mut rng)?;
         widths.reverse();
         let decoder = TrainableMlp::new("dec", &widths, plan.residual, &mut params, &mut rng)?;
+        let [encoder, decoder] = [encoder, decoder].map(|net| net.in_precision(config.precision));
         let codebooks = Codebooks::new(config, &mut params, &mut rng)?;
         let input_norm = match config.input_norm {
             InputNorm::None => None,

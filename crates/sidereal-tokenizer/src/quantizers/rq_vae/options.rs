@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sidereal_core::Error;
+use sidereal_nn::kernels::Precision;
 
 use crate::Result;
 
@@ -151,6 +152,10 @@ pub(super) fn check(config: &super::RqVaeConfig, method: &str) -> Result<()> {
     }
     if !(1..=100_000).contains(iterations) {
         return refuse("sinkhorn.iterations", format!("{iterations} iterations"), "give 1 to 100000; 50 is usual");
+    }
+    if config.precision == Precision::Int8 {
+        let problem = "bytes are too coarse for gradients".to_owned();
+        return refuse("precision", problem, "use f32 or bf16");
     }
     Ok(())
 }
