@@ -11,6 +11,7 @@ use candle_core::Device;
 use serde::Serialize;
 use sidereal_core::{Catalog, CodeVocab, CollisionPolicy, Error as CoreError, ItemId, LeafFilter, SemanticIds};
 use sidereal_nn::kernels::{Instructions, Precision};
+use sidereal_nn::ops::in_precision;
 use sidereal_nn::optimizer::{AdamW, AdamWConfig};
 use sidereal_nn::rng::Rng;
 
@@ -174,7 +175,8 @@ pub struct TrainBench {
 
 /// Measures forward, backward and optimiser (AdamW, rate 1e-3, decay 0.01) on a model.
 ///
-/// One run is `steps` steps of `batch` samples, taken in turn; one run before the measured ones warms up.
+/// One run is `steps` steps of `batch` samples, taken in turn; one run before the measured ones warms up. Products multiply
+/// in `precision`.
 ///
 /// # Errors
 /// Fewer samples than a batch; whatever the device says.
@@ -185,6 +187,7 @@ pub fn bench_train_step(
     steps: usize,
     runs: usize,
     seed: u64,
+    precision: Precision,
 ) -> Result<TrainBench> {
     let part = if model.device().is_cpu() { PART_ROWS } else { batch.max(1) };
     let batches = input.batches(batch.max(1), part);
@@ -200,7 +203,8 @@ pub fn bench_train_step(
             let parts = &batches[losses.len() % batches.len()];
             let mask_seed = seed.wrapping_add(losses.len() as u64);
             let rate = model.config().dropout_rate;
-            let of_part = |part: &Batch, noise| model.loss(part, 0.0, &Dropout::new(rate, noise));
+            let loss = |part: &Batch, noise| model.loss(part, 0.0, &Dropout::new(rate, noise));
+            let of_part = |part: &Batch, noise| in_precision(precision, || loss(part, noise));
             let (loss, grads) = gradients(model.params(), parts, usize::MAX, mask_seed, of_part)?;
             optimizer.step(&grads, 1e-3)?;
             losses.push(loss as f32);

@@ -22,6 +22,7 @@ use std::time::Instant;
 use candle_core::backprop::GradStore;
 use sidereal_core::filter::Allowed;
 use sidereal_core::{Error as CoreError, Histories, LeafFilter, Progress, Split};
+use sidereal_nn::ops::in_precision;
 use sidereal_nn::optimizer::{AdamW, AdamWConfig};
 use sidereal_nn::rng::Rng;
 
@@ -298,7 +299,8 @@ impl<'a> Run<'a> {
         // Rows are slices of the histories: nothing is read or copied here that another thread could have ready before.
         let data_seconds = began.elapsed().as_secs_f64();
         let noise = Rng::new(self.job.seed, &format!("dropout {step}")).next_u64();
-        let of_part = |part: &Part<'_>, noise| self.network.loss(&part.rows, Some(noise));
+        let loss = |part: &Part<'_>, noise| self.network.loss(&part.rows, Some(noise));
+        let of_part = |part: &Part<'_>, noise| in_precision(self.config.precision, || loss(part, noise));
         let (value, mut grads) = gradients(self.network.params(), &parts, cut.at_once, noise, of_part)?;
         if !value.is_finite() {
             return Err(self.diverged(numbers, value));

@@ -15,17 +15,21 @@ use sidereal_generator::{
     Generator, GeneratorConfig, Materials, Network, Question, Quota, Ranking, Row, Search, TrainJob, Widths, train,
 };
 use sidereal_nn::device::DeviceChoice;
-use sidereal_nn::ops::composed;
+use sidereal_nn::kernels::Precision;
+use sidereal_nn::ops::{composed, in_precision};
 use sidereal_nn::tolerance::{DEVICE_F32, Tolerance};
 
 /// Scores are sums over levels, and losses means over targets: both add up what single numbers may be off.
 const SUMS: Tolerance = Tolerance { absolute: 5.0 * DEVICE_F32.absolute, relative: 5.0 * DEVICE_F32.relative };
+/// Losses of products in bf16, which a device adds up in another order and rounds once more.
+const ROUNDED: Tolerance = Tolerance { absolute: 0.0, relative: 2e-2 };
 /// What six steps make of it: Adam divides by what is near zero.
 const TRAINED: Tolerance = Tolerance { absolute: 1e-2, relative: 1e-2 };
 
 /// What a model says on one device.
 struct Answers {
     loss: f32,
+    loss_in_bf16: f32,
     gradients: Vec<(String, Vec<f32>)>,
     rankings: Vec<Vec<Ranking>>,
     trained_loss: f32,
@@ -70,6 +74,7 @@ fn answers(
         network.save_weights(weights).unwrap();
     }
     let loss = loss_of(network.as_ref(), world, config);
+    let in_bf16 = in_precision(Precision::Bf16, || loss_of(network.as_ref(), world, config));
     let grads = loss.backward().unwrap();
     let gradient = |(name, var): &(String, candle_core::Var)| {
         let gradient = grads.get(var.as_tensor()).unwrap_or_else(|| panic!("{name} has no gradient"));
@@ -108,7 +113,8 @@ fn answers(
     };
     let trained: Generator = train(&job).unwrap().generator;
     let trained_loss = loss_of(trained.network(), world, config).to_scalar().unwrap();
-    Answers { loss: loss.to_scalar().unwrap(), gradients, rankings, trained_loss }
+    let loss_in_bf16 = in_bf16.to_scalar().unwrap();
+    Answers { loss: loss.to_scalar().unwrap(), loss_in_bf16, gradients, rankings, trained_loss }
 }
 
 fn assert_close(what: &str, within: Tolerance, device: f32, cpu: f32) {
@@ -131,6 +137,7 @@ fn every_model_learns_and_answers_on_the_device_as_on_the_cpu() {
     for (at, (name, config)) in recipes.iter().enumerate() {
         let (cpu, device) = (&on_cpu[at], answers(&world, config, &device, &weights(at), false));
         assert_close(&format!("{name}: loss"), SUMS, device.loss, cpu.loss);
+        assert_close(&format!("{name}: loss in bf16"), ROUNDED, device.loss_in_bf16, cpu.loss_in_bf16);
         assert_close(&format!("{name}: loss after training"), TRAINED, device.trained_loss, cpu.trained_loss);
         for ((parameter, ours), (_, theirs)) in device.gradients.iter().zip(&cpu.gradients) {
             let largest = theirs.iter().fold(0f32, |most, value| most.max(value.abs()));

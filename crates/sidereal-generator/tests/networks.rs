@@ -6,6 +6,8 @@ use sidereal_core::{ItemIndex, LeafFilter};
 use sidereal_generator::batches::Samples;
 use sidereal_generator::training::AverageConfig;
 use sidereal_generator::{GENERATORS, Generator, Question, Row, TrainOutcome};
+use sidereal_nn::kernels::Precision;
+use sidereal_nn::ops::in_precision;
 
 mod recipes;
 use recipes::{moved, recipes, world};
@@ -38,6 +40,53 @@ fn every_parameter_of_every_network_gets_a_gradient() {
             let size: f32 = gradient.abs().unwrap().sum_all().unwrap().to_scalar().unwrap();
             assert!(size > 0.0 && size.is_finite(), "{name}: {parameter}: {size}");
         }
+    }
+}
+
+#[test]
+fn in_bf16_every_network_learns_nearly_what_it_learns_in_f32() {
+    let world = world(24);
+    for (name, config) in recipes() {
+        let network = config.model().build(&world.materials(), 3).unwrap();
+        let samples = Samples::new(&world.histories, &world.split, config.model().unit(), 4);
+        let rows: Vec<Row<'_>> = (0..samples.len() as u32).map(|number| samples.row(number)).collect();
+        let learn = |precision: Precision| {
+            let loss = in_precision(precision, || network.loss(&rows, Some(5)).unwrap());
+            let grads = loss.backward().unwrap();
+            let of = |(_, var): &(String, candle_core::Var)| {
+                grads.get(var.as_tensor()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            let all: Vec<f32> = network.params().vars().iter().flat_map(of).collect();
+            (f64::from(loss.to_scalar::<f32>().unwrap()), all)
+        };
+        let (exact, rounded) = (learn(Precision::F32), learn(Precision::Bf16));
+        assert!((rounded.0 / exact.0 - 1.0).abs() < 0.02, "{name}: loss {} for {}", rounded.0, exact.0);
+        assert_ne!(rounded.1, exact.1, "{name}: nothing was rounded");
+        let length = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+        let apart = length(&mut rounded.1.iter().zip(&exact.1).map(|(a, b)| a - b));
+        let share = apart / length(&mut exact.1.iter().copied());
+        assert!(share < 0.05, "{name}: gradients are {share} of their length apart");
+    }
+}
+
+#[test]
+fn a_training_in_bf16_ends_with_the_same_bits_in_parts_and_on_any_threads() {
+    let world = world(24);
+    for (name, mut config) in recipes() {
+        config.training_mut().precision = Precision::Bf16;
+        let [whole, parts] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        pool.install(|| world.train(&config, whole.path()));
+        let mut first = config.clone();
+        first.training_mut().max_minutes = Some(1e-9);
+        world.train(&first, parts.path());
+        world.train(&config, parts.path());
+        let last = |dir: &std::path::Path| sidereal_nn::checkpoint::load(dir).unwrap().unwrap().params;
+        assert_eq!(last(parts.path()), last(whole.path()), "{name}");
+        // A checkpoint in bf16 is not gone on from in f32.
+        config.training_mut().precision = Precision::F32;
+        let refused = world.try_train(&config, whole.path()).unwrap_err().to_string();
+        assert!(refused.contains("precision"), "{name}: {refused}");
     }
 }
 

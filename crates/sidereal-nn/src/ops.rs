@@ -4,6 +4,8 @@
 //! own backward; every other type and device runs the fallback of plain candle ops in [`composed`], which candle
 //! differentiates. Tests hold the two against each other. When no input is tracked nothing is kept for a backward.
 //!
+//! Products of a training multiply in f32 or, within [`in_precision()`], in bf16.
+//!
 //! Weights are `[I, O]`, ready for the product: a transposed view costs two to five times as much.
 
 pub mod activation;
@@ -25,6 +27,7 @@ pub mod composed;
 mod attention_cpu;
 mod check;
 pub(crate) mod cpu;
+mod in_precision;
 mod product;
 mod rounded_product;
 
@@ -37,6 +40,7 @@ pub use dropout::{add_dropout, dropout};
 pub use embedding::embedding;
 pub use embedding_bag::embedding_bag;
 pub use feed_forward::feed_forward_relu;
+pub use in_precision::in_precision;
 pub use item_loss::{ItemCodes, ItemScores, item_cross_entropy};
 pub use linear::{linear, linear_bias, tied_head};
 pub use loss::{CrossEntropy, cross_entropy};

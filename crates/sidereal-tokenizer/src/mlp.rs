@@ -7,7 +7,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 use sidereal_nn::kernels::{Precision, Rows, Weights, Write, operand_words, prepare};
-use sidereal_nn::ops::{self, LearntLayers};
+use sidereal_nn::ops::{self, LearntLayers, in_precision};
 use sidereal_nn::params::{Init, Params};
 
 use crate::Result;
@@ -61,7 +61,7 @@ impl TrainableMlp {
     /// # Shapes
     /// [B, I] to [B, O]
     pub(crate) fn forward(&self, x: &Tensor, inputs_learn: bool) -> Result<(Tensor, LearntLayers)> {
-        let (y, learnt) = ops::perceptron(x, &self.layers, inputs_learn, self.precision)?;
+        let (y, learnt) = in_precision(self.precision, || ops::perceptron(x, &self.layers, inputs_learn))?;
         Ok((if self.residual { (y + x)? } else { y }, learnt))
     }
 
@@ -90,7 +90,7 @@ impl TrainableMlp {
             let (y, learnt) = self.forward(x, true)?;
             return Ok(((y - target)?.sqr()?.sum_all()?, learnt));
         }
-        ops::perceptron_squared_error(x, &self.layers, target, true, self.precision)
+        in_precision(self.precision, || ops::perceptron_squared_error(x, &self.layers, target, true))
     }
 
     /// A copy to run on rows.

@@ -83,6 +83,7 @@ pub struct TrainWish {
     pub steps: usize,
     pub runs: usize,
     pub seed: u64,
+    pub precision: Precision,
 }
 
 /// Training steps of the TIGER shape.
@@ -101,7 +102,7 @@ pub fn train(wish: &TrainWish, device: DeviceChoice) -> Result<Value> {
         T5Config { vocab_size: wish.vocab, ..config.t5(&CodeVocab::new(CodeVocab::FIRST_CODE, &vec![codes; levels]))? };
     let model = bench_model(None, t5, wish.seed, &device.open()?)?;
     let input = TrainInput::random(wish.batch * 4, wish.encoder_tokens, levels, codes, wish.seed);
-    let found = bench_train_step(&model, &input, wish.batch, wish.steps, wish.runs, wish.seed)?;
+    let found = bench_train_step(&model, &input, wish.batch, wish.steps, wish.runs, wish.seed, wish.precision)?;
     Ok(with_what("train", json!(found)))
 }
 

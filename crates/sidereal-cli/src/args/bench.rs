@@ -33,6 +33,9 @@ pub(crate) enum Bench {
         /// The seed.
         #[arg(long, default_value_t = 1234)]
         seed: u64,
+        /// What products multiply in: f32 or bf16.
+        #[arg(long, default_value = "f32")]
+        precision: Precision,
     },
     /// Constrained beam search of the TIGER shape.
     Beam {

@@ -15,8 +15,9 @@ use crate::output;
 pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
     let device = context.global.device;
     let mut figures = match command {
-        Bench::Train { batch, encoder_tokens, decoder_tokens, vocab, dropout, steps, runs, seed } => {
-            let wish = TrainWish { batch, encoder_tokens, decoder_tokens, vocab, dropout, steps, runs, seed };
+        Bench::Train { batch, encoder_tokens, decoder_tokens, vocab, dropout, steps, runs, seed, precision } => {
+            let wish =
+                TrainWish { batch, encoder_tokens, decoder_tokens, vocab, dropout, steps, runs, seed, precision };
             sidereal::bench::train(&wish, device)?
         }
         Bench::Beam {

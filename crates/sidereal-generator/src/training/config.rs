@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sidereal_core::Error as CoreError;
+use sidereal_nn::kernels::Precision;
 use sidereal_nn::schedule::Schedule;
 
 use super::average::AverageConfig;
@@ -50,6 +51,10 @@ pub struct TrainingConfig {
     pub weight_decay: f64,
     /// Gradients longer than this are shortened to it; 0 never.
     pub clip_norm: f64,
+    /// What products multiply in, forwards and backwards: f32, or bf16, faster where the processor or the device has it.
+    /// Parameters, sums, norms, softmax and losses stay f32.
+    #[serde(skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
     /// Share of the target's probability that is spread over all tokens.
     pub label_smoothing: f32,
     /// A running mean of the weights ([`super::average`]): validations ask it, and the generator is it. Absent: the weights of
@@ -93,6 +98,7 @@ impl Default for TrainingConfig {
             warmup_steps: 500,
             weight_decay: 1e-4,
             clip_norm: 1.0,
+            precision: Precision::F32,
             label_smoothing: 0.0,
             average: None,
             recency: None,
@@ -151,6 +157,9 @@ impl TrainingConfig {
             [("learning_rate", self.learning_rate), ("weight_decay", self.weight_decay), ("clip_norm", self.clip_norm)];
         if let Some((key, value)) = amounts.iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
             return fail(key, format!("{value} is not a number from 0 up"), "give a number such as 0.001");
+        }
+        if self.precision == Precision::Int8 {
+            return fail("precision", "bytes are too coarse for gradients".to_owned(), "use f32 or bf16");
         }
         if !(0.0..1.0).contains(&self.label_smoothing) {
             let problem = format!("{} is not in [0, 1)", self.label_smoothing);

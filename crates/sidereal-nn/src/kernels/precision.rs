@@ -31,6 +31,11 @@ impl Precision {
         }
     }
 
+    /// Whether it is the reference.
+    pub fn is_f32(&self) -> bool {
+        *self == Self::F32
+    }
+
     /// What is multiplied where bytes are too coarse: keys and values, which come anew with every request, and what makes
     /// the scores themselves.
     pub fn at_least_bf16(self) -> Self {

@@ -10,6 +10,7 @@ use crate::kernels::Precision;
 use crate::ops::attention::Attention;
 use crate::ops::code_heads::{CodeHeads, UNIT_EPS};
 use crate::ops::dropout::keep_mask;
+use crate::ops::in_precision;
 use crate::ops::item_loss::ItemScores;
 use crate::ops::loss::CrossEntropy;
 use crate::ops::marked::Marked;
@@ -27,11 +28,19 @@ pub fn is_everywhere() -> bool {
     EVERYWHERE.load(Ordering::Relaxed)
 }
 
-/// See [`crate::ops::linear()`].
+/// See [`crate::ops::linear()`]. Where a pass is to multiply in bf16, f32 is rounded for the product.
 ///
 /// # Errors
 /// Shapes that do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    if x.dtype() == DType::F32 && in_precision::current() != Precision::F32 {
+        let [x, weight] = [x, weight].map(|side| side.to_dtype(DType::BF16));
+        return Ok(plain_linear(&x?, &weight?)?.to_dtype(DType::F32)?);
+    }
+    plain_linear(x, weight)
+}
+
+fn plain_linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     let rows = x.reshape(((), weight.dim(0)?))?; // [N, I]
     let y = rows.matmul(weight)?; // [N, O]
@@ -39,20 +48,6 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         *last = weight.dim(1)?;
     }
     Ok(y.reshape(dims)?)
-}
-
-/// A product of values that are rounded to this precision first; bytes are taken as bf16.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn linear_in(precision: Precision, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    match precision {
-        Precision::F32 => linear(x, weight),
-        Precision::Bf16 | Precision::Int8 => {
-            let y = linear(&x.to_dtype(DType::BF16)?, &weight.to_dtype(DType::BF16)?)?;
-            Ok(y.to_dtype(x.dtype())?)
-        }
-    }
 }
 
 /// See [`crate::ops::linear_bias()`].

@@ -7,8 +7,10 @@ use rayon::prelude::*;
 
 use super::dropout::Mask;
 use super::product::{Matrix, Target, blocks, product, product_into, transposed};
-use super::{check, composed, cpu};
+use super::rounded_product::{Side, rounded_product};
+use super::{check, composed, cpu, in_precision};
 use crate::error::Result;
+use crate::kernels::Precision;
 
 /// `dropout(relu(x * up)) * down`.
 ///
@@ -32,13 +34,14 @@ pub fn feed_forward_relu(x: &Tensor, up: &Tensor, down: &Tensor, dropout: Option
         return composed::feed_forward_relu(x, up, down, dropout);
     }
     let track = x.track_op() || up.track_op() || down.track_op();
-    let op = FeedForward { dropout, track, hidden: OnceLock::new() };
+    let op = FeedForward { dropout, track, precision: in_precision::current(), hidden: OnceLock::new() };
     Ok(x.contiguous()?.apply_op3(&up.contiguous()?, &down.contiguous()?, op)?)
 }
 
 struct FeedForward {
     dropout: Option<(f32, u64)>,
     track: bool,
+    precision: Precision,
     /// `dropout(relu(x * up))` `[N, F]`, from the forward. It is positive exactly where the gradient passes.
     hidden: OnceLock<Vec<f32>>,
 }
@@ -107,6 +110,19 @@ impl CustomOp3 for FeedForward {
         let outputs = down_layout.shape().dims2()?.1;
         let (x, up, down) = (cpu::slice(x, x_layout)?, cpu::slice(up, up_layout)?, cpu::slice(down, down_layout)?);
         let rows = x.len() / width;
+        let mut dims = x_layout.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = outputs;
+        }
+        if self.precision != Precision::F32 {
+            let mut h = rounded_product([rows, hidden, width], Side::Rows(x), Side::Rows(up));
+            cpu::fill_chunks(&mut h, cpu::CHUNK, |start, h| self.activate(h, start));
+            let y = rounded_product([rows, outputs, hidden], Side::Rows(&h), Side::Rows(down));
+            if self.track {
+                self.hidden.get_or_init(|| h);
+            }
+            return Ok((CpuStorage::F32(y), dims.into()));
+        }
         let block = Self::block_rows(rows, width, hidden);
         let mut y = cpu::unfilled(rows * outputs);
         // A block's hidden rows are used while they are still in the cache.
@@ -130,10 +146,6 @@ impl CustomOp3 for FeedForward {
             one(0, &mut y, &mut cpu::unfilled(rows * hidden));
         } else {
             y_blocks.for_each(|(i, y)| one(i, y, &mut cpu::unfilled(y.len() / outputs * hidden)));
-        }
-        let mut dims = x_layout.dims().to_vec();
-        if let Some(last) = dims.last_mut() {
-            *last = outputs;
         }
         Ok((CpuStorage::F32(y), dims.into()))
     }
@@ -159,8 +171,17 @@ impl CustomOp3 for FeedForward {
         let (g, xs) = (cpu::values(&g_storage, g_layout)?, cpu::values(&x_storage, x_layout)?);
         let (us, ds) = (cpu::values(&u_storage, u_layout)?, cpu::values(&d_storage, d_layout)?);
         let rows = xs.len() / width;
-        let block = Self::block_rows(rows, width, hidden);
         let scale = self.dropout.map_or(1.0, |(p, _)| 1.0 / (1.0 - p));
+        if self.precision != Precision::F32 {
+            let mut dh = rounded_product([rows, hidden, outputs], Side::Rows(g), Side::Columns(ds));
+            cpu::fill_chunks(&mut dh, cpu::CHUNK, |start, dh| gate(dh, &h[start..], scale));
+            let dx = rounded_product([rows, width, hidden], Side::Rows(&dh), Side::Columns(us));
+            let du = rounded_product([width, hidden, rows], Side::Columns(xs), Side::Rows(&dh));
+            let dd = rounded_product([hidden, outputs, rows], Side::Columns(h), Side::Rows(g));
+            let [dx, du, dd] = [(dx, x), (du, up), (dd, down)].map(|(d, of)| cpu::tensor(d, of.shape()));
+            return Ok((Some(dx?), Some(du?), Some(dd?)));
+        }
+        let block = Self::block_rows(rows, width, hidden);
         // Laid out once, or every block would pack them for itself.
         let down_t = transposed(Matrix::rows(ds, outputs).t(), outputs, hidden); // [O, F]
         let up_t = transposed(Matrix::rows(us, hidden).t(), hidden, width); // [F, D]

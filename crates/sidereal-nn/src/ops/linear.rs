@@ -2,9 +2,10 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
-use super::product::{Matrix, product};
-use super::{check, composed, cpu};
+use super::rounded_product::{Side, product_in};
+use super::{check, composed, cpu, in_precision};
 use crate::error::Result;
+use crate::kernels::Precision;
 
 /// `x * weight`.
 ///
@@ -18,7 +19,7 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     if !cpu::is_fused(&[x, weight]) {
         return composed::linear(x, weight);
     }
-    Ok(x.contiguous()?.apply_op2(&weight.contiguous()?, Linear)?)
+    Ok(x.contiguous()?.apply_op2(&weight.contiguous()?, Linear(in_precision::current()))?)
 }
 
 /// `x * weight + bias`.
@@ -34,7 +35,8 @@ pub fn linear_bias(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor>
     if !cpu::is_fused(&[x, weight, bias]) {
         return composed::linear_bias(x, weight, bias);
     }
-    Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, LinearBias)?)
+    let op = LinearBias(in_precision::current());
+    Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?)
 }
 
 /// `x * table^T`: logits over a vocabulary whose embeddings are the head.
@@ -54,7 +56,7 @@ pub fn tied_head(x: &Tensor, table: &Tensor) -> Result<Tensor> {
     if !cpu::is_fused(&[x, table]) {
         return composed::tied_head(x, table);
     }
-    Ok(x.contiguous()?.apply_op2(&table.contiguous()?, TiedHead)?)
+    Ok(x.contiguous()?.apply_op2(&table.contiguous()?, TiedHead(in_precision::current()))?)
 }
 
 fn check_linear(op: &str, x: &Tensor, weight: &Tensor) -> Result<()> {
@@ -84,7 +86,12 @@ fn rows(values: &[f32], width: usize) -> usize {
 type TensorResult<T> = candle_core::Result<T>;
 
 /// dx = g * W^T and dW = x^T * g, each where it is wanted.
-fn linear_backward(x: &Tensor, weight: &Tensor, g: &Tensor) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
+fn linear_backward(
+    precision: Precision,
+    x: &Tensor,
+    weight: &Tensor,
+    g: &Tensor,
+) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
     let (inputs, outputs) = weight.dims2()?;
     let g = g.contiguous()?;
     let (g_storage, g_layout) = g.storage_and_layout();
@@ -93,13 +100,15 @@ fn linear_backward(x: &Tensor, weight: &Tensor, g: &Tensor) -> TensorResult<(Opt
     let (g, xs) = (cpu::values(&g_storage, g_layout)?, cpu::values(&x_storage, x_layout)?);
     let ws = cpu::values(&w_storage, w_layout)?;
     let n = rows(g, outputs);
-    let g = Matrix::rows(g, outputs);
-    let dx = || cpu::tensor(product([n, inputs, outputs], g, Matrix::rows(ws, outputs).t()), x.shape());
-    let dw = || cpu::tensor(product([inputs, outputs, n], Matrix::rows(xs, inputs).t(), g), weight.shape());
+    let product = |sizes, a, b| product_in(precision, sizes, a, b);
+    let g = Side::Rows(g);
+    let dx = || cpu::tensor(product([n, inputs, outputs], g, Side::Columns(ws)), x.shape());
+    let dw = || cpu::tensor(product([inputs, outputs, n], Side::Columns(xs), g), weight.shape());
     Ok((x.track_op().then(dx).transpose()?, weight.track_op().then(dw).transpose()?))
 }
 
-struct Linear;
+/// Holds what it multiplies in.
+struct Linear(Precision);
 
 impl CustomOp2 for Linear {
     fn name(&self) -> &'static str {
@@ -116,16 +125,17 @@ impl CustomOp2 for Linear {
         let (x, weight) = (cpu::slice(x, x_layout)?, cpu::slice(weight, weight_layout)?);
         let (inputs, outputs) = weight_layout.shape().dims2()?;
         let sizes = [rows(x, inputs), outputs, inputs];
-        let y = product(sizes, Matrix::rows(x, inputs), Matrix::rows(weight, outputs));
+        let y = product_in(self.0, sizes, Side::Rows(x), Side::Rows(weight));
         Ok((CpuStorage::F32(y), with_last(x_layout, outputs)))
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
-        linear_backward(x, w, g)
+        linear_backward(self.0, x, w, g)
     }
 }
 
-struct LinearBias;
+/// Holds what it multiplies in.
+struct LinearBias(Precision);
 
 impl CustomOp3 for LinearBias {
     fn name(&self) -> &'static str {
@@ -145,7 +155,7 @@ impl CustomOp3 for LinearBias {
         let bias = cpu::slice(bias, bias_layout)?;
         let (inputs, outputs) = weight_layout.shape().dims2()?;
         let sizes = [rows(x, inputs), outputs, inputs];
-        let mut y = product(sizes, Matrix::rows(x, inputs), Matrix::rows(weight, outputs));
+        let mut y = product_in(self.0, sizes, Side::Rows(x), Side::Rows(weight));
         cpu::fill_chunks(&mut y, cpu::row_chunk(outputs), |_, rows| add_to_rows(rows, bias));
         Ok((CpuStorage::F32(y), with_last(x_layout, outputs)))
     }
@@ -159,7 +169,7 @@ impl CustomOp3 for LinearBias {
         g: &Tensor,
     ) -> TensorResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let g = g.contiguous()?;
-        let (dx, dw) = linear_backward(x, weight, &g)?;
+        let (dx, dw) = linear_backward(self.0, x, weight, &g)?;
         if !bias.track_op() {
             return Ok((dx, dw, None));
         }
@@ -179,7 +189,8 @@ cpu::vectorised! {
     }
 }
 
-struct TiedHead;
+/// Holds what it multiplies in.
+struct TiedHead(Precision);
 
 impl CustomOp2 for TiedHead {
     fn name(&self) -> &'static str {
@@ -196,7 +207,7 @@ impl CustomOp2 for TiedHead {
         let (x, table) = (cpu::slice(x, x_layout)?, cpu::slice(table, table_layout)?);
         let (vocab, width) = table_layout.shape().dims2()?;
         let sizes = [rows(x, width), vocab, width];
-        let y = product(sizes, Matrix::rows(x, width), Matrix::rows(table, width).t());
+        let y = product_in(self.0, sizes, Side::Rows(x), Side::Columns(table));
         Ok((CpuStorage::F32(y), with_last(x_layout, vocab)))
     }
 
@@ -215,9 +226,9 @@ impl CustomOp2 for TiedHead {
         let (g, xs) = (cpu::values(&g_storage, g_layout)?, cpu::values(&x_storage, x_layout)?);
         let ts = cpu::values(&t_storage, t_layout)?;
         let n = rows(xs, width);
-        let g = Matrix::rows(g, vocab);
-        let dx = || cpu::tensor(product([n, width, vocab], g, Matrix::rows(ts, width)), x.shape());
-        let dt = || cpu::tensor(product([vocab, width, n], g.t(), Matrix::rows(xs, width)), table.shape());
+        let product = |sizes, a, b| product_in(self.0, sizes, a, b);
+        let dx = || cpu::tensor(product([n, width, vocab], Side::Rows(g), Side::Rows(ts)), x.shape());
+        let dt = || cpu::tensor(product([vocab, width, n], Side::Columns(g), Side::Rows(xs)), table.shape());
         Ok((x.track_op().then(dx).transpose()?, table.track_op().then(dt).transpose()?))
     }
 }

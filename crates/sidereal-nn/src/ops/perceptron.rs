@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, Var};
 use rayon::prelude::*;
 
 use super::rounded_product::{Side, product_in};
-use super::{check, composed, cpu, relu};
+use super::{check, cpu, in_precision, linear_bias, relu};
 use crate::error::Result;
 use crate::kernels::Precision;
 
@@ -47,21 +47,15 @@ impl LearntLayers {
     }
 }
 
-/// The outputs of layer after layer. `inputs_learn` says whether `x` wants a gradient; `precision` is that of the products,
-/// backwards too (bytes are taken as bf16), while everything else stays f32.
+/// The outputs of layer after layer. `inputs_learn` says whether `x` wants a gradient.
 ///
 /// # Shapes
 /// x `[N, I]` -> `[N, O]`
 ///
 /// # Errors
 /// No layers; shapes that do not fit.
-pub fn perceptron(
-    x: &Tensor,
-    layers: &[Layer],
-    inputs_learn: bool,
-    precision: Precision,
-) -> Result<(Tensor, LearntLayers)> {
-    apply(x, layers, inputs_learn, precision, None)
+pub fn perceptron(x: &Tensor, layers: &[Layer], inputs_learn: bool) -> Result<(Tensor, LearntLayers)> {
+    apply(x, layers, inputs_learn, None)
 }
 
 /// The sum of squares of what a perceptron's outputs lie beside `target`, a scalar; the target gets no gradient.
@@ -76,18 +70,11 @@ pub fn perceptron_squared_error(
     layers: &[Layer],
     target: &Tensor,
     inputs_learn: bool,
-    precision: Precision,
 ) -> Result<(Tensor, LearntLayers)> {
-    apply(x, layers, inputs_learn, precision, Some(target))
+    apply(x, layers, inputs_learn, Some(target))
 }
 
-fn apply(
-    x: &Tensor,
-    layers: &[Layer],
-    inputs_learn: bool,
-    precision: Precision,
-    target: Option<&Tensor>,
-) -> Result<(Tensor, LearntLayers)> {
+fn apply(x: &Tensor, layers: &[Layer], inputs_learn: bool, target: Option<&Tensor>) -> Result<(Tensor, LearntLayers)> {
     const OP: &str = "perceptron";
     let (rows, mut width) = check::matrix(OP, "x", x)?;
     for (weight, bias) in layers {
@@ -106,7 +93,7 @@ fn apply(
     if !cpu::is_fused(&all) || all.iter().any(|t| t.elem_count() == 0) {
         let mut y = x.clone();
         for (i, (weight, bias)) in layers.iter().enumerate() {
-            y = composed::linear_in(precision, &y, weight)?.broadcast_add(bias)?;
+            y = linear_bias(&y, weight, bias)?;
             if i + 1 < layers.len() {
                 y = relu(&y)?;
             }
@@ -126,7 +113,7 @@ fn apply(
         target: target.map(|target| target.contiguous()).transpose()?,
         inputs_learn,
         learns,
-        precision,
+        precision: in_precision::current(),
         kept: OnceLock::new(),
         found: found.clone(),
     };
@@ -307,7 +294,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::ops::linear_bias;
+    use crate::ops::{composed, in_precision};
     use crate::rng::Rng;
 
     fn var(shape: &[usize], rng: &mut Rng) -> Var {
@@ -346,8 +333,8 @@ mod tests {
             let want = (loss(&y) / 300.0).unwrap().backward().unwrap();
             let input = if inputs_learn { x.as_tensor().clone() } else { x.as_tensor().detach() };
             let (found, learnt) = match with_target {
-                true => perceptron_squared_error(&input, &layers, &target, inputs_learn, Precision::F32).unwrap(),
-                false => perceptron(&input, &layers, inputs_learn, Precision::F32).unwrap(),
+                true => perceptron_squared_error(&input, &layers, &target, inputs_learn).unwrap(),
+                false => perceptron(&input, &layers, inputs_learn).unwrap(),
             };
             let found = if with_target { found } else { loss(&found) };
             close(&found, &loss(&y), "loss");
@@ -376,15 +363,18 @@ mod tests {
         let layers: Vec<Layer> = vars.iter().map(|(w, b)| (w.as_tensor().clone(), b.as_tensor().clone())).collect();
         let gradients = |precision: Precision, composed: bool| {
             if composed {
-                let mut y = x.as_tensor().clone();
-                for (i, (weight, bias)) in layers.iter().enumerate() {
-                    y = composed::linear_in(precision, &y, weight).unwrap().broadcast_add(bias).unwrap();
-                    y = if i == 0 { relu(&y).unwrap() } else { y };
-                }
-                let loss = (y - target.as_tensor().detach()).unwrap().sqr().unwrap().sum_all().unwrap();
+                let loss = in_precision(precision, || {
+                    let mut y = x.as_tensor().clone();
+                    for (i, (weight, bias)) in layers.iter().enumerate() {
+                        y = composed::linear_bias(&y, weight, bias).unwrap();
+                        y = if i == 0 { relu(&y).unwrap() } else { y };
+                    }
+                    (y - target.as_tensor().detach()).unwrap().sqr().unwrap().sum_all().unwrap()
+                });
                 return (loss.to_scalar::<f32>().unwrap(), loss.backward().unwrap());
             }
-            let (loss, learnt) = perceptron_squared_error(&x, &layers, &target, true, precision).unwrap();
+            let forward = || perceptron_squared_error(&x, &layers, &target, true).unwrap();
+            let (loss, learnt) = in_precision(precision, forward);
             let mut grads = loss.backward().unwrap();
             learnt.insert_into(&mut grads).unwrap();
             (loss.to_scalar::<f32>().unwrap(), grads)
@@ -407,8 +397,8 @@ mod tests {
     fn layers_that_do_not_fit_are_refused() {
         let mut rng = Rng::new(3, "test");
         let x = var(&[4, 3], &mut rng);
-        assert!(perceptron(&x, &[], false, Precision::F32).is_err());
+        assert!(perceptron(&x, &[], false).is_err());
         let layer = (var(&[2, 5], &mut rng).into_inner(), var(&[5], &mut rng).into_inner());
-        assert!(perceptron(&x, &[layer], false, Precision::F32).unwrap_err().to_string().contains("weight"));
+        assert!(perceptron(&x, &[layer], false).unwrap_err().to_string().contains("weight"));
     }
 }

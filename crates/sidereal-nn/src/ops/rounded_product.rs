@@ -40,7 +40,8 @@ pub(crate) fn product_in(precision: Precision, sizes: [usize; 3], a: Side<'_>, b
 /// Rows of a task: a few tiles.
 const TASK_ROWS: usize = 96;
 
-fn rounded_product([m, n, k]: [usize; 3], a: Side<'_>, b: Side<'_>) -> Vec<f32> {
+/// `a * b` `[m, n]`, row-major, of values rounded to bf16; a is `[m, k]`, b `[k, n]`.
+pub(crate) fn rounded_product([m, n, k]: [usize; 3], a: Side<'_>, b: Side<'_>) -> Vec<f32> {
     if m == 0 || n == 0 || k == 0 {
         return vec![0.0; m * n];
     }

@@ -75,6 +75,7 @@ pub struct RqKmeansPlusConfig {
     /// Levels whose codes are spread evenly over each training batch.
     pub sinkhorn: Sinkhorn,
     /// What the nets multiply in, in training and in encoding alike: f32 or bf16.
+    #[serde(skip_serializing_if = "Precision::is_f32")]
     pub precision: Precision,
     /// Losses that pull codes towards behaviour.
     pub align: AlignConfig,

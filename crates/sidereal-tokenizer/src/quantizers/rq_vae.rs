@@ -92,6 +92,7 @@ pub struct RqVaeConfig {
     pub input_norm: InputNorm,
     /// What the nets multiply in, in training and in encoding alike: f32, or bf16, about twice as fast where the processor
     /// has it. Sums, codebooks and the choice of codewords stay f32.
+    #[serde(skip_serializing_if = "Precision::is_f32")]
     pub precision: Precision,
     /// Losses that pull codes towards behaviour.
     pub align: AlignConfig,

@@ -91,12 +91,17 @@ pub fn device(wish: &DeviceWish, device: DeviceChoice) -> Result<Value> {
     let mut training = Vec::new();
     for &batch in &wish.train_batches {
         let input = TrainInput::random(batch * 4, HISTORY_TOKENS, LEVELS, codes_in_vocab, wish.seed);
-        let found = bench_train_step(&model(&opened)?, &input, batch, wish.steps, wish.runs, wish.seed)?;
-        training.push(json!({ "batch": batch, "samples_per_s": found.samples_per_s, "s_per_step": found.s_per_step }));
+        for precision in [Precision::F32, Precision::Bf16] {
+            let model = model(&opened)?;
+            let found = bench_train_step(&model, &input, batch, wish.steps, wish.runs, wish.seed, precision)?;
+            training.push(json!({ "batch": batch, "precision": precision.name(),
+                "samples_per_s": found.samples_per_s, "s_per_step": found.s_per_step }));
+        }
     }
     let input = TrainInput::random(64, HISTORY_TOKENS, LEVELS, codes_in_vocab, wish.seed);
-    let curve =
-        |model: &T5| -> Result<Vec<f32>> { Ok(bench_train_step(model, &input, 16, wish.steps, 1, wish.seed)?.losses) };
+    let curve = |model: &T5| -> Result<Vec<f32>> {
+        Ok(bench_train_step(model, &input, 16, wish.steps, 1, wish.seed, Precision::F32)?.losses)
+    };
     let (ours, theirs) = (curve(&on_device)?, curve(&on_cpu)?);
     let apart = ours.iter().zip(&theirs).map(|(a, b)| f64::from((a - b).abs() / b.abs().max(1e-6)));
     Ok(json!({ "what": "device", "machine": Machine::measure(), "device": device.to_string(), "items": catalog.len(),
