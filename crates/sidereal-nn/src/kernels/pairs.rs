@@ -11,16 +11,29 @@ use super::tile::{LANES, Line};
 /// Words of one row of a square.
 const SQUARE: usize = 16;
 
-/// A block of up to 16 columns of a matrix `[I, O]`: its lines, from column `first` on.
-///
-/// # Shapes
-/// `values`: `[I, O]`; `lines`: I / 2, rounded up
-pub(super) fn lines_of_rows(lines: &mut [Line], values: &[f32], output: usize, first: usize) {
-    let columns = LANES.min(output - first);
-    for (line, rows) in lines.iter_mut().zip(values.chunks(2 * output)) {
-        let (upper, lower) = rows.split_at(output);
-        let lower = if lower.is_empty() { &[0.0; LANES][..columns] } else { &lower[first..first + columns] };
-        join_rows(&mut line.0, &upper[first..first + columns], lower);
+vectorised! {
+    /// A block of up to 16 columns of a matrix `[I, O]`: its lines, from column `first` on.
+    ///
+    /// # Shapes
+    /// `values`: `[I, O]`; `lines`: I / 2, rounded up
+    pub(super) fn lines_of_rows(lines: &mut [Line], values: &[f32], output: usize, first: usize) {
+        let columns = LANES.min(output - first);
+        for (line, rows) in lines.iter_mut().zip(values.chunks(2 * output)) {
+            let (upper, lower) = rows.split_at(output);
+            match (upper[first..].first_chunk::<LANES>(), lower.get(first..).and_then(|row| row.first_chunk::<LANES>())) {
+                (Some(upper), Some(lower)) => {
+                    for c in 0..LANES {
+                        line.0[c] = bf16::word(upper[c], lower[c]);
+                    }
+                }
+                // The last columns, or the last row of an odd number.
+                _ => {
+                    for c in 0..columns {
+                        line.0[c] = bf16::word(upper[first + c], lower.get(first + c).copied().unwrap_or(0.0));
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -30,8 +43,8 @@ pub(super) fn lines_of_rows(lines: &mut [Line], values: &[f32], output: usize, f
 /// `columns`: `[O, I]`; `lines`: I / 2, rounded up
 pub(super) fn lines_of_columns(lines: &mut [Line], columns: &[f32], input: usize, first: usize, space: &mut Vec<u32>) {
     let depth = lines.len();
-    space.clear();
-    space.resize(LANES * depth, 0);
+    // What stays there from another block is of columns that nobody reads.
+    grow(space, LANES * depth);
     for (words, column) in space.chunks_exact_mut(depth.max(1)).zip(columns[first * input..].chunks_exact(input)) {
         bf16::round_row(bytemuck::cast_slice_mut(words), column);
     }
@@ -51,8 +64,7 @@ pub(super) fn rows_of_columns(
     space: &mut Vec<u32>,
 ) {
     let depth = out.len().checked_div(count).unwrap_or(0);
-    space.clear();
-    space.resize(depth * count, 0);
+    grow(space, depth * count);
     let none = vec![0.0; count];
     for (words, rows) in space.chunks_exact_mut(count.max(1)).zip(values.chunks(2 * output)) {
         let (upper, lower) = rows.split_at(output);
@@ -60,6 +72,12 @@ pub(super) fn rows_of_columns(
         join_rows(words, &upper[first..first + count], lower);
     }
     turn(out, depth, space, count, depth, count);
+}
+
+fn grow(words: &mut Vec<u32>, count: usize) {
+    if words.len() < count {
+        words.resize(count, 0);
+    }
 }
 
 vectorised! {
