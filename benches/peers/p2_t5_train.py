@@ -18,6 +18,7 @@ p.add_argument("--dropout", type=float, default=0.1)
 p.add_argument("--attn", default="sdpa", choices=["sdpa", "eager"])
 p.add_argument("--steps", type=int, default=3, help="optimiser steps per timed run")
 p.add_argument("--compile", type=int, default=0)
+p.add_argument("--dtype", choices=["f32", "bf16"], default="f32", help="of the forward pass, by autocast")
 p.add_argument("--ragged", type=int, default=0, help="1: random history length 20..enc_len with padding + attention mask")
 p.add_argument("--input", help=".safetensors/.npz-like: input_ids, attention_mask, labels (int64)")
 p.add_argument("--save-input")
@@ -31,6 +32,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 torch.set_num_threads(a.threads)
 torch.manual_seed(a.seed)
+idle = C.cur_rss_mb()
 if a.model_dir:
     m = T5ForConditionalGeneration.from_pretrained(a.model_dir, attn_implementation=a.attn)
 else:
@@ -86,7 +88,9 @@ def run():
     for _ in range(a.steps):
         s = (step[0] % nb) * a.batch
         step[0] += 1
-        l = fwd(input_ids=ids[s : s + a.batch], attention_mask=mask[s : s + a.batch], labels=lab[s : s + a.batch]).loss
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=a.dtype == "bf16"):
+            part = slice(s, s + a.batch)
+            l = fwd(input_ids=ids[part], attention_mask=mask[part], labels=lab[part]).loss
         opt.zero_grad(set_to_none=True)
         l.backward()
         opt.step()
@@ -113,4 +117,6 @@ res = dict(
 res["samples_per_s"] = a.batch * a.steps / res["train"]["median_s"]
 res["s_per_step"] = res["train"]["median_s"] / a.steps
 res["samples_per_cpu_s"] = a.batch * a.steps / res["train"]["cpu_median_s"]
+res["dtype"] = a.dtype
+res["memory_beyond_idle_mib"] = C.peak_rss_mb() - idle
 C.emit(res)

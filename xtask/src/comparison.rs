@@ -22,11 +22,45 @@ pub(crate) struct Comparison {
 pub(crate) const COMPARISONS: &[Comparison] = &[
     Comparison {
         name: "train",
-        figures: &["T5 training step, batch 64: samples per second", "the same, per CPU-second"],
+        figures: &[
+            "T5 training step, batch 64: samples per second",
+            "the same, per CPU-second",
+            "its memory beyond the idle process, MiB",
+        ],
         peer: "p2_t5_train.py --batch 64 --enc-len 80 --dec-len 4 --vocab 1026 --dropout 0.1 --steps 3 --runs 3",
-        peer_keys: "samples_per_s,samples_per_cpu_s",
+        peer_keys: "samples_per_s,samples_per_cpu_s,-memory_beyond_idle_mib",
         project: "train --batch 64 --encoder-tokens 80 --decoder-tokens 4 --vocab 1026 --dropout 0.1 --steps 3 --runs 3",
-        project_keys: "samples_per_s,samples_per_cpu_s",
+        project_keys: "samples_per_s,samples_per_cpu_s,-memory_beyond_idle_mib",
+        same_answers: false,
+    },
+    Comparison {
+        name: "train",
+        figures: &["T5 training step, batch 256: samples per CPU-second", "its memory beyond the idle process, MiB"],
+        peer: "p2_t5_train.py --batch 256 --enc-len 80 --dec-len 4 --vocab 1026 --dropout 0.1 --steps 1 --runs 3",
+        peer_keys: "samples_per_cpu_s,-memory_beyond_idle_mib",
+        project: "train --batch 256 --encoder-tokens 80 --decoder-tokens 4 --vocab 1026 --dropout 0.1 --steps 1 --runs 3",
+        project_keys: "samples_per_cpu_s,-memory_beyond_idle_mib",
+        same_answers: false,
+    },
+    Comparison {
+        name: "train",
+        figures: &["T5 training step in bf16 beside the peer in f32, batch 64: samples per CPU-second"],
+        peer: "p2_t5_train.py --batch 64 --enc-len 80 --dec-len 4 --vocab 1026 --dropout 0.1 --steps 3 --runs 3",
+        peer_keys: "samples_per_cpu_s",
+        project: "train --precision bf16 --batch 64 --encoder-tokens 80 --decoder-tokens 4 --vocab 1026 --dropout 0.1 \
+                  --steps 3 --runs 3",
+        project_keys: "samples_per_cpu_s",
+        same_answers: false,
+    },
+    Comparison {
+        name: "train",
+        figures: &["T5 training step, both in bf16, batch 64: samples per CPU-second"],
+        peer: "p2_t5_train.py --dtype bf16 --batch 64 --enc-len 80 --dec-len 4 --vocab 1026 --dropout 0.1 --steps 3 \
+               --runs 3",
+        peer_keys: "samples_per_cpu_s",
+        project: "train --precision bf16 --batch 64 --encoder-tokens 80 --decoder-tokens 4 --vocab 1026 --dropout 0.1 \
+                  --steps 3 --runs 3",
+        project_keys: "samples_per_cpu_s",
         same_answers: false,
     },
     Comparison {

@@ -22,6 +22,7 @@ use crate::dropout::Dropout;
 use crate::models::t5::{T5, T5Config};
 use crate::scoring::ScoreNorm;
 use crate::training::gradients::{Weighted, gradients};
+use crate::training::meter;
 
 pub use free_search::free_search;
 
@@ -167,6 +168,12 @@ pub struct TrainBench {
     pub samples_per_cpu_s: f64,
     /// Wall time of a step.
     pub s_per_step: f64,
+    /// What products multiplied.
+    pub precision: Precision,
+    /// Billions of additions and multiplications in the products of a sample, forwards and backwards.
+    pub gflop_per_sample: f64,
+    /// The most memory so far beyond what the idle process had, in MiB, where the system tells.
+    pub memory_beyond_idle_mib: Option<f64>,
     /// Losses of all steps in order, warm-up included.
     pub losses: Vec<f32>,
     /// Times of the runs.
@@ -219,6 +226,10 @@ pub fn bench_train_step(
         samples_per_s: samples / times.wall_median_s(),
         samples_per_cpu_s: samples / times.cpu_median_s(),
         s_per_step: times.wall_median_s() / steps as f64,
+        precision,
+        // Backward has two products for each of forward's.
+        gflop_per_sample: 6.0 * model.config().products(input.history_tokens, input.levels) * 1e-9,
+        memory_beyond_idle_mib: meter::peak_since().map(|bytes| bytes as f64 / f64::from(1 << 20)),
         losses,
         times,
     })

@@ -57,12 +57,7 @@ pub fn rq_vae(input: Option<&Path>, wish: &RqVaeWish) -> Result<Value> {
     let given = input.map(|path| sidereal_embed::read_vectors(path, None)).transpose()?.map(|found| found.embeddings);
     let found = sidereal_tokenizer::bench::rq_vae(wish, given, &process_cpu_s)?;
     let machine = Machine::measure();
-    // Without a kernel of bf16 its products are f32's behind a conversion.
-    let limit = match wish.precision {
-        Precision::F32 => None,
-        Precision::Bf16 | Precision::Int8 => screen_kernel(wish.width).gflop_per_s,
-    };
-    let limit = limit.unwrap_or(machine.gemm_gflop_per_s);
+    let limit = limit(wish.precision, &machine);
     let share = |gflop: Option<f64>| gflop.map(|rate| rate / limit);
     Ok(json!({ "what": "rq-vae", "machine": machine, "kernel_gflop_per_s": limit,
         "encode_items_per_s": found.encode.rows_per_s, "encode_items_per_cpu_s": found.encode.rows_per_cpu_s,
@@ -70,6 +65,19 @@ pub fn rq_vae(input: Option<&Path>, wish: &RqVaeWish) -> Result<Value> {
         "train_samples_per_s": found.train.rows_per_s, "train_samples_per_cpu_s": found.train.rows_per_cpu_s,
         "train_share_of_gemm": share(found.train.gflop_per_cpu_s), "figures": found }))
 }
+
+/// What products can reach on one core, 10^9 operations a second. Without a kernel of bf16 its products are f32's behind a
+/// conversion.
+fn limit(precision: Precision, machine: &Machine) -> f64 {
+    let kernel = match precision {
+        Precision::F32 => None,
+        Precision::Bf16 | Precision::Int8 => screen_kernel(KERNEL_WIDTH).gflop_per_s,
+    };
+    kernel.unwrap_or(machine.gemm_gflop_per_s)
+}
+
+/// Any width that is screened in bf16 where the processor has it.
+const KERNEL_WIDTH: usize = 256;
 
 /// Sizes of [`train`].
 #[derive(Debug, Clone)]
@@ -103,7 +111,13 @@ pub fn train(wish: &TrainWish, device: DeviceChoice) -> Result<Value> {
     let model = bench_model(None, t5, wish.seed, &device.open()?)?;
     let input = TrainInput::random(wish.batch * 4, wish.encoder_tokens, levels, codes, wish.seed);
     let found = bench_train_step(&model, &input, wish.batch, wish.steps, wish.runs, wish.seed, wish.precision)?;
-    Ok(with_what("train", json!(found)))
+    let machine = Machine::measure();
+    let limit = limit(wish.precision, &machine);
+    let mut figures = with_what("train", json!(found));
+    figures["machine"] = json!(machine);
+    figures["kernel_gflop_per_s"] = json!(limit);
+    figures["share_of_gemm"] = json!(found.gflop_per_sample * found.samples_per_cpu_s / limit);
+    Ok(figures)
 }
 
 /// Sizes and files of [`beam`].

@@ -106,6 +106,18 @@ impl T5Config {
         if scaled { (self.d_model as f64).powf(-0.5) } else { 1.0 }
     }
 
+    /// Multiplications in the products of one forward pass over a history of `history` tokens and `target` given tokens.
+    pub fn products(&self, history: usize, target: usize) -> f64 {
+        let [t, l] = [history, target].map(|tokens| tokens as f64);
+        let (d, inner) = (self.d_model as f64, self.inner() as f64);
+        let ff = if self.feed_forward_proj == FeedForward::Relu { 2.0 } else { 3.0 } * d * self.d_ff as f64;
+        // Queries, keys, values and outputs; then scores and sums of values.
+        let attention = |queries: f64, keys: f64| 2.0 * (queries + keys) * d * inner + 2.0 * queries * keys * inner;
+        let encoder = attention(t, t) + t * ff;
+        let decoder = attention(l, l) + attention(l, t) + l * ff;
+        self.num_layers as f64 * encoder + self.decoder_layers() as f64 * decoder + l * d * self.vocab_size as f64
+    }
+
     /// Refuses sizes that no model can have; `place` is the file or key that says them.
     ///
     /// # Errors
