@@ -49,30 +49,27 @@ impl Options {
     }
 }
 
-fn positive(flag: &str, value: &str) -> Result<usize> {
+/// # Errors
+/// A value that is no number from 1.
+pub(crate) fn positive(flag: &str, value: &str) -> Result<usize> {
     value.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("{flag} {value}: give a number from 1"))
 }
 
 /// # Errors
 /// The environment, the build or a run failed.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let python = tools::python(".venv-peers", "benches/peers/requirements.txt")?;
-    step::run("build", step::cargo().args(["build", "--release", "--locked", "--bin", "sidereal"]))?;
-    let bench = Bench {
-        sidereal: release_binary()?,
-        python,
-        scripts: step::root().join("benches").join("peers"),
-        inputs: step::root().join("target").join("peers"),
-        threads: options.threads,
-    };
-    let mut prepare = bench.script("inputs.py");
-    step::run("inputs", prepare.arg(&bench.inputs))?;
-    let mut rows = Vec::new();
+    let bench = Bench::prepare(build()?, options.threads)?;
+    let mut found = Vec::new();
     for comparison in COMPARISONS.iter().filter(|row| options.wants(row)) {
-        rows.extend(bench.compare(comparison, options.rounds)?);
+        found.extend(bench.compare(comparison, options.rounds)?);
     }
-    let table = markdown(&rows, options);
-    let report = json!({ "threads": options.threads, "rounds": options.rounds, "rows": rows });
+    let table = format!(
+        "{} thread(s), {} rounds; a ratio above 1: Sidereal is faster, or errs less.\n\n{}",
+        options.threads,
+        options.rounds,
+        rows(&found)
+    );
+    let report = json!({ "threads": options.threads, "rounds": options.rounds, "rows": found });
     write(&bench.inputs.join("ratios.md"), &table)?;
     write(&bench.inputs.join("ratios.json"), &format!("{report:#}\n"))?;
     step::say(&table);
@@ -80,7 +77,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-struct Bench {
+/// The release binary, built.
+///
+/// # Errors
+/// The build failed.
+pub(crate) fn build() -> Result<PathBuf> {
+    step::run("build", step::cargo().args(["build", "--release", "--locked", "--bin", "sidereal"]))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| step::root().join("target"), PathBuf::from);
+    let binary = target.join("release").join(format!("sidereal{}", std::env::consts::EXE_SUFFIX));
+    if binary.exists() { Ok(binary) } else { Err(format!("{} is missing after the build", binary.display())) }
+}
+
+/// Peers, the project, and the inputs of both.
+pub(crate) struct Bench {
     python: PathBuf,
     scripts: PathBuf,
     sidereal: PathBuf,
@@ -89,6 +98,22 @@ struct Bench {
 }
 
 impl Bench {
+    /// Installs the peers and writes the inputs, where they are not there yet.
+    ///
+    /// # Errors
+    /// The environment cannot be made, or the inputs not be written.
+    pub(crate) fn prepare(sidereal: PathBuf, threads: usize) -> Result<Self> {
+        let bench = Self {
+            python: tools::python(".venv-peers", "benches/peers/requirements.txt")?,
+            scripts: step::root().join("benches").join("peers"),
+            sidereal,
+            inputs: step::root().join("target").join("peers"),
+            threads,
+        };
+        step::run("inputs", bench.script("inputs.py").arg(&bench.inputs))?;
+        Ok(bench)
+    }
+
     fn script(&self, name: &str) -> Command {
         let mut command = Command::new(&self.python);
         command.arg(self.scripts.join(name)).env("PEERBENCH_DATA", &self.inputs).env("HF_HUB_OFFLINE", "1");
@@ -114,7 +139,10 @@ impl Bench {
     }
 
     /// One table row for each figure of the comparison.
-    fn compare(&self, comparison: &Comparison, rounds: usize) -> Result<Vec<Value>> {
+    ///
+    /// # Errors
+    /// Peer or project failed, or printed no figures.
+    pub(crate) fn compare(&self, comparison: &Comparison, rounds: usize) -> Result<Vec<Value>> {
         let (script, arguments) = split(self.peer_words(comparison))?;
         let mut peer = vec![self.python.to_string_lossy().into_owned()];
         peer.push(self.scripts.join(script).to_string_lossy().into_owned());
@@ -173,23 +201,17 @@ fn quoted(words: &[String]) -> String {
     words.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect::<Vec<_>>().join(" ")
 }
 
-fn release_binary() -> Result<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| step::root().join("target"), PathBuf::from);
-    let binary = target.join("release").join(format!("sidereal{}", std::env::consts::EXE_SUFFIX));
-    if binary.exists() { Ok(binary) } else { Err(format!("{} is missing after the build", binary.display())) }
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
+/// # Errors
+/// The file cannot be written; it is named.
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).map_err(|cause| format!("{}: {cause}", path.display()))
 }
 
-fn markdown(rows: &[Value], options: &Options) -> String {
-    let mut table = format!(
-        "{} thread(s), {} rounds; a ratio above 1: Sidereal is faster, or errs less.\n\n\
-         | what | peer | Sidereal | ratio (min .. max) | same answers |\n|---|---|---|---|---|\n",
-        options.threads, options.rounds
-    );
-    for row in rows {
+/// Rows of [`Bench::compare`] as a table.
+pub(crate) fn rows(found: &[Value]) -> String {
+    let mut table =
+        "| what | peer | Sidereal | ratio (min .. max) | same answers |\n|---|---|---|---|---|\n".to_owned();
+    for row in found {
         let number = |value: &Value| value.as_f64().map_or_else(|| "-".to_owned(), |x| format!("{x:.2}"));
         let ratio = &row["ratio"];
         let share = row["same_answers"].as_f64().map_or_else(|| "-".to_owned(), |x| format!("{:.2} %", 100.0 * x));
@@ -247,8 +269,8 @@ mod tests {
     #[test]
     fn the_table_says_where_answers_were_not_compared() {
         let ratio = json!({ "median": 2.0, "min": 1.5, "max": 2.5 });
-        let rows = [json!({ "figure": "steps", "peer": 1.0, "sidereal": 2.0, "ratio": ratio, "same_answers": null })];
-        let table = markdown(&rows, &Options { threads: 1, rounds: 3, only: Vec::new() });
+        let table =
+            rows(&[json!({ "figure": "steps", "peer": 1.0, "sidereal": 2.0, "ratio": ratio, "same_answers": null })]);
         assert!(table.ends_with("| steps | 1.00 | 2.00 | **2.00** (1.50 .. 2.50) | - |\n"), "{table}");
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! In reading order: [`step`] runs one command and says how long it took; [`tools`] finds or installs what a chore
 //! needs beside cargo; [`mod@test`] is every check that must pass before a change goes in; [`bench_peers`] measures the
-//! project beside other programs, whose rows are in [`comparison`]; [`fuzz`] feeds its parsers with noise;
+//! project beside other programs, whose rows are in [`comparison`]; [`bars`] holds the tokenizers against what is wanted of
+//! them; [`fuzz`] feeds its parsers with noise;
 //! [`cuda`] builds what runs on an NVIDIA GPU.
 //!
 //! What is deliberately absent: the layering test is an ordinary test (`tests/layering.rs`), not a chore of its own.
 
+mod bars;
 mod bench_peers;
 mod comparison;
 mod cuda;
@@ -35,6 +37,12 @@ cargo xtask models
 cargo xtask bench-peers [--threads N] [--rounds N] [--only train,beam,trie,encode,beam-encode,rq-vae]
     peer and project in turn on the same input; prints the ratios, writes target/peers/ratios.{md,json}
     (the first time it installs the peers into .venv-peers: about 6 GB)
+cargo xtask bars --data FOLDER [--only quality,speed,job] [--rounds N] [--items N,N] [--strict]
+    judges what the tokenizers are held to: quality by all tokenizers of examples/tokenizers/beauty.toml on the items of
+    FOLDER (Amazon Beauty), speed by what bench-peers says of them, the encode job by jobs of so many items (100000,1000000;
+    1.5 KB of disk an item). What is there already is kept, figures of speed as long as the binary is the same; bars that no
+    call has measured are \"not measured\". Writes target/bars/bars.{md,json}. With --strict a measured bar that does not
+    hold fails
 ";
 
 fn main() -> ExitCode {
@@ -44,6 +52,10 @@ fn main() -> ExitCode {
         Some((chore, rest)) if chore == "models" && rest.is_empty() => tools::minilm().map(|_| ()),
         Some((chore, rest)) if chore == "bench-peers" => match bench_peers::Options::parse(rest) {
             Ok(options) => bench_peers::run(&options),
+            Err(problem) => return usage(&problem),
+        },
+        Some((chore, rest)) if chore == "bars" => match bars::Options::parse(rest) {
+            Ok(options) => bars::run(&options),
             Err(problem) => return usage(&problem),
         },
         Some((chore, rest)) if chore == "fuzz" => match fuzz::Options::parse(rest) {

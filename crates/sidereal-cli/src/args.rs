@@ -503,7 +503,7 @@ pub(crate) enum CatalogCommand {
     Import {
         /// The file.
         file: PathBuf,
-        /// Its format: lc-rec, open-one-rec, grid, torch-easy-rec, nvidia, xllm, codebooks.
+        /// Its format: lc-rec (in any of its forms), open-one-rec, grid, torch-easy-rec, nvidia, xllm, codebooks.
         #[arg(long, default_value = "lc-rec", value_parser = known_format)]
         format: String,
         /// Codes per level K: one number, or one per level as 256,256,128; by default the largest code and one.
@@ -517,7 +517,8 @@ pub(crate) enum CatalogCommand {
     Export {
         /// The run folder.
         run: PathBuf,
-        /// The format: those of import, and static.
+        /// The format: those of import, static, and of lc-rec also lc-rec-numbers (12, not "<a_12>"), lc-rec-short (the suffix
+        /// only for items that share their other codes) and lc-rec-short-numbers.
         #[arg(long, default_value = "lc-rec", value_parser = known_format)]
         format: String,
         /// The file or folder to write.

@@ -53,6 +53,9 @@ fn semantic_ids_go_out_and_come_back_in_every_format() {
     world.answer(&["catalog", "build", "run", "--collisions", "suffix", "--quiet"]);
     for (format, file) in [
         ("lc-rec", "ids.index.json"),
+        ("lc-rec-numbers", "ids.numbers.json"),
+        ("lc-rec-short", "ids.short.json"),
+        ("lc-rec-short-numbers", "ids.short.numbers.json"),
         ("open-one-rec", "ids.parquet"),
         ("grid", "ids.pt"),
         ("torch-easy-rec", "bundle"),

@@ -2,12 +2,14 @@
 //!
 //! LC-Rec, LETTER, MiniOneRec and their descendants exchange semantic IDs in this form; the letter names the level and
 //! the number the code. Written files have the letters `a` to `z`. Read ones may have any names (MQL4GRec's image IDs
-//! have upper case), as long as all items have the same one at a level, or plain numbers `[12, 7]`.
+//! have upper case), as long as all items have the same one at a level. Both may have plain numbers `[12, 7]`.
 //!
 //! Where only items that would collide have one token more than the others (MiniOneRec's constrained k-means), that
-//! token is read as a suffix level: 0 for items without it, its number and one for the others. Then every item has the
-//! same number of levels, and no ID is the beginning of another.
+//! token is read as a suffix level: 0 for items without it, its number for the others; its number and one if an item
+//! without it would otherwise be one with another. Then every item has the same number of levels, and no ID is the
+//! beginning of another.
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde::de::{MapAccess, Visitor};
@@ -55,7 +57,7 @@ pub fn read_index(path: &Path) -> Result<Index> {
         let problem = format!("{shortest} tokens, but another item has {levels}");
         return Err(Error::input(place(short), problem, "give every item one token per level, or one suffix more"));
     }
-    let mut seen = std::collections::HashSet::with_capacity(rows.len());
+    let mut seen = HashSet::with_capacity(rows.len());
     let mut codes = Vec::with_capacity(rows.len() * levels);
     // The name of each level's tokens, and the first item that has it.
     let mut names: Vec<Option<(Option<&str>, &str)>> = vec![None; levels];
@@ -78,42 +80,108 @@ pub fn read_index(path: &Path) -> Result<Index> {
                 let problem = format!("token {token} at level {level}, where item {first:?} has {}", shown(expected));
                 return Err(Error::input(place(id), problem, "name a level alike in all items"));
             }
-            let code = if level >= shortest { code.checked_add(1) } else { Some(code) };
-            codes.push(code.ok_or_else(|| {
-                let problem = format!("suffix {token} is too large");
-                Error::input(place(id), problem, "give suffixes below 65535")
-            })?);
+            codes.push(code);
         }
+    }
+    let whole: Vec<bool> = rows.iter().map(|(_, tokens)| tokens.len() == levels).collect();
+    if let Err(row) = tell_suffixes_from_none(&whole, levels, &mut codes) {
+        let (id, problem) = (&rows[row].0, "suffix 65535 is too large, because 0 stands for none");
+        return Err(Error::input(place(id), problem, "give suffixes below 65535"));
     }
     let sids = SemanticIds::new(levels, codes)?;
     Ok(Index { ids: rows.into_iter().map(|(id, _)| ItemId::from(id)).collect(), sids })
 }
 
-/// Writes a catalog's semantic IDs, suffix included, as an index file, items in catalog order.
+/// Adds one to every suffix if 0 cannot stand for none, because an item without a suffix has the first codes of one with
+/// suffix 0. `whole` says which items have one, `[N]`; the row whose suffix becomes too large is the error.
+///
+/// # Shapes
+/// `codes`: [N, L]
+fn tell_suffixes_from_none(whole: &[bool], levels: usize, codes: &mut [u16]) -> Result<(), usize> {
+    let rows = || whole.iter().zip(codes.chunks_exact(levels)).map(|(&whole, sid)| (whole, sid.split_at(levels - 1)));
+    let without: HashSet<&[u16]> = rows().filter(|(whole, _)| !whole).map(|(_, (first, _))| first).collect();
+    if !rows().any(|(whole, (first, suffix))| whole && suffix == [0] && without.contains(first)) {
+        return Ok(());
+    }
+    for (row, sid) in codes.chunks_exact_mut(levels).enumerate().filter(|&(row, _)| whole[row]) {
+        sid[levels - 1] = sid[levels - 1].checked_add(1).ok_or(row)?;
+    }
+    Ok(())
+}
+
+/// How an index file is written. Each form is read back as the same semantic IDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Form {
+    /// Plain numbers `[12, 7]`, not tokens `["<a_12>", "<b_7>"]`.
+    pub numbers: bool,
+    /// The suffix, the last level, only for items that share their first codes with others, or whose suffix is not 0.
+    pub short: bool,
+}
+
+/// Writes a catalog's semantic IDs, suffix included, as an index file, items in catalog order without removed ones.
+///
+/// The short form of a catalog in which no item needs its suffix is the long one: nothing else would say that there is
+/// one.
 ///
 /// # Errors
-/// More than 26 levels, and whatever the file system says.
-pub fn write_index(catalog: &Catalog, path: &Path) -> Result<()> {
-    if catalog.levels() > 26 {
+/// Tokens of more than 26 levels; a short form of a catalog whose last level is no suffix; whatever the file system says.
+pub fn write_index(catalog: &Catalog, form: Form, path: &Path) -> Result<()> {
+    if !form.numbers && catalog.levels() > 26 {
         let problem = format!("{} levels, but the format has a letter for 26", catalog.levels());
-        return Err(Error::input("catalog", problem, "export another format"));
+        return Err(Error::input("catalog", problem, "export plain numbers, or another format"));
     }
+    let alive: Vec<u32> = (0..catalog.len() as u32).filter(|&item| catalog.is_alive(item)).collect();
+    let bare = if form.short { without_suffix(catalog, &alive)? } else { HashSet::new() };
+    let all_bare = bare.len() == alive.len();
     write_atomic(path, |out| {
         out.write_all(b"{")?;
-        for item in 0..catalog.len() as u32 {
-            let tokens: Vec<String> = catalog
-                .semantic_id(item)
-                .iter()
-                .enumerate()
-                .map(|(l, code)| format!("<{}_{code}>", letter(l)))
-                .collect();
-            out.write_all(if item == 0 { b"\n" } else { b",\n" })?;
+        for (place, &item) in alive.iter().enumerate() {
+            let sid = catalog.semantic_id(item);
+            let codes = if bare.contains(&item) && !all_bare { &sid[..sid.len() - 1] } else { sid };
+            out.write_all(if place == 0 { b"\n" } else { b",\n" })?;
             serde_json::to_writer(&mut *out, catalog.item_id(item))?;
             out.write_all(b": ")?;
-            serde_json::to_writer(&mut *out, &tokens)?;
+            if form.numbers {
+                serde_json::to_writer(&mut *out, codes)?;
+            } else {
+                let tokens: Vec<String> =
+                    codes.iter().enumerate().map(|(level, code)| format!("<{}_{code}>", letter(level))).collect();
+                serde_json::to_writer(&mut *out, &tokens)?;
+            }
         }
         out.write_all(b"\n}\n")
     })
+}
+
+/// The items that are told apart without their suffix: alone under their first codes, with suffix 0.
+///
+/// # Errors
+/// The last level is no suffix: the catalog was not built with one, and an item that is alone has another code than 0.
+fn without_suffix(catalog: &Catalog, alive: &[u32]) -> Result<HashSet<u32>> {
+    let refusal = |problem: String| {
+        let mend = "build it with --collisions suffix, or export the form in which all items have all levels";
+        Err(Error::input("catalog", format!("its last level is no suffix: {problem}"), mend))
+    };
+    let last = catalog.levels() - 1;
+    if last == 0 {
+        return refusal("it is the only one".to_owned());
+    }
+    let first = |item: u32| &catalog.semantic_id(item)[..last];
+    let mut items_under: HashMap<&[u16], u32> = HashMap::new();
+    alive.iter().for_each(|&item| *items_under.entry(first(item)).or_default() += 1);
+    let mut bare = HashSet::new();
+    for &item in alive.iter().filter(|&&item| items_under.get(first(item)) == Some(&1)) {
+        match catalog.semantic_id(item)[last] {
+            0 => _ = bare.insert(item),
+            // What is left of a group from which items were removed.
+            _ if catalog.tokenizer_levels() == last => {}
+            code => {
+                let id = catalog.item_id(item);
+                return refusal(format!("item {id:?} has code {code} there, and no other has its first codes"));
+            }
+        }
+    }
+    Ok(bare)
 }
 
 fn letter(level: usize) -> char {
@@ -197,6 +265,7 @@ impl<'de> Deserialize<'de> for Rows {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::catalog::Change;
     use crate::collision::CollisionPolicy;
 
     fn read(text: &str) -> Result<Index> {
@@ -214,8 +283,70 @@ mod tests {
         let catalog = Catalog::build(&index.ids, &index.sids, &[2, 65536], CollisionPolicy::Postings, None).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.json");
-        write_index(&catalog, &path).unwrap();
-        assert_eq!(read_index(&path).unwrap(), index);
+        for numbers in [false, true] {
+            write_index(&catalog, Form { numbers, short: false }, &path).unwrap();
+            assert_eq!(read_index(&path).unwrap(), index);
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\n\"9\": [0,65535],\n\"10\": [1,200]\n}\n");
+    }
+
+    /// What both short forms of a catalog are read back as, and their token form.
+    fn short(catalog: &Catalog) -> (Index, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.json");
+        let [numbers, tokens] = [true, false].map(|numbers| {
+            write_index(catalog, Form { numbers, short: true }, &path).unwrap();
+            read_index(&path).unwrap()
+        });
+        assert_eq!(numbers, tokens);
+        (tokens, std::fs::read_to_string(&path).unwrap())
+    }
+
+    fn catalog(codes: &[u16], levels: usize, policy: CollisionPolicy) -> Catalog {
+        let sids = SemanticIds::new(levels, codes.to_vec()).unwrap();
+        let ids: Vec<ItemId> = (0..sids.len()).map(|item| ItemId::from(item.to_string())).collect();
+        Catalog::build(&ids, &sids, &vec![16; levels], policy, None).unwrap()
+    }
+
+    #[test]
+    fn a_suffix_is_written_for_items_that_need_it_and_read_back() {
+        let suffixed = catalog(&[1, 2, 7, 7, 1, 2, 3, 3, 1, 2], 2, CollisionPolicy::Suffix);
+        let (index, text) = short(&suffixed);
+        assert_eq!(index.sids, suffixed.semantic_ids().unwrap());
+        assert_eq!(index.sids.codes(), [1, 2, 0, 7, 7, 0, 1, 2, 1, 3, 3, 0, 1, 2, 2]);
+        assert!(text.contains("\"0\": [\"<a_1>\",\"<b_2>\",\"<c_0>\"]"), "{text}");
+        assert!(text.contains("\"1\": [\"<a_7>\",\"<b_7>\"]"), "{text}");
+        // Read from another tool, and nothing marks the suffix.
+        let read = catalog(index.sids.codes(), 3, CollisionPolicy::Postings);
+        assert_eq!(short(&read), (index, text));
+        // None needs one, or all do, or two have one semantic ID.
+        for codes in [&[1, 2, 0, 3, 4, 0][..], &[1, 2, 0, 1, 2, 1], &[1, 2, 3, 1, 2, 3, 5, 5, 0]] {
+            let catalog = catalog(codes, 3, CollisionPolicy::Postings);
+            assert_eq!(short(&catalog).0.sids.codes(), codes);
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_group_keeps_its_suffix() {
+        let built = catalog(&[1, 2, 7, 7, 1, 2], 2, CollisionPolicy::Suffix);
+        let left = built.change(&Change { remove: &[0], ..Change::default() }).unwrap();
+        let (index, text) = short(&left);
+        assert_eq!(index.ids, [ItemId::from("1"), ItemId::from("2")]);
+        assert_eq!(index.sids.codes(), [7, 7, 0, 1, 2, 1]);
+        assert!(text.contains("\"2\": [\"<a_1>\",\"<b_2>\",\"<c_1>\"]"), "{text}");
+    }
+
+    #[test]
+    fn a_level_that_is_no_suffix_is_not_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let refusal = |codes: &[u16], levels| {
+            let (catalog, path) = (catalog(codes, levels, CollisionPolicy::Postings), dir.path().join("out.json"));
+            let problem = write_index(&catalog, Form { numbers: true, short: true }, &path).unwrap_err().to_string();
+            assert!(!path.exists());
+            problem
+        };
+        assert!(refusal(&[1, 0, 2, 5], 2).contains("item \"1\" has code 5"));
+        assert!(refusal(&[1, 2], 1).contains("the only one"));
     }
 
     #[test]
@@ -231,7 +362,10 @@ mod tests {
     fn a_suffix_that_only_colliding_items_have_becomes_a_level_of_all() {
         let index =
             read(r#"{"0": ["<a_1>", "<b_2>", "<c_0>"], "1": ["<a_7>", "<b_7>"], "2": ["<a_1>", "<b_2>", "<c_1>"]}"#);
-        assert_eq!(index.unwrap().sids.codes(), [1, 2, 1, 7, 7, 0, 1, 2, 2]);
+        assert_eq!(index.unwrap().sids.codes(), [1, 2, 0, 7, 7, 0, 1, 2, 1]);
+        // An item without one beside another with 0: only then do all count one more.
+        let index = read(r#"{"0": [1, 2, 0], "1": [1, 2], "2": [1, 2, 1], "3": [7, 7]}"#);
+        assert_eq!(index.unwrap().sids.codes(), [1, 2, 1, 1, 2, 0, 1, 2, 2, 7, 7, 0]);
     }
 
     #[test]
@@ -242,7 +376,7 @@ mod tests {
             (r#"{"x": ["<a_1>", "<b_1>"], "y": ["<b_1>", "<a_1>"]}"#, "where item \"x\" has <a_12>"),
             (r#"{"x": ["<a_1>"], "y": [1]}"#, "where item \"x\" has <a_12>"),
             (r#"{"x": ["a_1"]}"#, "is not of the form <a_12>"),
-            (r#"{"x": ["<a_1>"], "y": ["<a_1>", "<b_65535>"]}"#, "suffix \"<b_65535>\" is too large"),
+            (r#"{"x": [1], "z": [1, 0], "y": [1, 65535]}"#, "item \"y\": suffix 65535 is too large"),
             (r#"{"x": [70000]}"#, "is not of the form"),
             (r#"{"x": ["<a_70000>"]}"#, "is not of the form"),
             (r#"{"x": ["<a_+1>"]}"#, "is not of the form"),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::json;
 use sidereal_core::artifact::{Manifest, sha256_file};
-use sidereal_core::lc_rec::Index;
+use sidereal_core::lc_rec::{Form, Index, write_index};
 use sidereal_core::{Catalog, CollisionPolicy, Error, ItemId, ItemIndex, Items, SemanticIds};
 use sidereal_tokenizer::ItemTokenizer;
 use sidereal_tokenizer::codes::parse_codes;
@@ -40,9 +40,27 @@ mod tests;
 pub const FORMATS: &[Format] = &[
     Format {
         name: "lc-rec",
-        about: "index.json of LC-Rec, LETTER, MiniOneRec: {\"item\": [\"<a_12>\", \"<b_7>\"]}; read also as numbers",
+        about: "index.json of LC-Rec, LETTER, MiniOneRec: {\"item\": [\"<a_12>\", \"<b_7>\"]}; reads all four forms",
         import: Some(Import::Catalog(lc_rec::read)),
-        export: Some(Export::Catalog(lc_rec::write)),
+        export: Some(Export::Index(Form { numbers: false, short: false })),
+    },
+    Format {
+        name: "lc-rec-numbers",
+        about: "the same with plain numbers: {\"item\": [12, 7]}",
+        import: Some(Import::Catalog(lc_rec::read)),
+        export: Some(Export::Index(Form { numbers: true, short: false })),
+    },
+    Format {
+        name: "lc-rec-short",
+        about: "the same with tokens, the suffix only for items that share their other codes (MiniOneRec)",
+        import: Some(Import::Catalog(lc_rec::read)),
+        export: Some(Export::Index(Form { numbers: false, short: true })),
+    },
+    Format {
+        name: "lc-rec-short-numbers",
+        about: "the same with plain numbers and such a suffix",
+        import: Some(Import::Catalog(lc_rec::read)),
+        export: Some(Export::Index(Form { numbers: true, short: true })),
     },
     Format {
         name: "open-one-rec",
@@ -107,6 +125,8 @@ enum Import {
 
 #[derive(Debug, Clone, Copy)]
 enum Export {
+    /// The catalog with what was removed from it: the writer leaves that out.
+    Index(Form),
     Catalog(fn(&Catalog, &Path) -> Result<()>),
     Tokenizer(fn(&ItemTokenizer, &Path) -> Result<()>),
 }
@@ -195,6 +215,7 @@ pub fn import(run: &Run, format: &Format, file: &Path, codes: Option<&str>) -> R
 /// No catalog or tokenizer; what the format cannot hold; whatever the file system says.
 pub fn export(run: &Run, format: &'static Format, out: &Path) -> Result<Exported> {
     match format.export.ok_or_else(|| format.cannot("written", Format::exports))? {
+        Export::Index(form) => write_index(&run.catalog()?, form, out)?,
         Export::Catalog(write) => {
             let catalog = run.catalog()?;
             match catalog.removed().next() {

@@ -108,7 +108,7 @@ pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
     if let Some(object) = figures.as_object_mut() {
         object.insert("threads".to_owned(), json!(sidereal::bench::threads()));
         object.insert("device".to_owned(), json!(device.to_string()));
-        object.insert("peak_memory_mib".to_owned(), json!(crate::memory::peak_since_mib()));
+        object.insert("peak_memory_mib".to_owned(), json!(crate::memory::peak_mib()));
     }
     if context.global.json {
         // One line, so that a program that runs others can read the last one.
@@ -119,19 +119,12 @@ pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A curve over numbers of items. All vectors are written first, and the peak is forgotten before each job.
+/// A curve over numbers of items. All vectors are written first.
 fn job(context: &Context, items: &[u64], wish: &JobWish) -> Result<serde_json::Value> {
     for &items in items {
         sidereal::bench::job_input(wish, items, context.progress.as_ref())?;
     }
-    let mut curve = Vec::new();
-    for &items in items {
-        crate::memory::forget_peak();
-        let mut figures = sidereal::bench::job(wish, items, context.progress.as_ref())?;
-        if let Some(object) = figures.as_object_mut() {
-            object.insert("peak_memory_mib".to_owned(), json!(crate::memory::peak_since_mib()));
-        }
-        curve.push(figures);
-    }
+    let job = |&items: &u64| sidereal::bench::job(wish, items, context.progress.as_ref());
+    let curve = items.iter().map(job).collect::<Result<Vec<_>>>()?;
     Ok(json!({ "what": "job", "width": wish.width, "levels": wish.levels, "codes": wish.codes, "curve": curve }))
 }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use sidereal_core::artifact::{MANIFEST, Manifest, StageWriter};
 use sidereal_core::{Embeddings, Error, Progress};
 use sidereal_generator::bench::process_cpu_s;
+use sidereal_generator::training::meter;
 use sidereal_nn::rng::Rng;
 use sidereal_tokenizer::{ItemTokenizer, TokenizerConfig};
 
@@ -77,7 +78,8 @@ pub fn job_input(wish: &JobWish, items: u64, progress: &dyn Progress) -> Result<
 }
 
 /// The job on the vectors of a size, done from its beginning, with what it moves as a share of one core's copying: every
-/// number is read from the file's pages, written as a vector, and read by the products.
+/// number is read from the file's pages, written as a vector, and read by the products. The peak of memory is the job's own
+/// (`peak_memory_mib`), without that of writing the vectors or of measuring the machine.
 ///
 /// # Errors
 /// As [`job_input`] and [`EncodeJob::run`].
@@ -90,11 +92,13 @@ pub fn job(wish: &JobWish, items: u64, progress: &dyn Progress) -> Result<Value>
             if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(Error::io("remove", old, e)) }
         })?;
     }
+    meter::begin_peak();
     let (began, used, read) = (Instant::now(), process_cpu_s(), bytes_read());
     let done = EncodeJob::new(&wish.tokenizer(), &vectors, &out).run(progress)?;
     let wall_s = began.elapsed().as_secs_f64();
     let cpu_s = process_cpu_s().zip(used).map(|(now, before)| now - before);
     let each = |s: f64| s / items as f64;
+    let peak_memory_mib = meter::resident_peak().map(|bytes| bytes >> 20);
     let machine = Machine::measure();
     let moved = 3.0 * (items * wish.width as u64 * size_of::<f32>() as u64) as f64;
     let moved_gb_per_cpu_s = cpu_s.map(|s| moved / s * 1e-9);
@@ -104,7 +108,7 @@ pub fn job(wish: &JobWish, items: u64, progress: &dyn Progress) -> Result<Value>
         "bytes_read": bytes_read().zip(read).map(|(now, before)| now - before),
         "moved_gb_per_cpu_s": moved_gb_per_cpu_s, "machine": machine,
         "share_of_copy": moved_gb_per_cpu_s.map(|rate| rate / machine.copy_gb_per_s),
-        "parts": done.parts, "unique_ids": done.unique_ids }))
+        "peak_memory_mib": peak_memory_mib, "parts": done.parts, "unique_ids": done.unique_ids }))
 }
 
 fn write_vectors(wish: &JobWish, items: u64, progress: &dyn Progress) -> Result<()> {

@@ -1,9 +1,8 @@
-//! LC-Rec's index file; [`sidereal_core::lc_rec`] has its form.
+//! LC-Rec's index file; [`sidereal_core::lc_rec`] has its forms, and writes them.
 
 use std::path::Path;
 
-use sidereal_core::Catalog;
-use sidereal_core::lc_rec::{read_index, write_index};
+use sidereal_core::lc_rec::read_index;
 
 use super::Foreign;
 use crate::Result;
@@ -11,8 +10,4 @@ use crate::Result;
 pub(super) fn read(file: &Path) -> Result<Foreign> {
     let index = read_index(file)?;
     Ok(Foreign { ids: Some(index.ids), sids: index.sids, codes_per_level: None })
-}
-
-pub(super) fn write(catalog: &Catalog, file: &Path) -> Result<()> {
-    Ok(write_index(catalog, file)?)
 }
