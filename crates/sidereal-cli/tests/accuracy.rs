@@ -112,6 +112,7 @@ fn one_command_makes_the_table_and_asked_again_keeps_all_of_it() {
         assert_eq!(of("published", "data/items.parquet"), inode("shared/data/items.parquet"));
     }
     let page = fs::read_to_string(world.path("table/accuracy.html")).unwrap();
+    assert!(page.contains("of validation users by step, of the first seed: plain"), "no learning curves on the page");
     for part in ["Three ways", "published", "Processor time", "by length of the history", "not trained", "\u{b1}"] {
         assert!(page.contains(part), "{part} is not on the page");
     }

@@ -26,8 +26,9 @@ use crate::lend::lend;
 use crate::pipeline::{self, Finished, Setting};
 use crate::recipe::{EmbeddingsRecipe, Recipe};
 use crate::recommend::Recommender;
-use crate::report::{AccuracyView, ReportData, render};
+use crate::report::{AccuracyView, LearningCurve, ReportData, TrainingPoint, render};
 use crate::run::{Run, Stage};
+use crate::stages::report::training_points;
 use crate::stages::{inputs, resolved};
 
 mod ranks;
@@ -116,7 +117,7 @@ pub fn compare(suite: &Suite, wish: Wish<'_>, mut told: impl FnMut(&str, u64, Fi
     let mut maker = Maker { wish, setting, shared: &shared, exam: &exam, lenders: BTreeMap::new() };
     let mut entries: Vec<Option<Entry>> = suite.rows.iter().map(|_| None).collect();
     let mut digests = inputs(&shared, &[Stage::Data, Stage::Embeddings, Stage::Split])?;
-    let mut failed = Vec::new();
+    let (mut failed, mut curves) = (Vec::new(), BTreeMap::new());
     // Every row once, then every row again: a comparison that is looked at early has all rows.
     for number in 0..wish.seeds.unwrap_or(suite.seeds).max(1) {
         for (row, entry) in suite.rows.iter().zip(&mut entries) {
@@ -127,6 +128,11 @@ pub fn compare(suite: &Suite, wish: Wish<'_>, mut told: impl FnMut(&str, u64, Fi
             {
                 Ok(made) => {
                     digests.insert(format!("{}, seed {seed}", row.name), made.digest.clone());
+                    if number == 0 {
+                        // Rows that fuse the same generator in several ways have it in common.
+                        let curve = || LearningCurve { name: row.name.clone(), training: made.training.clone() };
+                        curves.entry(made.digest.clone()).or_insert_with(curve);
+                    }
                     made.join(entry, &row);
                 }
                 Err(error) => failed.push(Failed { name: row.name, seed, error: error.to_string() }),
@@ -147,7 +153,10 @@ pub fn compare(suite: &Suite, wish: Wish<'_>, mut told: impl FnMut(&str, u64, Fi
         about.insert(format!("{}_digest", stage.name()), json!(digests.get(stage.name())));
     }
     let found = Accuracy { description: suite.description.clone(), rows, comparisons, data: about, failed };
-    write(suite, wish, &found, digests)?;
+    let place = |curve: &LearningCurve| suite.rows.iter().position(|row| row.name == curve.name);
+    let mut curves: Vec<LearningCurve> = curves.into_values().collect();
+    curves.sort_by_key(place);
+    write(suite, wish, &found, curves, digests)?;
     Ok(found)
 }
 
@@ -170,6 +179,7 @@ struct Made {
     /// Of the generator, where it has a part in the row.
     parameters: Option<usize>,
     measured: BTreeMap<String, f64>,
+    training: Vec<TrainingPoint>,
 }
 
 /// What a row cost: its generator, where it has a part in it, and what was fitted over it. Times add up; of memory it is the
@@ -252,7 +262,8 @@ impl Maker<'_> {
         let measured =
             total(takes_part.then_some(manifest.measured.figures), fitted.map(|manifest| manifest.measured.figures));
         let parameters = takes_part.then_some(info.parameters);
-        Ok(Made { seed: recipe.seed, digest, modes, method: info.method, parameters, measured })
+        let training = if takes_part { training_points(&run.dir(Stage::Generator))? } else { Vec::new() };
+        Ok(Made { seed: recipe.seed, digest, modes, method: info.method, parameters, measured, training })
     }
 
     fn untrained(&self, question: Question) -> Result<Vec<Entry>> {
@@ -297,9 +308,15 @@ impl Made {
 }
 
 /// Table, page, and what they were made from.
-fn write(suite: &Suite, wish: Wish<'_>, found: &Accuracy, digests: BTreeMap<String, String>) -> Result<()> {
+fn write(
+    suite: &Suite,
+    wish: Wish<'_>,
+    found: &Accuracy,
+    curves: Vec<LearningCurve>,
+    digests: BTreeMap<String, String>,
+) -> Result<()> {
     write_json(&wish.out.join(ACCURACY_FILE), found)?;
-    let page = render(&page(suite, found))?;
+    let page = render(&page(suite, found, curves))?;
     write_atomic(&wish.out.join(PAGE_FILE), |out| out.write_all(page.as_bytes()))?;
     // Table and page tell seconds: they are not what the manifest's files are, which are the same for the same work.
     let seeds = wish.seeds.unwrap_or(suite.seeds);
@@ -308,7 +325,7 @@ fn write(suite: &Suite, wish: Wish<'_>, found: &Accuracy, digests: BTreeMap<Stri
     Ok(write_json(&wish.out.join(MANIFEST), &manifest)?)
 }
 
-fn page(suite: &Suite, found: &Accuracy) -> ReportData {
+fn page(suite: &Suite, found: &Accuracy, curves: Vec<LearningCurve>) -> ReportData {
     let mut evaluation = Evaluation { split: "test".to_owned(), ..Evaluation::default() };
     let of = |name: &str| found.data.get(name).and_then(Value::as_u64).unwrap_or(0) as usize;
     (evaluation.users, evaluation.items) = (of("judged_users"), of("items"));
@@ -336,7 +353,7 @@ fn page(suite: &Suite, found: &Accuracy) -> ReportData {
         facts,
         recipe_toml: recipes.join("\n"),
         evaluation: Some(evaluation),
-        accuracy: Some(AccuracyView { rows: found.rows.clone() }),
+        accuracy: Some(AccuracyView { rows: found.rows.clone(), curves }),
         ..ReportData::default()
     }
 }

@@ -47,6 +47,17 @@ pub struct ReportData {
 pub struct AccuracyView {
     /// Two for each row, one a mode.
     pub rows: Vec<AccuracyRow>,
+    /// One for each generator that was trained.
+    pub curves: Vec<LearningCurve>,
+}
+
+/// How a training went.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct LearningCurve {
+    /// Of the row that it was made for.
+    pub name: String,
+    /// By step.
+    pub training: Vec<TrainingPoint>,
 }
 
 /// How the semantic IDs use their codes.

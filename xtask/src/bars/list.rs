@@ -120,6 +120,16 @@ pub(crate) const BARS: &[Bar] = &{
             Speed("rq-vae", "the same, per CPU-second"),
             AtLeast(1.5),
         ),
+        bar(
+            "RQ-VAE in bf16: encoding over PyTorch's in f32, per CPU-second",
+            Speed("rq-vae", "RQ-VAE in bf16 beside the peer in f32: encoding, items per CPU-second"),
+            AtLeast(2.0),
+        ),
+        bar(
+            "RQ-VAE in bf16: training over PyTorch's in f32, per CPU-second",
+            Speed("rq-vae", "RQ-VAE in bf16 beside the peer in f32: training samples per CPU-second"),
+            AtLeast(1.5),
+        ),
         // Flat, give or take what a shared machine does to CPU time.
         bar("encode job: cost of an item over that of a smaller job, to 10^6", Growth(1_000_000), AtMost(1.1)),
         bar("encode job: cost of an item over that of a smaller job, to 10^7", Growth(10_000_000), AtMost(1.1)),

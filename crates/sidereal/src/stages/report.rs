@@ -143,7 +143,8 @@ fn evenly(len: usize, wanted: usize) -> Vec<usize> {
     (0..wanted).map(|i| i * len / wanted).collect()
 }
 
-fn training_points(generator: &Path) -> Result<Vec<TrainingPoint>> {
+/// What a generator's folder says of its training.
+pub(crate) fn training_points(generator: &Path) -> Result<Vec<TrainingPoint>> {
     let events = read_metrics(&generator.join(METRICS_FILE))?;
     let points = events.into_iter().map(|event| match event {
         Event::Train { step, loss, learning_rate, samples_per_s, .. } => TrainingPoint {

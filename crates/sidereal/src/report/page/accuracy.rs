@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::training::{CURVES, validations};
 use super::{Chart, Table, TableRow};
 use crate::Result;
 use crate::accuracy::AccuracyRow;
@@ -42,6 +43,14 @@ pub(super) fn view(data: &AccuracyView) -> Result<Option<AccuracySection>> {
             rows: rows.iter().map(|row| figures(row, &columns)).collect(),
             columns: std::iter::once("Seeds").chain(columns).map(str::to_owned).collect(),
         });
+    }
+    if let Some((metric, curves)) = validations(&data.curves) {
+        for curves in curves.chunks(CURVES) {
+            let named: Vec<&str> = curves.iter().map(|curve| curve.name.as_str()).collect();
+            let caption = format!("{metric} of validation users by step, of the first seed: {}", named.join(", "));
+            let name = format!("Learning, {caption}");
+            charts.push(Chart::new("Learning,", caption, plots::curves(&name, curves, None)?));
+        }
     }
     tables.push(Table {
         title: "Training and fitting, means over seeds; memory without what the idle process has".to_owned(),

@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use super::Chart;
 use crate::Result;
-use crate::report::TrainingPoint;
 use crate::report::numbers::{count, figure, metric, plural};
 use crate::report::plots::{self, Curve, drawable};
+use crate::report::{LearningCurve, TrainingPoint};
 
 /// Curves that one chart has room for.
-const CURVES: usize = 6;
+pub(super) const CURVES: usize = 6;
 /// What a best step is chosen by, the first that was measured.
 const BEST_BY: [&str; 4] = ["ndcg@10", "recall@10", "ndcg@5", "recall@5"];
 
@@ -76,6 +76,19 @@ fn values(points: &[TrainingPoint], get: impl Fn(&TrainingPoint) -> Option<f64>)
     values.into_iter().map(|(step, value)| (step as f64, value)).collect()
 }
 
+/// Several trainings in what their best steps are chosen by: the metric, and a curve for each that measured it.
+pub(super) fn validations(trainings: &[LearningCurve]) -> Option<(&'static str, Vec<Curve>)> {
+    let of = |metric: &str| -> Vec<Curve> {
+        let curve = |one: &LearningCurve| Curve { name: one.name.clone(), points: measured(&one.training, metric) };
+        trainings.iter().map(curve).filter(|curve| !curve.points.is_empty()).collect()
+    };
+    BEST_BY.into_iter().map(|metric| (metric, of(metric))).find(|(_, curves)| !curves.is_empty())
+}
+
+fn measured(points: &[TrainingPoint], metric: &str) -> Vec<(f64, f64)> {
+    values(points, |point| point.validation.as_ref()?.get(metric).copied().filter(|&v| drawable(v)))
+}
+
 fn validation(points: &[TrainingPoint]) -> Result<Option<Chart>> {
     let all = || points.iter().filter_map(|point| point.validation.as_ref());
     // A validation also says how it was made: users and beam width are not curves.
@@ -87,10 +100,7 @@ fn validation(points: &[TrainingPoint]) -> Result<Option<Chart>> {
     let best_by = BEST_BY.into_iter().find(|name| names.contains(name));
     let ordered = best_by.into_iter().chain(names.into_iter().filter(|name| Some(*name) != best_by));
     let mut lines: Vec<Curve> = ordered
-        .map(|name| Curve {
-            name: name.to_owned(),
-            points: values(points, |point| point.validation.as_ref()?.get(name).copied().filter(|&v| drawable(v))),
-        })
+        .map(|name| Curve { name: name.to_owned(), points: measured(points, name) })
         .filter(|line| !line.points.is_empty())
         .collect();
     lines.truncate(CURVES);
