@@ -22,6 +22,8 @@ mod diversity;
 
 pub mod pairs;
 
+mod users;
+
 mod das;
 
 mod domain;
@@ -35,6 +37,7 @@ use das::Das;
 use diversity::Diversity;
 use domain::Domain;
 use letter::Letter;
+use users::DrawnUsers;
 
 /// Which alignments a training uses; in a recipe the table `[tokenizer.rq-vae.align]`. None unless asked for.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -46,7 +49,7 @@ pub struct AlignConfig {
     /// LETTER's diversity loss.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diversity: Option<DiversityConfig>,
-    /// DAS's dual contrasts; need collaborative vectors, and histories for pairs.
+    /// DAS's dual contrasts of items and users; need collaborative vectors, and histories for pairs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub das: Option<DasConfig>,
     /// GMC's contrast of domains; needs domains.
@@ -69,13 +72,20 @@ impl AlignConfig {
 }
 
 /// The alignments of one training, with what they learn.
-pub(crate) struct Aligner {
+pub(crate) struct Aligner<'a> {
     letter: Option<Letter>,
     diversity: Option<Diversity>,
-    das: Option<Das>,
+    das: Option<Das<'a>>,
     domain: Option<Domain>,
     seed: u64,
     epoch: usize,
+}
+
+/// Users that join a batch, and what they are encoded from.
+pub(crate) struct Beside {
+    pub(crate) drawn: DrawnUsers,
+    /// [M, D]
+    pub(crate) vectors: Vec<f32>,
 }
 
 /// What a step has to say of its batch.
@@ -84,20 +94,22 @@ pub(crate) struct AlignedBatch<'a> {
     pub(crate) items: &'a [usize],
     /// Straight-through sum of codewords, [B, d]; gradients go to the encoder.
     pub(crate) quantized: &'a Tensor,
+    /// The users that [`Aligner::extend_batch`] gave beside them, if it did, and the same of their vectors, [M, d].
+    pub(crate) users: Option<(&'a DrawnUsers, &'a Tensor)>,
     /// Codes of each level, u32 `[B]`.
     pub(crate) codes: &'a [Tensor],
     /// Codebooks of each level with gradients, [K, d].
     pub(crate) codebooks: &'a [Tensor],
 }
 
-impl Aligner {
+impl<'a> Aligner<'a> {
     /// None when nothing is asked for. Parameters of its own are added to `params` under `align.`.
     ///
     /// # Errors
     /// Something that an alignment needs is absent.
     pub(crate) fn new(
         config: &AlignConfig,
-        items: &TrainingItems<'_>,
+        items: &TrainingItems<'a>,
         latent: usize,
         params: &mut Params,
         rng: &mut Rng,
@@ -126,13 +138,11 @@ impl Aligner {
     }
 
     /// The batch that a step trains on: `items`, and where pairs are contrasted a partner for each behind them, in
-    /// order (an item without partners is its own).
-    pub(crate) fn extend_batch(&self, items: &[usize], rng: &mut Rng) -> Vec<usize> {
+    /// order (an item without partners is its own); and the users of pairs that have any.
+    pub(crate) fn extend_batch(&self, items: &[usize], rng: &mut Rng) -> (Vec<usize>, Option<Beside>) {
         let mut extended = items.to_vec();
-        if let Some(das) = &self.das {
-            das.add_partners(&mut extended, rng);
-        }
-        extended
+        let users = self.das.as_ref().and_then(|das| das.extend(&mut extended, rng));
+        (extended, users)
     }
 
     /// The weighted sum of all alignment losses of a batch, a scalar.
@@ -151,7 +161,7 @@ impl Aligner {
             losses.push(diversity.loss(batch, &mut rng)?);
         }
         if let Some(das) = &self.das {
-            losses.push(das.loss(batch, &mut rng)?);
+            losses.push(das.loss(batch)?);
         }
         if let Some(domain) = &self.domain {
             losses.push(domain.loss(batch)?);

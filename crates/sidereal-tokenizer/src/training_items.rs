@@ -170,11 +170,15 @@ impl<'a> TrainingHistories<'a> {
 
     /// Every user's items, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &'a [ItemIndex]> + use<'a> {
-        let (histories, ends) = (self.histories, self.ends);
-        (0..histories.len()).zip(ends).map(move |(user, &end)| {
-            let items = histories.items_of(user);
-            &items[..items.len().min(end as usize)]
-        })
+        let histories = *self;
+        (0..histories.histories.len().min(histories.ends.len())).map(move |user| histories.items_of(user))
+    }
+
+    /// A user's items, oldest first; none of a user that there is not.
+    pub fn items_of(&self, user: usize) -> &'a [ItemIndex] {
+        let Some(&end) = self.ends.get(user).filter(|_| user < self.histories.len()) else { return &[] };
+        let items = self.histories.items_of(user);
+        &items[..items.len().min(end as usize)]
     }
 }
 

@@ -6,9 +6,11 @@ mod kill_at;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 
-use sidereal_core::{Embeddings, NoProgress, Progress};
+use sidereal_core::{Embeddings, Histories, NoProgress, Progress};
 use sidereal_nn::rng::Rng;
-use sidereal_tokenizer::{ARRAYS_FILE, DESCRIPTION_FILE, ItemTokenizer, TokenizerConfig, Training, TrainingItems};
+use sidereal_tokenizer::{
+    ARRAYS_FILE, DESCRIPTION_FILE, ItemTokenizer, TokenizerConfig, Training, TrainingHistories, TrainingItems,
+};
 
 use kill_at::KillAt;
 
@@ -38,6 +40,38 @@ fn bytes(tokenizer: &ItemTokenizer) -> [Vec<u8>; 2] {
     [DESCRIPTION_FILE, ARRAYS_FILE].map(|name| std::fs::read(dir.path().join(name)).unwrap())
 }
 
+/// Items with all that an alignment may ask for.
+struct World {
+    rows: Embeddings,
+    learnt: Embeddings,
+    histories: Histories,
+    ends: Vec<u32>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut rng = Rng::new(4, "world");
+        let learnt = Embeddings::new(90, 5, (0..450).map(|_| rng.normal() as f32).collect()).unwrap();
+        let events = (0..40 * 6).map(|_| rng.below(90) as u32).collect();
+        let (users, offsets) =
+            ((0..40).map(|user| user.to_string()).collect(), (0..=40).map(|user| 6 * user).collect());
+        Self {
+            rows: rows(),
+            learnt,
+            histories: Histories::new(users, offsets, events, None, None).unwrap(),
+            ends: vec![5; 40],
+        }
+    }
+
+    fn items(&self) -> TrainingItems<'_> {
+        TrainingItems {
+            collaborative: Some(&self.learnt),
+            histories: Some(TrainingHistories::new(&self.histories, &self.ends)),
+            ..TrainingItems::new(&self.rows)
+        }
+    }
+}
+
 fn train(
     config: &TokenizerConfig,
     work: &Path,
@@ -46,13 +80,14 @@ fn train(
 ) -> sidereal_tokenizer::Result<ItemTokenizer> {
     ItemTokenizer::train_with(
         config,
-        &TrainingItems::new(&rows()),
+        &World::new().items(),
         &Training { work: Some(work), ..Training::new(seed, progress) },
     )
 }
 
 fn goes_on(config: &TokenizerConfig, kills: &[u64]) {
-    let whole = bytes(&ItemTokenizer::train(config, &rows(), 9, &NoProgress).unwrap());
+    let whole = ItemTokenizer::train_with(config, &World::new().items(), &Training::new(9, &NoProgress));
+    let whole = bytes(&whole.unwrap());
     for &kill_at in kills {
         let work = tempfile::tempdir().unwrap();
         let killed = std::panic::catch_unwind(|| train(config, work.path(), &KillAt(AtomicU64::new(kill_at)), 9));
@@ -76,6 +111,7 @@ fn every_way_of_training_goes_on_after_a_kill() {
         serde_json::json!({ "estimator": { "gumbel": { "temperature": 0.5 } }, "input_norm": "layer" }),
         serde_json::json!({ "sim_vq": true, "sinkhorn": { "levels": [1] }, "input_norm": "batch" }),
         serde_json::json!({ "precision": "bf16" }),
+        serde_json::json!({ "align": { "das": { "pairs": ["co-occurrence", "user-item", "item-item", "user-user", "user-co-occurrence"] } }, "estimator": { "gumbel": {} } }),
     ] {
         let mut settings = settings;
         settings["latent"] = 4.into();

@@ -1,18 +1,26 @@
 //! Dual contrasts after DAS: quantized latents and collaborative vectors of aligned pairs find each other.
 //!
 //! For an aligned pair (a, b) with quantized latents z and collaborative vectors h the loss is InfoNCE(z_a, h_b) +
-//! InfoNCE(h_a, z_b), on cosines within the batch. Pairs are an item with itself (`item-item`), an item with one that
-//! stands near it in histories (`co-occurrence`; partners join the batch), and an item with a user who had it
-//! (`user-item`; the user's vector is the mean of his items' collaborative vectors).
+//! InfoNCE(h_a, z_b), on cosines within the batch. Pairs are
+//!
+//! - an item with itself (`item-item`), and with one that stands near it in histories (`co-occurrence`; partners join the
+//!   batch);
+//! - an item with a user who had it (`user-item`);
+//! - a user with himself (`user-user`), and with one who shares an item with him (`user-co-occurrence`).
+//!
+//! A user's vectors are the means of his items' vectors over the training part of his history: of the prepared ones, which
+//! go through the encoder and the codebooks of the items and give z, and of the collaborative ones, h. Users are there for
+//! their pairs alone: they are not reconstructed, codebooks neither move towards them nor count them, and Sinkhorn's
+//! mapping does not spread them.
 //!
 //! *Paper*: Ye et al., *DAS: Dual-Aligned Semantic IDs Empowered Industrial Recommender System*, arXiv 2508.10584 (its
-//! alignments u2i, i2i and co-occurrence i2i).
+//! alignments u2i, i2i and u2u, co-occurrence i2i and u2u).
 //! *Differs from the paper*: collaborative vectors are frozen and not trained along; popularity is taken out where pairs
-//! are drawn ([`super::pairs`]) and not by a model; users have no quantized latents here, so their pairs are aligned
-//! with the item's in both directions. Weight and temperature are ours.
+//! are drawn ([`super::pairs`]) and not by a model; users share the items' encoder and codebooks, where the paper trains
+//! an RQ-VAE of their own on their profiles. Weight and temperature are ours.
 //!
 //! # Shapes
-//! Quantized latents [B, d], collaborative vectors [N, C], users' vectors [U, C].
+//! Quantized latents [B, d] and of users [M, d], collaborative vectors [N, C] and of users [U, C].
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -23,10 +31,10 @@ use sidereal_nn::params::{Init, Params};
 use sidereal_nn::rng::Rng;
 
 use super::contrast::{contrast, sum, unit};
-use super::pairs::{CoOccurrencePairs, PairSource, UserItemPairs};
-use super::{AlignedBatch, Behaviour, check_temperature, check_weight};
+use super::pairs::{CoOccurrencePairs, PairSource};
+use super::users::Users;
+use super::{AlignedBatch, Behaviour, Beside, check_temperature, check_weight};
 use crate::Result;
-use crate::behaviour::collaborative_vectors::user_vectors;
 use crate::training_items::TrainingItems;
 
 /// What is aligned with what.
@@ -39,6 +47,10 @@ pub enum PairKind {
     UserItem,
     /// An item and itself.
     ItemItem,
+    /// A user and himself.
+    UserUser,
+    /// Users who share an item.
+    UserCoOccurrence,
 }
 
 /// Settings of the dual contrasts.
@@ -55,7 +67,8 @@ pub struct DasConfig {
     pub window: usize,
     /// Pairs that co-occur less often are left out.
     pub min_count: u32,
-    /// Power of the popularity (of a partner, or the length of a user's history) that draws are divided by.
+    /// Power of the popularity (of a partner, of an item that users share, or the length of a user's history) that draws
+    /// are divided by.
     pub debias: f64,
 }
 
@@ -74,7 +87,8 @@ impl DasConfig {
             |name: &str, problem: &str, mend: &str| Err(Error::config(format!("{key}.{name}"), problem, mend).into());
         let twice = |(at, kind): (usize, &PairKind)| self.pairs[..at].contains(kind);
         if self.pairs.is_empty() || self.pairs.iter().enumerate().any(twice) {
-            return bad("pairs", "there are none, or one appears twice", "name co-occurrence, user-item or item-item");
+            let mend = "name co-occurrence, user-item, item-item, user-user or user-co-occurrence, each once";
+            return bad("pairs", "there are none, or one appears twice", mend);
         }
         if self.window == 0 {
             return bad("window", "items never co-occur", "give 1 or more; 5 is usual");
@@ -86,21 +100,23 @@ impl DasConfig {
     }
 }
 
-pub(super) struct Das {
+pub(super) struct Das<'a> {
     weight: f64,
     temperature: f32,
+    pairs: Vec<PairKind>,
     behaviour: Behaviour,
-    item_item: bool,
+    /// None where items are not contrasted with partners.
     near: Option<CoOccurrencePairs>,
-    users: Option<(UserItemPairs, Behaviour)>,
+    /// None where no pair has a user.
+    users: Option<Users<'a>>,
     /// [d, C], where d is not C.
     map: Option<Tensor>,
 }
 
-impl Das {
+impl<'a> Das<'a> {
     pub(super) fn new(
         config: &DasConfig,
-        items: &TrainingItems<'_>,
+        items: &TrainingItems<'a>,
         latent: usize,
         params: &mut Params,
         rng: &mut Rng,
@@ -114,10 +130,9 @@ impl Das {
             let (window, least) = (config.window, config.min_count);
             near = Some(CoOccurrencePairs::new(&histories, items.len(), window, least, config.debias));
         }
-        if wanted(PairKind::UserItem) {
-            let histories = items.needed_histories(NAME)?;
-            let means = Behaviour::new(user_vectors(&histories, vectors, f64::INFINITY)?, NAME)?;
-            users = Some((UserItemPairs::new(&histories, items.len(), config.debias), means));
+        let of_users = wanted(PairKind::UserCoOccurrence);
+        if of_users || wanted(PairKind::UserItem) || wanted(PairKind::UserUser) {
+            users = Some(Users::new(items, vectors, config.debias, of_users, NAME)?);
         }
         let map = match vectors.width() == latent {
             true => None,
@@ -126,71 +141,135 @@ impl Das {
         Ok(Self {
             weight: config.weight,
             temperature: config.temperature,
+            pairs: config.pairs.clone(),
             behaviour: Behaviour::new(vectors.clone(), NAME)?,
-            item_item: wanted(PairKind::ItemItem),
             near,
             users,
             map,
         })
     }
 
-    /// Appends a partner of every item, where pairs co-occur; an item without partners is its own.
-    pub(super) fn add_partners(&self, items: &mut Vec<usize>, rng: &mut Rng) {
-        let Some(near) = &self.near else { return };
-        let partners: Vec<usize> = items.iter().map(|&item| near.partner(item, rng).unwrap_or(item)).collect();
-        items.extend(partners);
+    /// Appends a partner of every item, where pairs co-occur (an item without partners is its own), and draws the users
+    /// that stand beside them.
+    pub(super) fn extend(&self, items: &mut Vec<usize>, rng: &mut Rng) -> Option<Beside> {
+        if let Some(near) = &self.near {
+            let partners: Vec<usize> = items.iter().map(|&item| near.partner(item, rng).unwrap_or(item)).collect();
+            items.extend(partners);
+        }
+        let users = self.users.as_ref()?;
+        let drawn = users.draw(items, rng);
+        Some(Beside { vectors: users.semantic(&drawn), drawn })
     }
 
-    pub(super) fn loss(&self, batch: &AlignedBatch<'_>, rng: &mut Rng) -> Result<Tensor> {
-        let latents = match &self.map {
-            Some(map) => ops::linear(batch.quantized, map)?,
-            None => batch.quantized.clone(),
-        };
-        let latents = unit(&latents)?; // [B, C]
+    pub(super) fn loss(&self, batch: &AlignedBatch<'_>) -> Result<Tensor> {
+        let latents = self.directions(batch.quantized)?; // [B, C]
         let learnt = unit(&self.behaviour.rows(batch.items, batch.quantized)?)?; // [B, C]
         let known = self.behaviour.known(batch.items);
+        let items = Side { who: batch.items, latents, learnt, known };
         let mut losses = Vec::new();
-        if self.item_item {
-            let logits = ops::tied_head(&latents, &learnt)?; // [B, B]
-            let same = |i: usize, j: usize| batch.items[i] == batch.items[j];
-            losses.push(contrast(&logits, &known, same, self.temperature)?);
-            losses.push(contrast(&logits.t()?.contiguous()?, &known, same, self.temperature)?);
+        if self.pairs.contains(&PairKind::ItemItem) {
+            losses.extend(self.with_itself(&items)?);
         }
         if self.near.is_some() {
-            losses.extend(self.co_occurrence(batch.items, &latents, &learnt, &known)?);
+            losses.extend(self.with_partners(&items)?);
         }
-        if let Some((pairs, means)) = &self.users {
-            let drawn: Vec<Option<usize>> = batch.items.iter().map(|&item| pairs.partner(item, rng)).collect();
-            let users: Vec<usize> = drawn.iter().map(|user| user.unwrap_or(0)).collect();
-            let counts: Vec<bool> =
-                drawn.iter().zip(means.known(&users)).map(|(user, known)| user.is_some() && known).collect();
-            let logits = ops::tied_head(&latents, &unit(&means.rows(&users, batch.quantized)?)?)?; // [B, B]
-            let same = |i: usize, j: usize| users[i] == users[j] || batch.items[i] == batch.items[j];
-            losses.push(contrast(&logits, &counts, same, self.temperature)?);
-            losses.push(contrast(&logits.t()?.contiguous()?, &counts, same, self.temperature)?);
+        if let Some(users) = &self.users {
+            let Some((drawn, quantized)) = batch.users else {
+                return Err(Error::mismatch("a batch has no users", "this is a defect: report it").into());
+            };
+            let latents = self.directions(quantized)?; // [M, C]
+            let learnt = unit(&users.learnt(drawn, quantized)?)?; // [M, C]
+            let users = Side { who: &drawn.users, latents, learnt, known: users.known(drawn) };
+            if self.pairs.contains(&PairKind::UserItem) {
+                losses.extend(self.item_with_user(&items, &users.first(items.who.len())?, &drawn.had)?);
+            }
+            if self.pairs.contains(&PairKind::UserUser) {
+                losses.extend(self.with_itself(&users.first(items.who.len())?)?);
+            }
+            if self.pairs.contains(&PairKind::UserCoOccurrence) {
+                losses.extend(self.with_partners(&users)?);
+            }
         }
         Ok((sum(losses, batch.quantized)? * self.weight)?)
     }
 
-    /// Both directions of the contrast between the first half of a batch and the partners behind it.
-    fn co_occurrence(&self, items: &[usize], latents: &Tensor, learnt: &Tensor, known: &[bool]) -> Result<[Tensor; 2]> {
-        let half = items.len() / 2;
-        if !items.len().is_multiple_of(2) {
-            let problem = format!("a batch of {} items has no partners", items.len());
+    /// Quantized latents as directions among the collaborative vectors.
+    ///
+    /// # Shapes
+    /// [B, d] to [B, C]
+    fn directions(&self, quantized: &Tensor) -> Result<Tensor> {
+        match &self.map {
+            Some(map) => unit(&ops::linear(quantized, map)?),
+            None => unit(quantized),
+        }
+    }
+
+    /// Both directions of the contrast between somebody's latent and collaborative vector.
+    fn with_itself(&self, side: &Side<'_>) -> Result<[Tensor; 2]> {
+        let logits = ops::tied_head(&side.latents, &side.learnt)?; // [B, B]
+        let same = |i: usize, j: usize| side.who[i] == side.who[j];
+        Ok([
+            contrast(&logits, &side.known, same, self.temperature)?,
+            contrast(&logits.t()?.contiguous()?, &side.known, same, self.temperature)?,
+        ])
+    }
+
+    /// Both directions of the contrast between items and the users drawn for them, `had` saying for which there is one.
+    fn item_with_user(&self, items: &Side<'_>, users: &Side<'_>, had: &[bool]) -> Result<[Tensor; 2]> {
+        let same = |i: usize, j: usize| users.who[i] == users.who[j] || items.who[i] == items.who[j];
+        let known: Vec<bool> = items.known.iter().zip(had).map(|(&known, &had)| known && had).collect();
+        let forward = ops::tied_head(&items.latents, &users.learnt)?; // [B, B]
+        let backward = ops::tied_head(&items.learnt, &users.latents)?;
+        Ok([
+            contrast(&forward, &users.known, same, self.temperature)?,
+            contrast(&backward, &known, same, self.temperature)?,
+        ])
+    }
+
+    /// Both directions of the contrast between the first half of a side and the partners behind it.
+    fn with_partners(&self, side: &Side<'_>) -> Result<[Tensor; 2]> {
+        let half = side.who.len() / 2;
+        if !side.who.len().is_multiple_of(2) {
+            let problem = format!("a batch of {} rows has no partners", side.who.len());
             return Err(Error::mismatch(problem, "this is a defect: report it").into());
         }
-        let (a, b) = items.split_at(half);
-        // Neither another partner that is the same item nor the item itself says anything against the pair.
+        let (a, b) = side.who.split_at(half);
+        // Neither another partner that is the same one nor the first of the pair itself says anything against the pair.
         let barred = |i: usize, j: usize| b[j] == b[i] || b[j] == a[i];
         let has_partner = |i: usize| a[i] != b[i];
-        let to_learnt: Vec<bool> = (0..half).map(|i| has_partner(i) && known[half + i]).collect();
-        let from_learnt: Vec<bool> = (0..half).map(|i| has_partner(i) && known[i]).collect();
+        let to_learnt: Vec<bool> = (0..half).map(|i| has_partner(i) && side.known[half + i]).collect();
+        let from_learnt: Vec<bool> = (0..half).map(|i| has_partner(i) && side.known[i]).collect();
         let part = |rows: &Tensor, start: usize| rows.narrow(0, start, half)?.contiguous();
-        let forward = ops::tied_head(&part(latents, 0)?, &part(learnt, half)?)?; // [B / 2, B / 2]
-        let backward = ops::tied_head(&part(learnt, 0)?, &part(latents, half)?)?;
+        let forward = ops::tied_head(&part(&side.latents, 0)?, &part(&side.learnt, half)?)?; // [B / 2, B / 2]
+        let backward = ops::tied_head(&part(&side.learnt, 0)?, &part(&side.latents, half)?)?;
         Ok([
             contrast(&forward, &to_learnt, barred, self.temperature)?,
             contrast(&backward, &from_learnt, barred, self.temperature)?,
         ])
+    }
+}
+
+/// Items or users of a batch.
+struct Side<'a> {
+    /// Items or users, `[B]`.
+    who: &'a [usize],
+    /// Directions of their quantized latents, [B, C].
+    latents: Tensor,
+    /// Directions of their collaborative vectors, [B, C].
+    learnt: Tensor,
+    /// Whether they have one, `[B]`.
+    known: Vec<bool>,
+}
+
+impl Side<'_> {
+    /// The first of them.
+    fn first(&self, count: usize) -> Result<Side<'_>> {
+        let part = |rows: &Tensor| rows.narrow(0, 0, count)?.contiguous();
+        Ok(Side {
+            who: &self.who[..count],
+            latents: part(&self.latents)?,
+            learnt: part(&self.learnt)?,
+            known: self.known[..count].to_vec(),
+        })
     }
 }

@@ -26,12 +26,13 @@ impl World {
     fn new(width: usize) -> Self {
         let mut behaviour = noise(ITEMS * width, 1);
         behaviour[5 * width..6 * width].fill(0.0);
-        let events = vec![0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 2, 4];
+        let events = vec![0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 2, 4, 1, 3, 7, 9, 0, 6, 2, 8, 3, 10, 1, 5];
+        let users = ["u", "v", "w", "x"].map(str::to_owned).to_vec();
         Self {
-            vectors: Embeddings::new(ITEMS, 1, vec![0.0; ITEMS]).unwrap(),
+            vectors: Embeddings::new(ITEMS, 1, (0..ITEMS).map(|item| item as f32).collect()).unwrap(),
             behaviour: Embeddings::new(ITEMS, width, behaviour).unwrap(),
             domains: (0..ITEMS as u32).map(|i| if i == 7 { 2 } else { i % 2 }).collect(),
-            histories: Histories::new(vec!["u".into(), "v".into()], vec![0, 6, 12], events, None, None).unwrap(),
+            histories: Histories::new(users, vec![0, 6, 12, 18, 24], events, None, None).unwrap(),
         }
     }
 
@@ -39,32 +40,45 @@ impl World {
         TrainingItems {
             collaborative: Some(&self.behaviour),
             domains: Some(&self.domains),
-            histories: Some(TrainingHistories::new(&self.histories, &[6, 6])),
+            histories: Some(TrainingHistories::new(&self.histories, &[6; 4])),
             ..TrainingItems::new(&self.vectors)
         }
     }
 }
 
-fn aligner(config: &AlignConfig, world: &World) -> (Aligner, Params) {
+fn aligner<'a>(config: &AlignConfig, world: &'a World) -> (Aligner<'a>, Params) {
     let mut params = Params::new(&Device::Cpu);
     let made = Aligner::new(config, &world.items(), WIDTH, &mut params, &mut Rng::new(2, "align")).unwrap();
     (made.unwrap(), params)
 }
 
-/// The loss of a batch of latents, and its gradient.
-fn loss_of(aligner: &Aligner, items: &[usize], latents: &[f32]) -> (f64, Vec<f32>) {
-    let quantized = Var::from_slice(latents, (items.len(), WIDTH), &Device::Cpu).unwrap();
-    let batch = AlignedBatch { items, quantized: quantized.as_tensor(), codes: &[], codebooks: &[] };
-    let loss = aligner.loss(&batch).unwrap();
+/// The loss of a batch of latents, those of users behind those of items, and its gradient.
+fn loss_of(aligner: &Aligner<'_>, items: &[usize], users: Option<&DrawnUsers>, latents: &[f32]) -> (f64, Vec<f32>) {
+    let rows = latents.len() / WIDTH;
+    let all = Var::from_slice(latents, (rows, WIDTH), &Device::Cpu).unwrap();
+    let part = |start: usize, end: usize| all.narrow(0, start, end - start).unwrap();
+    let (quantized, of_users) = (part(0, items.len()), users.map(|_| part(items.len(), rows)));
+    let users = users.zip(of_users.as_ref());
+    let loss = aligner.loss(&AlignedBatch { items, users, quantized: &quantized, codes: &[], codebooks: &[] }).unwrap();
     let gradients = loss.backward().unwrap();
-    let gradient = gradients.get(&quantized).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let gradient = gradients.get(&all).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     (f64::from(loss.to_scalar::<f32>().unwrap()), gradient)
 }
 
 /// Holds a loss and its gradient against a plain f64 function of the latents.
-fn check(aligner: &Aligner, items: &[usize], brute_force: &dyn Fn(&[f64]) -> f64) {
-    let latents = noise(items.len() * WIDTH, 8);
-    let (found, gradient) = loss_of(aligner, items, &latents);
+fn check(aligner: &Aligner<'_>, items: &[usize], brute_force: &dyn Fn(&[f64]) -> f64) {
+    check_beside(aligner, items, None, brute_force);
+}
+
+/// The same of a batch with users.
+fn check_beside(
+    aligner: &Aligner<'_>,
+    items: &[usize],
+    users: Option<&DrawnUsers>,
+    brute_force: &dyn Fn(&[f64]) -> f64,
+) {
+    let latents = noise((items.len() + users.map_or(0, |drawn| drawn.users.len())) * WIDTH, 8);
+    let (found, gradient) = loss_of(aligner, items, users, &latents);
     let exact: Vec<f64> = latents.iter().map(|&v| f64::from(v)).collect();
     let want = brute_force(&exact);
     assert!((found - want).abs() < 1e-5 * want.abs().max(1.0), "{found} and {want}");
@@ -128,7 +142,8 @@ fn dual_contrasts_of_items_equal_their_definition() {
     let das = DasConfig { weight: 0.5, temperature: 0.2, pairs: vec![PairKind::ItemItem], ..DasConfig::default() };
     let (aligner, _) = aligner(&AlignConfig { das: Some(das), ..AlignConfig::default() }, &world);
     let items = [0, 1, 2, 5, 7];
-    assert_eq!(aligner.extend_batch(&items, &mut Rng::new(1, "batch")), items);
+    let (extended, beside) = aligner.extend_batch(&items, &mut Rng::new(1, "batch"));
+    assert!(extended == items && beside.is_none());
     check(&aligner, &items, &|z| {
         let kept = [0, 1, 2, 4];
         let score = |i: usize, j: usize| cosine(row(z, i), &behaviour(&world, items[j])) / 0.2;
@@ -146,7 +161,7 @@ fn dual_contrasts_of_partners_equal_their_definition() {
     let das = DasConfig { weight: 1.0, temperature: 0.5, pairs: vec![PairKind::CoOccurrence], ..DasConfig::default() };
     let (aligner, _) = aligner(&AlignConfig { das: Some(das), ..AlignConfig::default() }, &world);
     let items = [0, 3, 6, 11, 8];
-    let extended = aligner.extend_batch(&items, &mut Rng::new(1, "batch"));
+    let (extended, _) = aligner.extend_batch(&items, &mut Rng::new(1, "batch"));
     assert_eq!((extended.len(), &extended[..5]), (10, &items[..]));
     let (a, b) = extended.split_at(5);
     assert_eq!(b[3], 11, "nobody has item 11");
@@ -164,25 +179,97 @@ fn dual_contrasts_of_partners_equal_their_definition() {
         contrast(&forward, &|i| b[i]) + contrast(&backward, &|i| a[i])
     });
     let odd = Tensor::zeros((3, WIDTH), candle_core::DType::F32, &Device::Cpu).unwrap();
-    let batch = AlignedBatch { items: &[0, 1, 2], quantized: &odd, codes: &[], codebooks: &[] };
-    assert!(aligner.loss(&batch).unwrap_err().to_string().contains("3 items"));
+    let batch = AlignedBatch { items: &[0, 1, 2], users: None, quantized: &odd, codes: &[], codebooks: &[] };
+    assert!(aligner.loss(&batch).unwrap_err().to_string().contains("3 rows"));
+}
+
+/// An aligner of one kind of pair with users, a batch of items that it drew users for, and these.
+fn drawn<'a>(kind: PairKind, world: &'a World) -> (Aligner<'a>, Vec<usize>, DrawnUsers) {
+    let das = DasConfig { weight: 1.0, temperature: 0.5, pairs: vec![kind], ..DasConfig::default() };
+    let (aligner, _) = aligner(&AlignConfig { das: Some(das), ..AlignConfig::default() }, world);
+    // Nobody has item 11, and item 5 has no collaborative vector.
+    let (items, beside) = aligner.extend_batch(&[0, 7, 11, 2, 5, 8, 4], &mut Rng::new(3, "batch"));
+    let Beside { drawn, vectors } = beside.unwrap();
+    assert_eq!((items.len(), &drawn.had[..]), (7, &[true, true, false, true, true, true, true][..]));
+    // The means of the vectors of their items, which are the items' numbers.
+    let means: Vec<f32> = drawn.users.iter().map(|&user| ([15.0, 36.0, 26.0, 29.0][user] / 6.0f64) as f32).collect();
+    assert_eq!(vectors, means);
+    (aligner, items, drawn)
+}
+
+/// A user's collaborative vector.
+fn mean_behaviour(world: &World, user: usize) -> Vec<f64> {
+    let items = world.histories.items_of(user);
+    let mut mean = vec![0.0; WIDTH];
+    for &item in items {
+        mean.iter_mut().zip(behaviour(world, item as usize)).for_each(|(m, v)| *m += v / items.len() as f64);
+    }
+    mean
+}
+
+/// The contrast of those that count, where `score` says how much key j speaks for query i.
+fn contrast_of(counts: &[usize], told_from: &dyn Fn(usize, usize) -> bool, score: &dyn Fn(usize, usize) -> f64) -> f64 {
+    let others = |i: usize| counts.iter().filter(|&&j| j != i && told_from(i, j)).map(|&j| score(i, j)).collect();
+    mean_likelihood(counts.iter().map(|&i| (score(i, i), others(i))).collect())
 }
 
 #[test]
-fn contrasts_with_users_pull_items_to_those_who_had_them() {
+fn dual_contrasts_of_items_and_users_equal_their_definition() {
+    let world = World::new(WIDTH);
+    let (aligner, items, drawn) = drawn(PairKind::UserItem, &world);
+    check_beside(&aligner, &items, Some(&drawn), &|z| {
+        let differ = |i: usize, j: usize| drawn.users[i] != drawn.users[j] && items[i] != items[j];
+        let forward = |i: usize, j: usize| cosine(row(z, i), &mean_behaviour(&world, drawn.users[j])) / 0.5;
+        let backward = |i: usize, j: usize| cosine(&behaviour(&world, items[i]), row(z, 7 + j)) / 0.5;
+        contrast_of(&[0, 1, 3, 4, 5, 6], &differ, &forward) + contrast_of(&[0, 1, 3, 5, 6], &differ, &backward)
+    });
+}
+
+#[test]
+fn dual_contrasts_of_users_equal_their_definition() {
+    let world = World::new(WIDTH);
+    let (aligner, items, drawn) = drawn(PairKind::UserUser, &world);
+    check_beside(&aligner, &items, Some(&drawn), &|z| {
+        let differ = |i: usize, j: usize| drawn.users[i] != drawn.users[j];
+        let forward = |i: usize, j: usize| cosine(row(z, 7 + i), &mean_behaviour(&world, drawn.users[j])) / 0.5;
+        let backward = |i: usize, j: usize| forward(j, i);
+        let counts = [0, 1, 3, 4, 5, 6];
+        contrast_of(&counts, &differ, &forward) + contrast_of(&counts, &differ, &backward)
+    });
+}
+
+#[test]
+fn dual_contrasts_of_users_who_share_items_equal_their_definition() {
+    let world = World::new(WIDTH);
+    let (aligner, items, drawn) = drawn(PairKind::UserCoOccurrence, &world);
+    let (a, b) = drawn.users.split_at(7);
+    // Every user shares an item with another.
+    assert!((0..7).all(|i| (a[i] != b[i]) == drawn.had[i]), "{a:?} {b:?}");
+    check_beside(&aligner, &items, Some(&drawn), &|z| {
+        let differ = |i: usize, j: usize| b[j] != b[i] && b[j] != a[i];
+        let forward = |i: usize, j: usize| cosine(row(z, 7 + i), &mean_behaviour(&world, b[j])) / 0.5;
+        let backward = |i: usize, j: usize| cosine(&mean_behaviour(&world, a[i]), row(z, 14 + j)) / 0.5;
+        let counts = [0, 1, 3, 4, 5, 6];
+        contrast_of(&counts, &differ, &forward) + contrast_of(&counts, &differ, &backward)
+    });
+}
+
+#[test]
+fn users_of_a_batch_are_needed_and_their_vectors_are_mapped_like_those_of_items() {
     let world = World::new(6);
-    let das = DasConfig { pairs: vec![PairKind::UserItem], ..DasConfig::default() };
+    let das = DasConfig { pairs: vec![PairKind::UserUser], ..DasConfig::default() };
     let (aligner, params) = aligner(&AlignConfig { das: Some(das), ..AlignConfig::default() }, &world);
-    assert_eq!(params.get("align.das.map").unwrap().dims(), [WIDTH, 6]);
-    let items = [0, 7, 1, 8];
-    let mut latents = noise(4 * WIDTH, 4);
-    let (before, _) = loss_of(&aligner, &items, &latents);
-    for _ in 0..200 {
-        let (_, gradient) = loss_of(&aligner, &items, &latents);
-        latents.iter_mut().zip(gradient).for_each(|(v, g)| *v -= 2.0 * g);
-    }
-    let (after, _) = loss_of(&aligner, &items, &latents);
-    assert!(after < 0.1 * before, "{before} to {after}");
+    let map = params.get("align.das.map").unwrap();
+    assert_eq!(map.dims(), [WIDTH, 6]);
+    // Nobody had both.
+    let (items, beside) = aligner.extend_batch(&[4, 10], &mut Rng::new(1, "batch"));
+    let drawn = beside.unwrap().drawn;
+    let latents = Tensor::from_vec(noise(2 * WIDTH, 4), (2, WIDTH), &Device::Cpu).unwrap();
+    let batch = |users| AlignedBatch { items: &items, users, quantized: &latents, codes: &[], codebooks: &[] };
+    let gradients = aligner.loss(&batch(Some((&drawn, &latents)))).unwrap().backward().unwrap();
+    let gradient = gradients.get(map).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert!(gradient.iter().any(|g| g.abs() > 1e-6), "{gradient:?}");
+    assert!(aligner.loss(&batch(None)).unwrap_err().to_string().contains("no users"));
 }
 
 #[test]
@@ -222,6 +309,7 @@ fn the_diversity_loss_equals_its_definition_and_moves_codebooks() {
     let quantized = Tensor::zeros((3, WIDTH), candle_core::DType::F32, &Device::Cpu).unwrap();
     let batch = AlignedBatch {
         items: &[0, 1, 2],
+        users: None,
         quantized: &quantized,
         codes: &codes,
         codebooks: &[table.as_tensor().clone()],

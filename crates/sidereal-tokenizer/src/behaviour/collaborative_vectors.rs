@@ -17,7 +17,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use sidereal_core::{Embeddings, Error, Progress, Result};
+use sidereal_core::{Embeddings, Error, ItemIndex, Progress, Result};
 use sidereal_nn::rng::Rng;
 
 use crate::algebra::spectrum::{Effort, leading_eigenpairs};
@@ -202,17 +202,25 @@ pub fn user_vectors(histories: &TrainingHistories<'_>, embeddings: &Embeddings, 
     let width = embeddings.width();
     let mut vectors = vec![0f32; users.len() * width];
     vectors.par_chunks_mut(width).zip(&users).for_each(|(out, history)| {
-        let (mut sum, mut total) = (vec![0f64; width], 0.0);
-        for (age, &item) in history.iter().rev().enumerate() {
-            let weight = (-(age as f64) / half_life).exp2();
-            total += weight;
-            sum.iter_mut().zip(embeddings.row(item as usize)).for_each(|(s, &v)| *s += weight * f64::from(v));
-        }
-        if total > 0.0 {
-            out.iter_mut().zip(sum).for_each(|(o, s)| *o = (s / total) as f32);
-        }
+        user_vector(history, embeddings, half_life, out);
     });
     Embeddings::new(users.len(), width, vectors)
+}
+
+/// One user's vector, as [`user_vectors`] makes it; nothing is written for a user without events.
+///
+/// # Shapes
+/// `out`: `[D]`
+pub(crate) fn user_vector(history: &[ItemIndex], embeddings: &Embeddings, half_life: f64, out: &mut [f32]) {
+    let (mut sum, mut total) = (vec![0f64; embeddings.width()], 0.0);
+    for (age, &item) in history.iter().rev().enumerate() {
+        let weight = (-(age as f64) / half_life).exp2();
+        total += weight;
+        sum.iter_mut().zip(embeddings.row(item as usize)).for_each(|(s, &v)| *s += weight * f64::from(v));
+    }
+    if total > 0.0 {
+        out.iter_mut().zip(sum).for_each(|(o, s)| *o = (s / total) as f32);
+    }
 }
 
 #[cfg(test)]

@@ -53,6 +53,21 @@ impl TrainableInputNorm {
         let x = x.detach();
         let centred = x.broadcast_sub(&x.mean_keepdim(over)?)?;
         let variance = centred.sqr()?.mean_keepdim(over)?;
+        self.scaled(&centred, variance)
+    }
+
+    /// With the statistics that encoding uses: running ones of a batch norm, the row's own of a layer norm.
+    ///
+    /// # Shapes
+    /// [B, D] to [B, D]
+    pub(super) fn forward_as_encoding(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.running {
+            Some(running) => self.scaled(&x.detach().broadcast_sub(&running.mean.detach())?, running.variance.detach()),
+            None => self.forward(x),
+        }
+    }
+
+    fn scaled(&self, centred: &Tensor, variance: Tensor) -> Result<Tensor> {
         let normal = centred.broadcast_div(&(variance + NORM_EPSILON)?.sqrt()?)?;
         Ok(normal.broadcast_mul(&self.gain)?.broadcast_add(&self.shift)?)
     }

@@ -34,7 +34,7 @@ pub(super) struct Loss {
     pub(super) quantized: Quantized,
     /// The codebooks that quantized, with gradients, [K_l, d].
     pub(super) codebooks: Vec<Tensor>,
-    learnt: [LearntLayers; 2],
+    learnt: Vec<LearntLayers>,
 }
 
 impl Loss {
@@ -99,7 +99,24 @@ impl Model {
             }
             total = (total + (levels * config.quantization_weight)?)?;
         }
-        Ok(Loss { total, reconstruction, quantized, codebooks, learnt: [learnt_encoder, learnt_decoder] })
+        Ok(Loss { total, reconstruction, quantized, codebooks, learnt: vec![learnt_encoder, learnt_decoder] })
+    }
+
+    /// What the codebooks make of rows beside a batch, which only the encoder learns from: every level takes the nearest
+    /// codeword as in encoding, and codebooks get no gradients.
+    ///
+    /// # Shapes
+    /// `x`: [M, D] to [M, d]
+    pub(super) fn quantize_beside(&self, x: &Tensor, loss: &mut Loss, noise: &mut Rng) -> Result<Tensor> {
+        let (latent, learnt) = match &self.input_norm {
+            None => self.encoder.forward(x, false)?,
+            Some(norm) => self.encoder.forward(&norm.forward_as_encoding(x)?, true)?,
+        };
+        loss.learnt.push(learnt);
+        let codebooks: Vec<Tensor> = loss.codebooks.iter().map(Tensor::detach).collect();
+        let mut config = self.plan.config.clone();
+        config.sinkhorn.levels.clear();
+        Ok(quantise(&config, &latent, &codebooks, noise)?.through)
     }
 
     /// Takes running statistics and running means further, after a step on this batch.

@@ -14,7 +14,7 @@ use super::model::Model;
 use super::progressed::{Progressed, Score, asked};
 use super::{Plan, RqVae};
 use crate::Result;
-use crate::align::{AlignedBatch, Aligner};
+use crate::align::{AlignedBatch, Aligner, Beside};
 use crate::checkpoints::Checkpoints;
 use crate::encode::encode_prepared;
 use crate::quantizers::{self, Quantizer, Trained, Training};
@@ -47,7 +47,7 @@ pub(crate) struct Steps<'a> {
     pub(super) training: &'a Training<'a>,
     pub(super) model: Model,
     pub(super) optimizer: AdamW,
-    aligner: Option<Aligner>,
+    aligner: Option<Aligner<'a>>,
 }
 
 impl<'a> Steps<'a> {
@@ -88,15 +88,27 @@ impl<'a> Steps<'a> {
     pub(crate) fn step(&mut self, items: &[usize], total: u64, place: Place) -> Result<(f64, Vec<Tensor>)> {
         let (config, method, seed) = (&self.plan.config, self.plan.method, self.training.seed);
         let number = self.optimizer.steps();
-        let items = match &self.aligner {
+        let (items, beside) = match &self.aligner {
             Some(aligner) => aligner.extend_batch(items, &mut Rng::new(seed, &format!("{method} partners {number}"))),
-            None => items.to_vec(),
+            None => (items.to_vec(), None),
         };
-        let x = Tensor::from_vec(self.gather(&items), (items.len(), self.rows.width()), &self.training.device)?;
+        let tensor = |values: Vec<f32>| {
+            let rows = values.len() / self.rows.width().max(1);
+            Tensor::from_vec(values, (rows, self.rows.width()), &self.training.device)
+        };
+        let x = tensor(self.gather(&items))?;
         let mut loss = self.model.loss(&x, &mut Rng::new(seed, &format!("{method} noise {number}")))?;
         if let Some(aligner) = &self.aligner {
+            let users = match beside {
+                Some(Beside { drawn, vectors }) => {
+                    let mut noise = Rng::new(seed, &format!("{method} noise of users {number}"));
+                    Some((drawn, self.model.quantize_beside(&tensor(vectors)?, &mut loss, &mut noise)?))
+                }
+                None => None,
+            };
             let batch = AlignedBatch {
                 items: &items,
+                users: users.as_ref().map(|(drawn, quantized)| (drawn, quantized)),
                 quantized: &loss.quantized.through,
                 codes: &loss.quantized.codes,
                 codebooks: &loss.codebooks,
