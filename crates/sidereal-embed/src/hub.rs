@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::{HFClientBuilder, HFClientSync, HFError, HFRepositorySync, RepoTypeModel};
 use sidereal_core::{Error, Result};
+use sidereal_nn::pretrained::ModelFolder;
 
-use crate::model_folder::ModelFolder;
 
 /// The configuration, which every model has.
 const CONFIG: &str = "config.json";

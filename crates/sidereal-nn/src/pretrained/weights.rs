@@ -8,9 +8,8 @@ use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use sidereal_core::Error;
-use sidereal_nn::Result;
-
-use crate::model_folder::ModelFolder;
+use super::folder::ModelFolder;
+use crate::error::Result;
 
 /// Where a tensor lies.
 struct Entry {
@@ -22,16 +21,19 @@ struct Entry {
 }
 
 /// All weight files of a model.
-pub(crate) struct Weights {
+pub struct WeightFiles {
     files: Vec<(PathBuf, Mmap)>,
     entries: HashMap<String, Entry>,
     dtype: DType,
     device: Device,
 }
 
-impl Weights {
+impl WeightFiles {
     /// Maps the files; tensors will be of `dtype` on `device`.
-    pub(crate) fn open(folder: &ModelFolder, names: &[String], dtype: DType, device: &Device) -> Result<Self> {
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or truncated.
+    pub fn open(folder: &ModelFolder, names: &[String], dtype: DType, device: &Device) -> Result<Self> {
         let mut weights = Self { files: Vec::new(), entries: HashMap::new(), dtype, device: device.clone() };
         for name in names {
             let path = folder.path(name);
@@ -63,28 +65,37 @@ impl Weights {
     }
 
     /// Whether there is a tensor of this name.
-    pub(crate) fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         self.entries.contains_key(name)
     }
 
     /// The first of the prefixes under which there is a tensor of this name.
-    pub(crate) fn prefix(&self, prefixes: &[&'static str], name: &str) -> Result<&'static str> {
+    ///
+    /// # Errors
+    /// There is none under any of them.
+    pub fn prefix(&self, prefixes: &[&'static str], name: &str) -> Result<&'static str> {
         let found = prefixes.iter().find(|prefix| self.has(&format!("{prefix}{name}")));
         found.copied().ok_or_else(|| self.missing(name).into())
     }
 
     /// Names that begin so.
-    pub(crate) fn names(&self, prefix: &str) -> Vec<String> {
+    pub fn names(&self, prefix: &str) -> Vec<String> {
         self.entries.keys().filter(|name| name.starts_with(prefix)).cloned().collect()
     }
 
     /// Shape of a tensor.
-    pub(crate) fn shape(&self, name: &str) -> Result<&[usize]> {
+    ///
+    /// # Errors
+    /// No tensor of this name.
+    pub fn shape(&self, name: &str) -> Result<&[usize]> {
         Ok(&self.entries.get(name).ok_or_else(|| self.missing(name))?.shape)
     }
 
     /// A tensor of this name, which must have this shape.
-    pub(crate) fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+    ///
+    /// # Errors
+    /// No tensor of this name, one of another shape, or one that is no float weight; whatever the device says.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let entry = self.entries.get(name).ok_or_else(|| self.missing(name))?;
         let (path, map) = &self.files[entry.file];
         let wrong = |problem: String| {
