@@ -19,7 +19,6 @@ use sidereal_core::Error;
 use sidereal_nn::Result;
 use sidereal_nn::pretrained::ModelFolder;
 
-
 /// What a model reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

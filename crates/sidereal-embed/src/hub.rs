@@ -9,7 +9,6 @@ use hf_hub::{HFClientBuilder, HFClientSync, HFError, HFRepositorySync, RepoTypeM
 use sidereal_core::{Error, Result};
 use sidereal_nn::pretrained::ModelFolder;
 
-
 /// The configuration, which every model has.
 const CONFIG: &str = "config.json";
 /// Small files that a model may have.

@@ -12,7 +12,6 @@ use sidereal_core::artifact::{sha256_bytes, sha256_file};
 use sidereal_core::{Attribute, Error, Items, Result};
 use sidereal_nn::pretrained::ModelFolder;
 
-
 /// Widest and highest picture that is read.
 const MAX_SIDE: u32 = 16_384;
 /// Most memory that a picture may take when it is read.

@@ -102,24 +102,46 @@ pub trait Ranker: Debug + Send + Sync {
     fn norm(&self) -> ScoreNorm;
 }
 
+/// What a model reads of a question.
+pub trait Reader: Debug + Send + Sync {
+    /// The tokens, item marks among them where the model looks at item vectors.
+    ///
+    /// # Errors
+    /// A text that cannot be written in the model's tokens.
+    fn read(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<u32>>;
+
+    /// Most recent items that are read.
+    fn max_history(&self) -> usize;
+}
+
+impl Reader for HistoryLayout {
+    fn read(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<u32>> {
+        Ok(self.tokens(catalog, question.history, question.user))
+    }
+
+    fn max_history(&self) -> usize {
+        self.max_history
+    }
+}
+
 /// A model that writes codes, asked by constrained beam search.
 #[derive(Debug)]
 pub struct CodeRanker<M> {
     searcher: Searcher<M>,
     norm: ScoreNorm,
-    layout: HistoryLayout,
+    reader: Box<dyn Reader>,
 }
 
 impl<M: NextCodeModel> CodeRanker<M> {
     /// Histories are the codes of their most recent `max_history` items.
     pub fn new(model: M, norm: ScoreNorm, max_history: usize) -> Self {
         let layout = HistoryLayout::plain(model.vocab(), max_history);
-        Self::with_layout(model, norm, layout)
+        Self::with_reader(model, norm, Box::new(layout))
     }
 
-    /// Histories are laid out as the model learnt them.
-    pub fn with_layout(model: M, norm: ScoreNorm, layout: HistoryLayout) -> Self {
-        Self { searcher: Searcher::new(model), norm, layout }
+    /// Questions are read as the model learnt them.
+    pub fn with_reader(model: M, norm: ScoreNorm, reader: Box<dyn Reader>) -> Self {
+        Self { searcher: Searcher::new(model), norm, reader }
     }
 
     /// The model.
@@ -128,8 +150,8 @@ impl<M: NextCodeModel> CodeRanker<M> {
     }
 
     /// What the model reads of a question.
-    pub(crate) fn tokens(&self, catalog: &Catalog, question: &Question<'_>) -> Vec<u32> {
-        self.layout.tokens(catalog, question.history, question.user)
+    pub(crate) fn tokens(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<u32>> {
+        self.reader.read(catalog, question)
     }
 }
 
@@ -139,7 +161,8 @@ impl<M: NextCodeModel + Debug + Send> Ranker for CodeRanker<M> {
     }
 
     fn search(&self, catalog: &Catalog, questions: &[Question<'_>], search: &Search) -> Result<Vec<Ranking>> {
-        let tokens: Vec<Vec<u32>> = questions.iter().map(|question| self.tokens(catalog, question)).collect();
+        let tokens = questions.iter().map(|question| self.tokens(catalog, question));
+        let tokens: Vec<Vec<u32>> = tokens.collect::<Result<_>>()?;
         let requests: Vec<Request<'_>> = tokens
             .iter()
             .zip(questions)
@@ -149,8 +172,8 @@ impl<M: NextCodeModel + Debug + Send> Ranker for CodeRanker<M> {
     }
 
     fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>> {
-        let scorer = ExactScorer::new(self.model(), catalog, self.norm, self.layout.max_history)?;
-        scorer.item_scores(&self.tokens(catalog, question), question.filter)
+        let scorer = ExactScorer::new(self.model(), catalog, self.norm, self.reader.max_history())?;
+        scorer.item_scores(&self.tokens(catalog, question)?, question.filter)
     }
 
     fn scores_all_cheaply(&self) -> bool {

@@ -4,4 +4,4 @@ mod folder;
 mod weights;
 
 pub use folder::{ModelFolder, SentenceModule};
-pub use weights::WeightFiles;
+pub use weights::{WeightFiles, write_weights};

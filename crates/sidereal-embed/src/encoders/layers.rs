@@ -2,9 +2,8 @@
 
 use candle_core::Tensor;
 use sidereal_core::Error;
-use sidereal_nn::{Result, ops};
 use sidereal_nn::pretrained::WeightFiles;
-
+use sidereal_nn::{Result, ops};
 
 /// An activation by its name in a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

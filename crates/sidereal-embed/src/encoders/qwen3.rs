@@ -45,8 +45,7 @@ fn open(folder: &ModelFolder, options: &EncoderOptions) -> Result<Box<dyn Embedd
     let rules = TokenRules { most_tokens, vocab: config.vocab, end: Some(end), prefix };
     // No mask: the padding lies behind the texts, and no query sees what lies behind it.
     let forward = move |batch: &TokenBatch| {
-        let decoder = Decoder { config: &config, weights: &weights };
-        decoder.forward(&look_up(&batch.ids, &weights.embedding)?) // [B, T, D]
+        Decoder::new(&config, &weights).forward(&look_up(&batch.ids, &weights.embedding)?) // [B, T, D]
     };
     Ok(Box::new(TextEmbedder::new(FAMILY.name, folder, options, rules, head, forward)?))
 }

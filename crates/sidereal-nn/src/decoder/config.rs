@@ -154,7 +154,10 @@ impl DecoderConfig {
         let windows = raw.sliding_window.is_some() && (raw.use_sliding_window || family.windows);
         if windows {
             let problem = "sliding windows are not supported".to_owned();
-            return refused(problem, "use a model that sees its whole text, or set sliding_window to null where texts are shorter");
+            return refused(
+                problem,
+                "use a model that sees its whole text, or set sliding_window to null where texts are shorter",
+            );
         }
         let ropes = [&raw.rope_parameters, &raw.rope_scaling];
         let theta = ropes.iter().find_map(|rope| rope.as_ref().and_then(|rope| rope.rope_theta));
@@ -271,7 +274,8 @@ impl DecoderConfig {
     pub fn turns(&self, positions: impl Iterator<Item = usize> + Clone) -> [Vec<f32>; 2] {
         let frequencies = self.frequencies();
         let all = |of: fn(f64) -> f64| {
-            let turn = |position: usize| frequencies.iter().map(move |frequency| of(position as f64 * frequency) as f32);
+            let turn =
+                |position: usize| frequencies.iter().map(move |frequency| of(position as f64 * frequency) as f32);
             positions.clone().flat_map(turn).collect()
         };
         [all(f64::cos), all(f64::sin)]

@@ -14,6 +14,8 @@ pub struct Decoder<'a> {
     pub config: &'a DecoderConfig,
     /// Weights.
     pub weights: &'a DecoderWeights,
+    /// Chance that a value of a sub-layer's output is dropped, and what decides which: for training.
+    pub dropout: Option<(f32, u64)>,
 }
 
 /// Cosines and sines of positions, for `[B, T, heads, dk]`.
@@ -55,12 +57,11 @@ impl Rotation {
         device: &Device,
     ) -> Result<Self> {
         let shape = (rows, tokens, 1, config.head_width / 2);
-        let [cos, sin] =
-            config.turns(positions).map(|values| Tensor::from_vec(values, shape, device)?.to_dtype(dtype));
+        let [cos, sin] = config.turns(positions).map(|values| Tensor::from_vec(values, shape, device)?.to_dtype(dtype));
         Ok(Self { cos: cos?, sin: sin? })
     }
 
-    /// `[B, T, heads, dk]`, each feature of the first half turned with its partner of the second.
+    /// `[B, T, heads, dk]`: each feature of the first half turned with its partner of the second.
     fn turn(&self, x: &Tensor) -> Result<Tensor> {
         let half = x.dim(D::Minus1)? / 2;
         let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
@@ -70,7 +71,20 @@ impl Rotation {
     }
 }
 
-impl Decoder<'_> {
+impl<'a> Decoder<'a> {
+    /// For answering.
+    pub fn new(config: &'a DecoderConfig, weights: &'a DecoderWeights) -> Self {
+        Self { config, weights, dropout: None }
+    }
+
+    /// `x` and the output of a sub-layer, of which there are two a layer.
+    fn add(&self, x: &Tensor, output: &Tensor, sub_layer: usize) -> Result<Tensor> {
+        let Some((rate, seed)) = self.dropout else { return Ok((x + output)?) };
+        // Odd multiplier (the golden ratio in 64 bits): seeds of steps and sub-layers never meet in the same number.
+        let seed = seed.wrapping_add((sub_layer as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        ops::add_dropout(x, output, rate, seed)
+    }
+
     /// States of tokens that begin at position 0; what follows a row's end may be anything, no state before sees it.
     ///
     /// # Shapes
@@ -92,12 +106,12 @@ impl Decoder<'_> {
         let rotation = Rotation::from_start(self.config, tokens, x.dtype(), x.device())?;
         let args = Attention { causal: true, ..Attention::new(heads, self.config.scale()) };
         let mut x = x.clone();
-        for layer in &self.weights.layers {
+        for (number, layer) in self.weights.layers.iter().enumerate() {
             let of = self.heads(layer, &x, &rotation)?;
             let flat = |x: &Tensor| spread(x, heads)?.reshape((rows, tokens, inner));
             let key_value = Tensor::cat(&[flat(&of.key)?, flat(&of.value)?], D::Minus1)?; // [B, T, 2 * H * dk]
             let attended = ops::attention(&of.query.reshape((rows, tokens, inner))?, &key_value, None, &args)?;
-            x = self.behind_attention(layer, &x, &attended)?;
+            x = self.behind_attention(number, &x, &attended)?;
             read(of);
         }
         ops::rms_norm(&x, &self.weights.norm, self.config.eps)
@@ -122,15 +136,16 @@ impl Decoder<'_> {
         Ok(Heads { query: rotation.turn(&query)?, key: rotation.turn(&key)?, value })
     }
 
-    /// The layer's output: its input `x`, what was attended `[B, T, H * dk]`, and the feed-forward.
+    /// The output of layer `number`: its input `x`, what was attended `[B, T, H * dk]`, and the feed-forward.
     ///
     /// # Errors
     /// Whatever the device says.
-    pub fn behind_attention(&self, layer: &LayerWeights, x: &Tensor, attended: &Tensor) -> Result<Tensor> {
-        let x = (x + layer.output.apply(attended)?)?;
+    pub fn behind_attention(&self, number: usize, x: &Tensor, attended: &Tensor) -> Result<Tensor> {
+        let layer = &self.weights.layers[number];
+        let x = self.add(x, &layer.output.apply(attended)?, 2 * number)?;
         let n = ops::rms_norm(&x, &layer.ff_norm, self.config.eps)?;
         let inside = (ops::silu(&ops::linear(&n, &layer.gate)?)? * ops::linear(&n, &layer.up)?)?; // [B, T, F]
-        Ok((x + ops::linear(&inside, &layer.down)?)?)
+        self.add(&x, &ops::linear(&inside, &layer.down)?, 2 * number + 1)
     }
 }
 

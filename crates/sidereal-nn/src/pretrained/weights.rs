@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::folder::ModelFolder;
+use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use sidereal_core::Error;
-use super::folder::ModelFolder;
-use crate::error::Result;
+use sidereal_core::artifact::write_atomic;
 
 /// Where a tensor lies.
 struct Entry {
@@ -116,8 +117,27 @@ impl WeightFiles {
         Ok(Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device)?)
     }
 
-    fn missing(&self, name: &str) -> Error {
-        let place = self.files.first().map_or_else(String::new, |(path, _)| path.display().to_string());
-        Error::input(place, format!("there is no tensor {name:?}"), "config.json and the weights must be of one model")
+    /// The first file, for messages.
+    pub fn place(&self) -> String {
+        self.files.first().map_or_else(String::new, |(path, _)| path.display().to_string())
     }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::input(
+            self.place(),
+            format!("there is no tensor {name:?}"),
+            "config.json and the weights must be of one model",
+        )
+    }
+}
+
+/// Writes tensors to one file as transformers does, atomically.
+///
+/// # Errors
+/// Whatever the device or the file system says.
+pub fn write_weights(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+    let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
+    let bytes = safetensors::serialize(tensors.iter().map(|(name, tensor)| (name, tensor)), Some(metadata))
+        .map_err(|e| Error::artifact(path, e.to_string(), "this is a defect: report it"))?;
+    Ok(write_atomic(path, |out| out.write_all(&bytes))?)
 }
