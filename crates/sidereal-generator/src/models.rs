@@ -20,6 +20,7 @@ mod dense;
 mod grid;
 mod packed;
 pub(crate) mod parallel;
+mod placed;
 mod repeats;
 mod unit_length;
 

@@ -19,6 +19,7 @@ use sidereal_nn::kernels::{Instructions, Line, Precision, Rows, Weights as Packe
 use super::prompt::CodeTokens;
 use crate::Result;
 use crate::models::packed::{CodeHeads, Workspace, continued, row_of, segments};
+use crate::models::placed::CodeEngine;
 use crate::pool::{Buffer, Pool};
 use crate::scoring::{CodeScores, ScoreNorm};
 
@@ -130,31 +131,6 @@ impl CpuDecoder {
             numbers: Pool::default(),
             lines: Pool::default(),
         })
-    }
-
-    pub(super) fn begin(&self, prompts: &[&[u32]], norm: ScoreNorm) -> Result<(CpuState, CodeScores)> {
-        let (keys, states) = self.read(prompts)?;
-        let scores = self.heads.scores(&self.numbers, &states, prompts.len(), 0, norm);
-        let request_of = (0..prompts.len() as u32).collect();
-        Ok((CpuState { prompts: Arc::new(keys), steps: Vec::new(), through: Vec::new(), request_of }, scores))
-    }
-
-    pub(super) fn step(
-        &self,
-        state: &CpuState,
-        parents: &[u32],
-        codes: &[u16],
-        norm: ScoreNorm,
-    ) -> Result<(CpuState, CodeScores)> {
-        let level = state.steps.len();
-        if level + 1 >= self.heads.levels.len() {
-            let problem = format!("a semantic ID of {} codes is whole already", self.heads.levels.len());
-            return Err(CoreError::input("beam", problem, "this is a defect: report it").into());
-        }
-        let tokens: Vec<u32> = codes.iter().map(|&code| self.codes.token(level, code)).collect::<Result<_>>()?;
-        let (next, states) = self.advance(state, parents, &tokens)?;
-        let scores = self.heads.scores(&self.numbers, &states, tokens.len(), level + 1, norm);
-        Ok((next, scores))
     }
 
     /// Reads prompts: what their tokens are looked at by, and the state of each one's last token, `[B, D]`.
@@ -380,6 +356,35 @@ impl CpuDecoder {
             return Err(CoreError::input("prompt", problem, "use the text tokenizer of these weights").into());
         }
         Ok(row_of(&self.embedding, token as usize, self.config.width))
+    }
+}
+
+impl CodeEngine for CpuDecoder {
+    type State = CpuState;
+
+    fn begin(&self, prompts: &[&[u32]], norm: ScoreNorm) -> Result<(CpuState, CodeScores)> {
+        let (keys, states) = self.read(prompts)?;
+        let scores = self.heads.scores(&self.numbers, &states, prompts.len(), 0, norm);
+        let request_of = (0..prompts.len() as u32).collect();
+        Ok((CpuState { prompts: Arc::new(keys), steps: Vec::new(), through: Vec::new(), request_of }, scores))
+    }
+
+    fn step(
+        &self,
+        state: &CpuState,
+        parents: &[u32],
+        codes: &[u16],
+        norm: ScoreNorm,
+    ) -> Result<(CpuState, CodeScores)> {
+        let level = state.steps.len();
+        if level + 1 >= self.heads.levels.len() {
+            let problem = format!("a semantic ID of {} codes is whole already", self.heads.levels.len());
+            return Err(CoreError::input("beam", problem, "this is a defect: report it").into());
+        }
+        let tokens: Vec<u32> = codes.iter().map(|&code| self.codes.token(level, code)).collect::<Result<_>>()?;
+        let (next, states) = self.advance(state, parents, &tokens)?;
+        let scores = self.heads.scores(&self.numbers, &states, tokens.len(), level + 1, norm);
+        Ok((next, scores))
     }
 }
 

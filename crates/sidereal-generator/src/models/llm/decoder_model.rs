@@ -16,6 +16,7 @@ use super::cpu::{CpuDecoder, CpuState};
 use super::device::{DeviceDecoder, DeviceState};
 use super::prompt::CodeTokens;
 use crate::Result;
+use crate::models::placed::{Placed, PlacedState};
 use crate::scoring::{CodeScores, DeviceCodes, NextCodeModel, ScoreNorm};
 
 /// Under which name a whole language model's files have the decoder.
@@ -222,21 +223,11 @@ pub struct DecoderInference {
     engine: Engine,
 }
 
-#[derive(Debug)]
-enum Engine {
-    Cpu(Box<CpuDecoder>),
-    Device(Box<DeviceDecoder>),
-}
+type Engine = Placed<CpuDecoder, DeviceDecoder>;
 
 /// Requests after some codes.
 #[derive(Debug)]
-pub struct DecoderState(StateOf);
-
-#[derive(Debug)]
-enum StateOf {
-    Cpu(CpuState),
-    Device(DeviceState),
-}
+pub struct DecoderState(PlacedState<CpuState, DeviceState>);
 
 impl NextCodeModel for DecoderInference {
     type State = DecoderState;
@@ -254,16 +245,7 @@ impl NextCodeModel for DecoderInference {
     }
 
     fn begin(&self, prompts: &[&[u32]], norm: ScoreNorm) -> Result<(DecoderState, CodeScores)> {
-        Ok(match &self.engine {
-            Engine::Cpu(model) => {
-                let (state, scores) = model.begin(prompts, norm)?;
-                (DecoderState(StateOf::Cpu(state)), scores)
-            }
-            Engine::Device(model) => {
-                let (state, scores) = model.begin(prompts, norm)?;
-                (DecoderState(StateOf::Device(state)), scores)
-            }
-        })
+        self.engine.begin(prompts, norm).map(|(state, scores)| (DecoderState(state), scores))
     }
 
     fn step(
@@ -273,23 +255,10 @@ impl NextCodeModel for DecoderInference {
         codes: &[u16],
         norm: ScoreNorm,
     ) -> Result<(DecoderState, CodeScores)> {
-        Ok(match (&self.engine, &state.0) {
-            (Engine::Cpu(model), StateOf::Cpu(state)) => {
-                let (state, scores) = model.step(state, parents, codes, norm)?;
-                (DecoderState(StateOf::Cpu(state)), scores)
-            }
-            (Engine::Device(model), StateOf::Device(state)) => {
-                let (state, scores) = model.step(state, parents, codes, norm)?;
-                (DecoderState(StateOf::Device(state)), scores)
-            }
-            _ => return Err(CoreError::input("beam", "a state of another model", "this is a defect: report it").into()),
-        })
+        self.engine.step(&state.0, parents, codes, norm).map(|(state, scores)| (DecoderState(state), scores))
     }
 
     fn on_device(&self) -> Option<&dyn DeviceCodes> {
-        match &self.engine {
-            Engine::Cpu(_) => None,
-            Engine::Device(model) => Some(model.as_ref()),
-        }
+        self.engine.on_device()
     }
 }

@@ -11,6 +11,7 @@ use sidereal_nn::ops;
 use super::prompt::CodeTokens;
 use crate::Result;
 use crate::models::grid::{Places, normalised, rows_of};
+use crate::models::placed::CodeEngine;
 use crate::scoring::{CodeScores, DeviceCodes, DeviceWriter, ScoreNorm};
 
 /// Weights that record no gradients.
@@ -70,33 +71,6 @@ impl DeviceDecoder {
         })?;
         let head = head.to_dtype(DType::F32)?.contiguous()?;
         Ok(Self { vocab: vocab.clone(), codes: codes.clone(), config: config.clone(), weights, head, tokens, known })
-    }
-
-    pub(super) fn begin(&self, prompts: &[&[u32]], norm: ScoreNorm) -> Result<(DeviceState, CodeScores)> {
-        let (grid, x) = self.read(prompts)?;
-        let rows: Vec<u32> = (0..prompts.len() as u32).collect();
-        let scores = rows_of(&self.log_probs(&x, 0, norm)?, &rows)?;
-        Ok((DeviceState { grid, request_of: rows.clone(), place_of: rows }, scores))
-    }
-
-    pub(super) fn step(
-        &self,
-        state: &DeviceState,
-        parents: &[u32],
-        codes: &[u16],
-        norm: ScoreNorm,
-    ) -> Result<(DeviceState, CodeScores)> {
-        let level = self.next_level(&state.grid)?;
-        let request_of: Vec<u32> = parents.iter().map(|&parent| state.request_of[parent as usize]).collect();
-        let places = Places::new(&request_of, state.grid.lengths.len());
-        let cells = places.row_at.len();
-        let of_cell = |row: &u32| state.place_of[parents[*row as usize] as usize];
-        let parents = Tensor::from_vec(places.row_at.iter().map(of_cell).collect(), cells, self.device())?;
-        let tokens = places.row_at.iter().map(|&row| self.codes.token(level - 1, codes[row as usize]));
-        let tokens = Tensor::from_vec(tokens.collect::<Result<Vec<u32>>>()?, cells, self.device())?;
-        let (grid, x) = self.advance(&state.grid, &parents, &tokens)?;
-        let scores = rows_of(&self.log_probs(&x, level, norm)?, &places.place_of)?;
-        Ok((DeviceState { grid, request_of, place_of: places.place_of }, scores))
     }
 
     /// The level that comes after what a state has written.
@@ -217,6 +191,37 @@ impl DeviceDecoder {
         };
         let codes = codes.broadcast_add(&self.known[level])?;
         normalised(&codes, all.as_ref().unwrap_or(&codes), norm)
+    }
+}
+
+impl CodeEngine for DeviceDecoder {
+    type State = DeviceState;
+
+    fn begin(&self, prompts: &[&[u32]], norm: ScoreNorm) -> Result<(DeviceState, CodeScores)> {
+        let (grid, x) = self.read(prompts)?;
+        let rows: Vec<u32> = (0..prompts.len() as u32).collect();
+        let scores = rows_of(&self.log_probs(&x, 0, norm)?, &rows)?;
+        Ok((DeviceState { grid, request_of: rows.clone(), place_of: rows }, scores))
+    }
+
+    fn step(
+        &self,
+        state: &DeviceState,
+        parents: &[u32],
+        codes: &[u16],
+        norm: ScoreNorm,
+    ) -> Result<(DeviceState, CodeScores)> {
+        let level = self.next_level(&state.grid)?;
+        let request_of: Vec<u32> = parents.iter().map(|&parent| state.request_of[parent as usize]).collect();
+        let places = Places::new(&request_of, state.grid.lengths.len());
+        let cells = places.row_at.len();
+        let of_cell = |row: &u32| state.place_of[parents[*row as usize] as usize];
+        let parents = Tensor::from_vec(places.row_at.iter().map(of_cell).collect(), cells, self.device())?;
+        let tokens = places.row_at.iter().map(|&row| self.codes.token(level - 1, codes[row as usize]));
+        let tokens = Tensor::from_vec(tokens.collect::<Result<Vec<u32>>>()?, cells, self.device())?;
+        let (grid, x) = self.advance(&state.grid, &parents, &tokens)?;
+        let scores = rows_of(&self.log_probs(&x, level, norm)?, &places.place_of)?;
+        Ok((DeviceState { grid, request_of, place_of: places.place_of }, scores))
     }
 }
 

@@ -24,6 +24,7 @@ use super::weights::Weights;
 use crate::Result;
 use crate::history_layout::split_marks;
 use crate::models::packed::{Workspace, continued, row_of, segments};
+use crate::models::placed::CodeEngine;
 use crate::pool::{Buffer, Pool};
 use crate::scoring::{CodeScores, ScoreNorm};
 
@@ -109,12 +110,6 @@ impl CpuT5 {
         })
     }
 
-    pub(super) fn begin(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<(CpuState, CodeScores)> {
-        let (state, seen) = self.first(histories)?;
-        let scores = self.packed.heads.scores(&self.numbers, &seen, histories.len(), 0, norm);
-        Ok((state, scores))
-    }
-
     /// What the heads see after the start token, `[B, D]`.
     pub(super) fn start_states(&self, histories: &[&[u32]]) -> Result<Vec<f32>> {
         Ok(self.first(histories)?.1.to_vec())
@@ -132,24 +127,6 @@ impl CpuT5 {
         let parents: Vec<u32> = (0..histories.len() as u32).collect();
         let tokens = vec![self.config.decoder_start_token_id; histories.len()];
         self.advance(&before, &parents, &tokens)
-    }
-
-    pub(super) fn step(
-        &self,
-        state: &CpuState,
-        parents: &[u32],
-        codes: &[u16],
-        norm: ScoreNorm,
-    ) -> Result<(CpuState, CodeScores)> {
-        let level = state.steps.len() - 1;
-        if level + 1 >= self.vocab.levels() {
-            let problem = format!("a semantic ID of {} codes is whole already", self.vocab.levels());
-            return Err(CoreError::input("beam", problem, "this is a defect: report it").into());
-        }
-        let tokens: Vec<u32> = codes.iter().map(|&code| self.vocab.token(level, code)).collect();
-        let (next, seen) = self.advance(state, parents, &tokens)?;
-        let scores = self.packed.heads.scores(&self.numbers, &seen, tokens.len(), level + 1, norm);
-        Ok((next, scores))
     }
 
     /// What the encoder begins with, one history after the other without padding: `[tokens, D]`.
@@ -406,6 +383,34 @@ impl CpuT5 {
     fn causal_bias(&self, level: usize) -> Vec<f32> {
         let of_position = buckets(&self.config, level, 1, level + 1, false);
         by_head(&self.packed.decoder_bias, &of_position, self.config.num_heads)
+    }
+}
+
+impl CodeEngine for CpuT5 {
+    type State = CpuState;
+
+    fn begin(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<(CpuState, CodeScores)> {
+        let (state, seen) = self.first(histories)?;
+        let scores = self.packed.heads.scores(&self.numbers, &seen, histories.len(), 0, norm);
+        Ok((state, scores))
+    }
+
+    fn step(
+        &self,
+        state: &CpuState,
+        parents: &[u32],
+        codes: &[u16],
+        norm: ScoreNorm,
+    ) -> Result<(CpuState, CodeScores)> {
+        let level = state.steps.len() - 1;
+        if level + 1 >= self.vocab.levels() {
+            let problem = format!("a semantic ID of {} codes is whole already", self.vocab.levels());
+            return Err(CoreError::input("beam", problem, "this is a defect: report it").into());
+        }
+        let tokens: Vec<u32> = codes.iter().map(|&code| self.vocab.token(level, code)).collect();
+        let (next, seen) = self.advance(state, parents, &tokens)?;
+        let scores = self.packed.heads.scores(&self.numbers, &seen, tokens.len(), level + 1, norm);
+        Ok((next, scores))
     }
 }
 

@@ -16,6 +16,7 @@ use crate::Result;
 use crate::batches::Batch;
 use crate::dropout::Dropout;
 use crate::models::grid::{Places, normalised, rows_of};
+use crate::models::placed::CodeEngine;
 use crate::scoring::{CodeScores, DeviceCodes, DeviceWriter, ScoreNorm};
 
 /// Weights that record no gradients.
@@ -52,13 +53,6 @@ impl DeviceT5 {
         Self { vocab: vocab.clone(), model, heads }
     }
 
-    pub(super) fn begin(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<(DeviceState, CodeScores)> {
-        let (grid, x) = self.first(histories)?;
-        let rows: Vec<u32> = (0..histories.len() as u32).collect();
-        let scores = self.scores_of(&x, 0, norm, &rows)?;
-        Ok((DeviceState { grid, request_of: rows.clone(), place_of: rows }, scores))
-    }
-
     /// What the heads see after the start token, `[B, D]`, row-major.
     pub(super) fn start_states(&self, histories: &[&[u32]]) -> Result<Vec<f32>> {
         Ok(self.first(histories)?.1.flatten_all()?.to_vec1()?)
@@ -86,26 +80,6 @@ impl DeviceT5 {
         };
         let start = Tensor::full(config.decoder_start_token_id, requests, self.device())?;
         self.advance(&before, None, &start)
-    }
-
-    pub(super) fn step(
-        &self,
-        state: &DeviceState,
-        parents: &[u32],
-        codes: &[u16],
-        norm: ScoreNorm,
-    ) -> Result<(DeviceState, CodeScores)> {
-        let level = self.next_level(&state.grid)?;
-        let request_of: Vec<u32> = parents.iter().map(|&parent| state.request_of[parent as usize]).collect();
-        let places = Places::new(&request_of, state.grid.requests);
-        let cells = places.row_at.len();
-        let of_cell = |row: &u32| state.place_of[parents[*row as usize] as usize];
-        let parents = Tensor::from_vec(places.row_at.iter().map(of_cell).collect(), cells, self.device())?;
-        let token = |row: &u32| self.vocab.token(level - 1, codes[*row as usize]);
-        let tokens = Tensor::from_vec(places.row_at.iter().map(token).collect(), cells, self.device())?;
-        let (grid, x) = self.advance(&state.grid, Some(&parents), &tokens)?;
-        let scores = self.scores_of(&x, level, norm, &places.place_of)?;
-        Ok((DeviceState { grid, request_of, place_of: places.place_of }, scores))
     }
 
     /// The level that comes after what a state has written.
@@ -180,6 +154,37 @@ impl DeviceT5 {
     /// The log-probabilities of some rows, on the host.
     fn scores_of(&self, x: &Tensor, level: usize, norm: ScoreNorm, rows: &[u32]) -> Result<CodeScores> {
         rows_of(&self.log_probs(x, level, norm)?, rows)
+    }
+}
+
+impl CodeEngine for DeviceT5 {
+    type State = DeviceState;
+
+    fn begin(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<(DeviceState, CodeScores)> {
+        let (grid, x) = self.first(histories)?;
+        let rows: Vec<u32> = (0..histories.len() as u32).collect();
+        let scores = self.scores_of(&x, 0, norm, &rows)?;
+        Ok((DeviceState { grid, request_of: rows.clone(), place_of: rows }, scores))
+    }
+
+    fn step(
+        &self,
+        state: &DeviceState,
+        parents: &[u32],
+        codes: &[u16],
+        norm: ScoreNorm,
+    ) -> Result<(DeviceState, CodeScores)> {
+        let level = self.next_level(&state.grid)?;
+        let request_of: Vec<u32> = parents.iter().map(|&parent| state.request_of[parent as usize]).collect();
+        let places = Places::new(&request_of, state.grid.requests);
+        let cells = places.row_at.len();
+        let of_cell = |row: &u32| state.place_of[parents[*row as usize] as usize];
+        let parents = Tensor::from_vec(places.row_at.iter().map(of_cell).collect(), cells, self.device())?;
+        let token = |row: &u32| self.vocab.token(level - 1, codes[*row as usize]);
+        let tokens = Tensor::from_vec(places.row_at.iter().map(token).collect(), cells, self.device())?;
+        let (grid, x) = self.advance(&state.grid, Some(&parents), &tokens)?;
+        let scores = self.scores_of(&x, level, norm, &places.place_of)?;
+        Ok((DeviceState { grid, request_of, place_of: places.place_of }, scores))
     }
 }
 
