@@ -96,9 +96,9 @@ pub struct Answer {
     pub unknown: usize,
     /// Time in the queue.
     pub waited: Duration,
-    /// Time with the worker, for the whole batch.
+    /// Time with the worker: that of all who began with it, and of those who overtook it.
     pub computed: Duration,
-    /// Requests that were answered together.
+    /// Requests that were asked together.
     pub batch: usize,
 }
 
@@ -113,12 +113,10 @@ pub enum Refusal {
         /// How many are waiting.
         queued: usize,
     },
-    /// The deadline passed while the request was waiting.
-    #[error(
-        "the deadline passed after {waited_ms} ms of waiting: ask with a later one, or give the engine more workers"
-    )]
+    /// The deadline passed while the request was waiting, or between two levels of its search.
+    #[error("the deadline passed after {waited_ms} ms: ask with a later one, or give the engine more workers")]
     Late {
-        /// How long it waited.
+        /// How long the request was there.
         waited_ms: u64,
     },
     /// The request was taken back.
@@ -166,7 +164,7 @@ impl Ticket {
         }
     }
 
-    /// Takes the request back, if nobody has begun with it.
+    /// Takes the request back. If its search is under way, it is computed no further than the level at hand.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }
