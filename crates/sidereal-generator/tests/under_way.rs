@@ -59,6 +59,12 @@ impl NextCodeModel for &'static Counted {
     }
 }
 
+/// A case's model that counts, its ranker and its search.
+fn counted(case: &Case) -> (&'static Counted, CodeRanker<&'static Counted>, Search) {
+    let model: &'static Counted = Box::leak(Box::new(Counted::new(case.model())));
+    (model, CodeRanker::new(model, case.norm, 100), Search::from(case.width))
+}
+
 /// Histories of items of very different lengths, so that groups are cut by length too.
 fn histories(case: &Case, catalog: &Catalog) -> Vec<Vec<ItemIndex>> {
     let mut histories = Vec::new();
@@ -130,9 +136,7 @@ proptest! {
     fn the_rows_that_are_left_are_at_least_those_that_are_computed_and_become_fewer(case in cases()) {
         let catalog = case.catalog();
         let filter = LeafFilter::allow_all();
-        let model: &'static Counted = Box::leak(Box::new(Counted::new(case.model())));
-        let ranker = CodeRanker::new(model, case.norm, 100);
-        let search = Search::from(case.width);
+        let (model, ranker, search) = counted(&case);
         for history in histories(&case, &catalog) {
             let mut under_way = ranker.begin(&catalog, &[Question::new(&history, &filter)], &search).unwrap();
             let mut left = under_way.rows_left();
@@ -168,9 +172,8 @@ fn fixed() -> (Case, Catalog) {
 #[test]
 fn the_rows_of_a_question_that_was_given_up_are_computed_no_more() {
     let (case, catalog) = fixed();
-    let model: &'static Counted = Box::leak(Box::new(Counted::new(case.model())));
-    let (ranker, filter, search) =
-        (CodeRanker::new(model, case.norm, 100), LeafFilter::allow_all(), Search::from(case.width));
+    let (model, ranker, search) = counted(&case);
+    let filter = LeafFilter::allow_all();
     let questions = [Question::new(&[1, 2], &filter), Question::new(&[3, 4], &filter)];
     let mut under_way = ranker.begin(&catalog, &questions, &search).unwrap();
     let mut rows = |give_up: Option<usize>| {
@@ -199,9 +202,8 @@ fn the_rows_of_a_question_that_was_given_up_are_computed_no_more() {
 #[test]
 fn a_short_history_is_answered_before_a_long_one_of_the_same_search_is_read() {
     let (case, catalog) = fixed();
-    let model: &'static Counted = Box::leak(Box::new(Counted::new(case.model())));
-    let (ranker, filter, search) =
-        (CodeRanker::new(model, case.norm, 100), LeafFilter::allow_all(), Search::from(case.width));
+    let (model, ranker, search) = counted(&case);
+    let filter = LeafFilter::allow_all();
     let long: Vec<ItemIndex> = (0..60).map(|i| i % 24).collect();
     let questions = [Question::new(&long, &filter), Question::new(&[3], &filter)];
     let mut under_way = ranker.begin(&catalog, &questions, &search).unwrap();

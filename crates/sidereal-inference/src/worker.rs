@@ -4,7 +4,8 @@
 //! Of a worker's searches, that which has the fewest rows left for each of its questions. A search that is overtaken waits
 //! until those that overtook it are answered; so the searches under way are a stack, and here they are the calls of
 //! [`Shared::search`] within each other. Taking turns instead, a level each, would answer nobody sooner: all semantic IDs of a
-//! catalog have the same number of levels, so who begins later would end later, and hold up the others all the same.
+//! catalog have the same number of levels, so who begins later would end later, and hold up the others all the same. Whether
+//! those who wait on the stack are late or were taken back is looked at when their turn comes.
 //!
 //! # What holds them apart?
 //! Each search has the catalog that it began with, its widths and its questions. An error or a panic within it comes to

@@ -64,7 +64,8 @@ pub fn joining(wish: &JoiningWish, device: DeviceChoice) -> Result<Value> {
     check_load(wish.load, wish.seconds)?;
     let longest = wish.short.0.max(wish.long.0).max(1);
     let (catalog, _) = bench_beam_input(wish.items, &[CODES; LEVELS], 1, longest, wish.seed)?;
-    let materials = Materials::of_catalog(&catalog, &device.open()?);
+    let device = device.open()?;
+    let materials = Materials::of_catalog(&catalog, &device);
     let config = TigerConfig { max_history: longest, ..TigerConfig::default() };
     let ranker: Arc<dyn Ranker> = config.build(&materials, wish.seed)?.ranker(&materials)?.into();
     let engine = |joining| {
