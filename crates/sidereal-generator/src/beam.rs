@@ -19,23 +19,25 @@
 //! were kept, so the place of a beam among these by prefix, and then the code, is the tie-break: also where an item that
 //! came while the catalog serves stands between two that were built in.
 
-use std::borrow::Cow;
-
 use rayon::prelude::*;
 use sidereal_core::catalog::Node;
 use sidereal_core::{Catalog, CodeVocab, Error as CoreError, LeafFilter};
 
 use crate::Result;
-use crate::ranking::{Ranking, ScoredLeaf, SearchStats};
+use crate::ranking::Ranking;
 use crate::scoring::{NextCodeModel, ScoreNorm};
 use crate::search::Search;
 
 mod best;
 mod device;
+mod group;
+mod under_way;
 
 pub(crate) use best::Best;
 pub(crate) use device::free_device_search;
 use device::{OnDevice, can_search, device_search};
+use group::{GroupSearch, Setting};
+pub(crate) use under_way::{Asked, BeamsUnderWay, rows};
 
 /// One question: what comes after this history, among the items that the filter leaves?
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +98,11 @@ impl<M: NextCodeModel> Searcher<M> {
             _ => beam_search(&self.model, catalog, requests, options),
         }
     }
+
+    /// Whether a search takes its levels from the host, so that it can stop between two of them.
+    pub(crate) fn is_by_levels(&self, catalog: &Catalog, search: &Search) -> bool {
+        !self.model.on_device().is_some_and(|model| can_search(model.device(), catalog, search))
+    }
 }
 
 /// Searches for all requests on the host; the answer to request `i` is at place `i`.
@@ -112,14 +119,24 @@ pub fn beam_search<M: NextCodeModel>(
     requests: &[Request<'_>],
     options: &BeamOptions,
 ) -> Result<Vec<Ranking>> {
-    options.search.check(catalog.levels())?;
-    check_fit(model.vocab(), catalog)?;
+    let setting = Setting::new(model, catalog, &options.search, options.norm)?;
+    let answer = |requests: &[Request<'_>]| -> Result<Vec<Ranking>> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let histories: Vec<&[u32]> = requests.iter().map(|request| request.history).collect();
+        let filters: Vec<&LeafFilter> = requests.iter().map(|request| request.filter).collect();
+        let mut group = GroupSearch::begin(&setting, &histories, &filters)?;
+        while !group.is_done(&setting) {
+            group.step(&setting)?;
+        }
+        Ok(group.finish(&setting))
+    };
     let group = model.requests_per_state().max(1);
     if requests.len() <= group {
-        return search_group(model, catalog, requests, options);
+        return answer(requests);
     }
-    let groups: Vec<Result<Vec<Ranking>>> =
-        requests.par_chunks(group).map(|chunk| search_group(model, catalog, chunk, options)).collect();
+    let groups: Vec<Result<Vec<Ranking>>> = requests.par_chunks(group).map(answer).collect();
     let mut rankings = Vec::with_capacity(requests.len());
     for found in groups {
         rankings.extend(found?);
@@ -159,56 +176,6 @@ impl Beam {
     }
 }
 
-fn search_group<M: NextCodeModel>(
-    model: &M,
-    catalog: &Catalog,
-    requests: &[Request<'_>],
-    options: &BeamOptions,
-) -> Result<Vec<Ranking>> {
-    if requests.is_empty() {
-        return Ok(Vec::new());
-    }
-    let filters: Vec<Cow<'_, LeafFilter>> =
-        requests.iter().map(|request| request.filter.for_catalog(catalog)).collect::<Result<_, _>>()?;
-    let histories: Vec<&[u32]> = requests.iter().map(|request| request.history).collect();
-    let (mut state, mut scores) = model.begin(&histories, options.norm)?;
-    let Search { widths, quota } = &options.search;
-    let mut beams: Vec<Vec<Beam>> = vec![vec![Beam::root(catalog)]; requests.len()];
-    let mut stats = vec![SearchStats::default(); requests.len()];
-    for depth in 0..catalog.levels() {
-        if depth > 0 {
-            let parents: Vec<u32> = beams.iter().flatten().map(|beam| beam.parent).collect();
-            let codes: Vec<u16> = beams.iter().flatten().map(|beam| beam.code).collect();
-            if !parents.is_empty() {
-                (state, scores) = model.step(&state, &parents, &codes, options.norm)?;
-            }
-        }
-        let mut first_row = 0;
-        for ((filter, kept), stats) in filters.iter().zip(&mut beams).zip(&mut stats) {
-            let width = widths.at(depth);
-            let mut best = Best::new(width, quota.map(|quota| quota.beams(width)));
-            let level = LevelView { catalog, depth, filter, norm: options.norm };
-            for (at, (beam, place)) in kept.iter().zip(places(kept)).enumerate() {
-                if best.is_beyond(beam.score) {
-                    stats.pruned += (kept.len() - at) as u64;
-                    break;
-                }
-                let row = first_row + at;
-                stats.candidates += level.expand(*beam, place, row as u32, scores.row(row), &mut best)?;
-            }
-            first_row += kept.len();
-            *kept = best.into_sorted();
-            stats.beams.push(kept.len() as u32);
-        }
-        debug_assert!(first_row == scores.rows() || first_row == 0);
-    }
-    let rankings = filters.iter().zip(beams).zip(stats).map(|((filter, beams), stats)| {
-        let leaves = beams.iter().map(|beam| ScoredLeaf { leaf: catalog.leaf(beam.node), score: beam.score }).collect();
-        Ranking::of_leaves(catalog, filter, leaves, options.norm, stats)
-    });
-    Ok(rankings.collect())
-}
-
 /// The place of each beam among all of them by semantic ID.
 pub(crate) fn places(beams: &[Beam]) -> Vec<u32> {
     let mut by_order: Vec<usize> = (0..beams.len()).collect();
@@ -216,45 +183,6 @@ pub(crate) fn places(beams: &[Beam]) -> Vec<u32> {
     let mut places = vec![0; beams.len()];
     (0..).zip(by_order).for_each(|(place, at)| places[at] = place);
     places
-}
-
-/// One level of the catalog as one request sees it.
-struct LevelView<'a> {
-    catalog: &'a Catalog,
-    depth: usize,
-    filter: &'a LeafFilter,
-    norm: ScoreNorm,
-}
-
-impl LevelView<'_> {
-    /// Offers all alive children of a beam; how many children there were.
-    fn expand(&self, beam: Beam, place: u32, row: u32, log_probs: &[f32], best: &mut Best) -> Result<u64> {
-        let children = self.catalog.children(self.depth, beam.node);
-        let base = match self.norm {
-            ScoreNorm::Children => {
-                let alive = children.clone().filter(|&(_, node)| self.filter.alive(self.depth + 1, node));
-                beam.score - log_sum_exp(alive.filter_map(|(code, _)| log_probs.get(usize::from(code)).copied()))
-            }
-            ScoreNorm::Full | ScoreNorm::Level => beam.score,
-        };
-        let mut candidates = 0;
-        for (code, node) in children {
-            candidates += 1;
-            let score = base + log_prob(self.depth, code, log_probs)?;
-            let order = u64::from(place) << 16 | u64::from(code);
-            let first = if self.depth == 0 { code } else { beam.first };
-            let candidate = Beam { score, node, order, parent: row, code, first };
-            // The filter is asked last: few candidates are so good that its answer matters.
-            if (score.is_finite() && !best.admits(&candidate)) || !self.filter.alive(self.depth + 1, node) {
-                continue;
-            }
-            if !score.is_finite() {
-                return Err(not_finite(self.depth, code, score));
-            }
-            best.keep(candidate);
-        }
-        Ok(candidates)
-    }
 }
 
 /// The log-probability of a code, which a damaged catalog can name beyond its level.

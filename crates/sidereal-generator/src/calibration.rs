@@ -8,8 +8,9 @@
 //! gives less confidence.
 
 use serde::{Deserialize, Serialize};
-use sidereal_core::Error as CoreError;
+use sidereal_core::{Error as CoreError, ItemIndex};
 
+use crate::ranking::ScoredItem;
 use crate::{Result, newton};
 
 /// What the regression looks at, in the order of its weights.
@@ -80,6 +81,58 @@ pub struct ReliabilityRow {
     pub confidence: f64,
     /// The share of them that came next.
     pub hits: f64,
+}
+
+/// How sure answers must be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sureness {
+    calibrator: Calibrator,
+    least: f64,
+}
+
+impl Sureness {
+    /// Items of less confidence than `least` are not answered; without it all are, and their confidence is told.
+    ///
+    /// # Errors
+    /// A least confidence that is no probability.
+    pub fn new(calibrator: Calibrator, least: Option<f64>) -> Result<Self> {
+        let least = least.unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&least) {
+            let problem = format!("{least} is no probability");
+            return Err(CoreError::config("min_confidence", problem, "give a number from 0 to 1").into());
+        }
+        Ok(Self { calibrator, least })
+    }
+
+    /// The items of a ranking that are sure enough.
+    pub fn judge<'a>(&self, ranked: &'a [ScoredItem], history: usize) -> Judged<'a> {
+        let scores: Vec<f32> = ranked.iter().map(|scored| scored.score).collect();
+        let confidences = self.calibrator.confidences(&scores, history);
+        // Confidence never rises down a ranking.
+        let sure = confidences.partition_point(|&confidence| confidence >= self.least);
+        let best = confidences.first().filter(|_| sure == 0);
+        let reason =
+            best.map(|best| format!("no item is likely enough: the best has confidence {best:.4}, not {}", self.least));
+        Judged { items: &ranked[..sure], confidences, reason }
+    }
+}
+
+/// What [`Sureness`] leaves of a ranking.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged<'a> {
+    /// The items that are sure enough, best first.
+    pub items: &'a [ScoredItem],
+    /// Of each item of the ranking, also of those that are not.
+    confidences: Vec<f64>,
+    /// Where the ranking has items but none that is sure enough: how sure the best is.
+    pub reason: Option<String>,
+}
+
+impl Judged<'_> {
+    /// How sure an item is that was left.
+    pub fn confidence(&self, item: ItemIndex) -> Option<f64> {
+        self.items.iter().zip(&self.confidences).find(|(scored, _)| scored.item == item).map(|(_, sure)| *sure)
+    }
 }
 
 /// What the regression sees of each item of an answer.

@@ -3,7 +3,8 @@
 //! The modules, in the order of the data: [`history_layout`] says what the tokens of a history are, [`batches`] makes
 //! training samples of histories, [`network`] is what
 //! every one of the [`models`] gives, [`training`] fits one and leaves a [`generator`] in a folder. To ask it, [`beam`] search writes codes
-//! along the catalog's trie through the traits of [`scoring`], as widely as a [`search`] says, and answers with a [`ranking`],
+//! along the catalog's trie through the traits of [`scoring`], as widely as a [`search`] says, a level at a time where somebody
+//! wants to look between two ([`under_way`]), and answers with a [`ranking`],
 //! of which [`diversity`] chooses and [`calibration`] says how sure it is; [`exact`] scores every
 //! item and is the beam search's oracle. [`baselines`] need no training and are what any model has to beat.
 //! [`bench`](mod@bench) measures both on inputs that other programs can be given.
@@ -32,6 +33,7 @@ pub mod exact;
 pub mod ranker;
 pub mod ranking;
 pub mod search;
+pub mod under_way;
 
 pub mod calibration;
 pub mod diversity;
@@ -51,3 +53,4 @@ pub use scoring::{ItemScorer, NextCodeModel, ScoreNorm};
 pub use search::{Quota, Search, Widths};
 pub use sidereal_nn::{Error, Result};
 pub use training::{TrainJob, TrainOutcome, TrainingConfig, train, tune};
+pub use under_way::UnderWay;

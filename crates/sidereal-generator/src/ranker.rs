@@ -11,12 +11,13 @@ use sidereal_core::metrics::top_k;
 use sidereal_core::{Catalog, ItemIndex, LeafFilter};
 
 use crate::Result;
-use crate::beam::{BeamOptions, Request, Searcher};
+use crate::beam::{Asked, BeamOptions, BeamsUnderWay, Request, Searcher, check_fit, rows};
 use crate::exact::ExactScorer;
 use crate::history_layout::HistoryLayout;
 use crate::ranking::{Ranking, ScoredItem};
 use crate::scoring::{ItemScorer, NextCodeModel, ScoreNorm};
 use crate::search::Search;
+use crate::under_way::{AtOnce, UnderWay};
 
 /// One question: what comes after this history?
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +72,28 @@ pub trait Ranker: Debug + Send + Sync {
                 rankings[at] = found;
             }
         }
+    }
+
+    /// Begins a search that goes on a step at a time; its rankings are those of [`Ranker::search`]. It computes nothing
+    /// yet. A ranker that cannot stop between two levels takes one step.
+    ///
+    /// Steps run one after another, whatever the number of threads: it is for those who have one thread a search.
+    ///
+    /// # Errors
+    /// As [`Search::check`]; a catalog that does not fit.
+    fn begin<'a>(
+        &'a self,
+        catalog: &'a Catalog,
+        questions: &[Question<'a>],
+        search: &'a Search,
+    ) -> Result<Box<dyn UnderWay + 'a>> {
+        Ok(Box::new(AtOnce::new(self, catalog, questions, search)?))
+    }
+
+    /// How long a question takes, in rows that a network computes: the tokens of a history of so many items (without the words
+    /// of a prompt), and the beams before each level, at most. None where a search is one step ([`Ranker::begin`]).
+    fn rows(&self, _catalog: &Catalog, _history: usize, _search: &Search) -> Option<u64> {
+        None
     }
 
     /// Log-probabilities of all items, however many: minus infinity for those that the question's filter denies and
@@ -161,6 +184,7 @@ impl<M: NextCodeModel + Debug + Send> Ranker for CodeRanker<M> {
     }
 
     fn search(&self, catalog: &Catalog, questions: &[Question<'_>], search: &Search) -> Result<Vec<Ranking>> {
+        check_fit(self.model().vocab(), catalog)?;
         let tokens = questions.iter().map(|question| self.tokens(catalog, question));
         let tokens: Vec<Vec<u32>> = tokens.collect::<Result<_>>()?;
         let requests: Vec<Request<'_>> = tokens
@@ -169,6 +193,27 @@ impl<M: NextCodeModel + Debug + Send> Ranker for CodeRanker<M> {
             .map(|(history, question)| Request { history, filter: question.filter })
             .collect();
         self.searcher.search(catalog, &requests, &BeamOptions::new(search.clone(), self.norm))
+    }
+
+    fn begin<'a>(
+        &'a self,
+        catalog: &'a Catalog,
+        questions: &[Question<'a>],
+        search: &'a Search,
+    ) -> Result<Box<dyn UnderWay + 'a>> {
+        if !self.searcher.is_by_levels(catalog, search) {
+            return Ok(Box::new(AtOnce::new(self, catalog, questions, search)?));
+        }
+        check_fit(self.model().vocab(), catalog)?;
+        let asked =
+            |question: &Question<'a>| Ok(Asked { history: self.tokens(catalog, question)?, filter: question.filter });
+        let asked = questions.iter().map(asked).collect::<Result<_>>()?;
+        Ok(Box::new(BeamsUnderWay::new(self.model(), catalog, asked, search, self.norm)?))
+    }
+
+    fn rows(&self, catalog: &Catalog, history: usize, search: &Search) -> Option<u64> {
+        let tokens = history.min(self.reader.max_history()).saturating_mul(catalog.levels());
+        self.searcher.is_by_levels(catalog, search).then(|| rows(catalog, search, tokens))
     }
 
     fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>> {

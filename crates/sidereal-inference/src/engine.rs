@@ -1,19 +1,17 @@
-//! Workers that answer.
+//! The engine: its options, its queue, its catalog and its workers.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sidereal_core::catalog::Change;
-use sidereal_core::{Catalog, Error as CoreError, ItemIndex, LeafFilter};
-use sidereal_generator::{Error, Question, Ranker, Ranking, Search};
+use sidereal_core::{Catalog, Error as CoreError};
+use sidereal_generator::{Error, Ranker};
 
 use crate::meter::{Meter, Stats};
-use crate::queue::{Queue, Taken, Waiting};
+use crate::queue::{Queue, Waiting};
 use crate::request::{Answer, Refusal, Request, Ticket};
 use crate::serving::{Served, Serving};
 
@@ -22,8 +20,14 @@ use crate::serving::{Served, Serving};
 pub struct EngineOptions {
     /// Workers of one thread each; 0: one a core.
     pub workers: usize,
-    /// Requests that a worker answers together at most.
+    /// Requests that a worker has at a time at most.
     pub batch: usize,
+    /// Whether a request may overtake one that a worker is at: between two levels of a search, the worker first answers
+    /// requests that wait and have fewer rows to compute than are left of each question under way. A search of n requests
+    /// is overtaken by `batch` - n others at most. Requests of equal lengths are answered in the order of their coming in
+    /// any case, and what cannot stop between two levels (scorers of items, searches on a device) is not overtaken.
+    /// `sidereal bench joining` measures both settings.
+    pub joining: bool,
     /// Requests that may wait.
     pub queue: usize,
     /// Whether a history with items that the catalog does not know is refused; else they are left out and counted.
@@ -34,7 +38,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { workers: 0, batch: 8, queue: 1024, refuse_unknown: false, merge_after: 10_000 }
+        Self { workers: 0, batch: 8, joining: true, queue: 1024, refuse_unknown: false, merge_after: 10_000 }
     }
 }
 
@@ -47,11 +51,11 @@ pub struct Engine {
 
 /// What workers and callers share.
 #[derive(Debug)]
-struct Shared {
-    options: EngineOptions,
-    queue: Queue,
-    serving: Serving,
-    meter: Meter,
+pub(crate) struct Shared {
+    pub(crate) options: EngineOptions,
+    pub(crate) queue: Queue,
+    pub(crate) serving: Serving,
+    pub(crate) meter: Meter,
     merging: AtomicBool,
 }
 
@@ -99,9 +103,11 @@ impl Engine {
         }
         let (reply, answer) = sync_channel(1);
         let cancelled = Arc::new(AtomicBool::new(false));
-        let search = request.search();
-        search.check(self.served().catalog.levels())?;
-        let waiting = Waiting { request, search, since: Instant::now(), reply, cancelled: Arc::clone(&cancelled) };
+        let (search, served) = (request.search(), self.served());
+        search.check(served.catalog.levels())?;
+        let rows = served.ranker.rows(&served.catalog, request.history.len(), &search);
+        let waiting =
+            Waiting { request, search, rows, since: Instant::now(), reply, cancelled: Arc::clone(&cancelled) };
         self.shared.queue.push(waiting)?;
         Ok(Ticket { answer, cancelled })
     }
@@ -191,129 +197,4 @@ impl Drop for Engine {
         self.shared.queue.stop().into_iter().for_each(|waiting| waiting.tell(Err(Refusal::Stopped)));
         self.workers.drain(..).for_each(|worker| drop(worker.join()));
     }
-}
-
-/// A request as the ranker is asked it.
-struct Prepared {
-    history: Vec<ItemIndex>,
-    filter: LeafFilter,
-    shown: Vec<ItemIndex>,
-    unknown: usize,
-}
-
-impl Shared {
-    fn work(&self) {
-        while let Some(Taken { batch, given_up }) = self.queue.take(self.options.batch) {
-            for (waiting, refusal) in given_up {
-                self.refuse(waiting, refusal);
-            }
-            if !batch.is_empty() {
-                self.answer(batch);
-            }
-        }
-    }
-
-    fn refuse(&self, waiting: Waiting, refusal: Refusal) {
-        self.meter.gave_up();
-        waiting.tell(Err(refusal));
-    }
-
-    fn answer(&self, batch: Vec<Waiting>) {
-        let (served, began) = (self.serving.now(), Instant::now());
-        let mut asked = Vec::with_capacity(batch.len());
-        for waiting in batch {
-            match self.prepared(&served.catalog, &waiting.request) {
-                Ok(prepared) => asked.push((waiting, prepared)),
-                Err(error) => self.refuse(waiting, error.into()),
-            }
-        }
-        if !asked.is_empty() {
-            self.meter.batch();
-            self.rank(&served, asked, began);
-        }
-    }
-
-    fn prepared(&self, catalog: &Catalog, request: &Request) -> sidereal_core::Result<Prepared> {
-        let known = |item: &ItemIndex| (*item as usize) < catalog.len();
-        let history: Vec<ItemIndex> = request.history.iter().copied().filter(known).collect();
-        let unknown = request.history.len() - history.len();
-        if unknown > 0 && self.options.refuse_unknown {
-            let problem = format!("{unknown} of {} items are not in the catalog", request.history.len());
-            return Err(CoreError::input("history", problem, "leave them out, or let the engine do it"));
-        }
-        let seen: &[ItemIndex] = if request.include_seen { &[] } else { &history };
-        let shown = request.shown_in(catalog);
-        let denied = request.deny.iter().filter(|item| known(item));
-        let deny: Vec<ItemIndex> = denied.chain(seen).chain(&shown).copied().collect();
-        let filter = match &request.allowed {
-            Some(allowed) => LeafFilter::new(catalog, allowed, &deny)?,
-            None => LeafFilter::deny_items(catalog, &deny),
-        };
-        Ok(Prepared { history, filter, shown, unknown })
-    }
-
-    /// Asks the ranker; a batch that it cannot answer is halved, so that a request that cannot be answered, or a device
-    /// that is too small for all at once, takes nobody else along.
-    fn rank(&self, served: &Served, mut asked: Vec<(Waiting, Prepared)>, began: Instant) {
-        let questions: Vec<Question<'_>> = asked
-            .iter()
-            .map(|(waiting, prepared)| Question {
-                history: &prepared.history,
-                filter: &prepared.filter,
-                user: waiting.request.user,
-                time: waiting.request.time,
-            })
-            .collect();
-        let search = asked.first().map_or_else(Search::default, |(waiting, _)| waiting.search.clone());
-        let found = catch_unwind(AssertUnwindSafe(|| served.ranker.search(&served.catalog, &questions, &search)));
-        drop(questions);
-        let refusal = match found {
-            Ok(Ok(rankings)) => {
-                let (computed, batch) = (began.elapsed(), asked.len());
-                for ((waiting, prepared), ranking) in asked.into_iter().zip(rankings) {
-                    let waited = began.saturating_duration_since(waiting.since);
-                    let answer = answer(served, &waiting.request, &prepared, ranking, waited, computed, batch);
-                    self.meter.answer(waiting.since.elapsed());
-                    waiting.tell(Ok(answer));
-                }
-                return;
-            }
-            Ok(Err(error)) => Refusal::Failed(error),
-            Err(panic) => Refusal::Broken(told_by(panic.as_ref())),
-        };
-        if asked.len() > 1 {
-            let rest = asked.split_off(asked.len() / 2);
-            self.rank(served, asked, began);
-            self.rank(served, rest, began);
-        } else if let Some((waiting, _)) = asked.pop() {
-            self.refuse(waiting, refusal);
-        }
-    }
-}
-
-fn answer(
-    served: &Served,
-    request: &Request,
-    prepared: &Prepared,
-    ranking: Ranking,
-    waited: Duration,
-    computed: Duration,
-    batch: usize,
-) -> Answer {
-    let items = match &request.diversity {
-        Some(diversity) => diversity.choose(&served.catalog, &ranking.items, &prepared.shown, request.k),
-        None => {
-            let mut items = ranking.items;
-            items.truncate(request.k);
-            items
-        }
-    };
-    let reason = if items.is_empty() { prepared.filter.why_nothing() } else { None };
-    let catalog = Arc::clone(&served.catalog);
-    Answer { items, catalog, reason, unknown: prepared.unknown, waited, computed, batch }
-}
-
-fn told_by(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it does not say why".to_owned())
 }

@@ -1,12 +1,14 @@
 //! Answers for many who ask at once, from a catalog that changes meanwhile.
 //!
 //! An [`Engine`] owns a [`Ranker`](sidereal_generator::Ranker) and a live catalog. A [`Request`] waits in a queue of
-//! limited length until a worker is free; a worker takes as many that fit together as it may and asks the ranker once for
-//! all of them. Workers have one thread each: requests side by side use all cores, and no core waits for another inside a
-//! request. Each batch keeps the catalog that it began with, and its version stands in the answers.
+//! limited length until a worker is free; a worker takes as many that fit together as it may and searches for all of them
+//! at once, level by level. Between two levels it drops whose deadline has passed and who was taken back, and lets requests
+//! overtake that have less to compute than is left. Workers have one thread each: requests side by side use all cores, and no
+//! core waits for another inside a request. Each search keeps the catalog that it began with, and its version stands in the
+//! answers.
 //!
-//! Modules in the order of a request's way: [`request`], `queue`, [`engine`]; [`serving`] is what is served, [`meter`]
-//! what was measured.
+//! Modules in the order of a request's way: [`request`], `queue`, [`engine`], `worker`; [`serving`] is what is served,
+//! [`meter`] what was measured.
 //!
 //! Absent on purpose: network, item ids (who serves maps them), the models themselves.
 
@@ -16,6 +18,7 @@ pub mod request;
 pub mod serving;
 
 mod queue;
+mod worker;
 
 pub use engine::{Engine, EngineOptions};
 pub use meter::Stats;

@@ -18,6 +18,8 @@ pub struct Stats {
     pub given_up: u64,
     /// Batches that were computed.
     pub batches: u64,
+    /// Requests that overtook a search under way.
+    pub joined: u64,
     /// Catalogs that were put in another's place.
     pub swaps: u64,
     /// Median time from asking to answer of the last 4,096 answers.
@@ -32,6 +34,7 @@ pub(crate) struct Meter {
     answered: AtomicU64,
     given_up: AtomicU64,
     batches: AtomicU64,
+    joined: AtomicU64,
     swaps: AtomicU64,
     latencies: Mutex<Latencies>,
 }
@@ -46,6 +49,10 @@ struct Latencies {
 impl Meter {
     pub(crate) fn batch(&self) {
         self.batches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn joined(&self, requests: usize) {
+        self.joined.fetch_add(requests as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn swap(&self) {
@@ -79,6 +86,7 @@ impl Meter {
             answered: self.answered.load(Ordering::Relaxed),
             given_up: self.given_up.load(Ordering::Relaxed),
             batches: self.batches.load(Ordering::Relaxed),
+            joined: self.joined.load(Ordering::Relaxed),
             swaps: self.swaps.load(Ordering::Relaxed),
             p50_ms: share(0.5),
             p99_ms: share(0.99),

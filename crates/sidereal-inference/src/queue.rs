@@ -19,6 +19,8 @@ pub(crate) struct Waiting {
     pub(crate) request: Request,
     /// How widely to look for its answer.
     pub(crate) search: Search,
+    /// Rows that are to be computed for it, where the ranker knows.
+    pub(crate) rows: Option<u64>,
     pub(crate) since: Instant,
     pub(crate) reply: SyncSender<Result<Answer, Refusal>>,
     pub(crate) cancelled: Arc<AtomicBool>,
@@ -26,12 +28,12 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     /// Answers; nobody may be there to hear it.
-    pub(crate) fn tell(self, answer: Result<Answer, Refusal>) {
+    pub(crate) fn tell(&self, answer: Result<Answer, Refusal>) {
         let _heard = self.reply.try_send(answer);
     }
 
     /// Why it is not worth while any more.
-    fn given_up(&self, now: Instant) -> Option<Refusal> {
+    pub(crate) fn given_up(&self, now: Instant) -> Option<Refusal> {
         if self.cancelled.load(Ordering::Relaxed) {
             return Some(Refusal::Cancelled);
         }
@@ -99,12 +101,18 @@ impl Queue {
             if state.stopped {
                 return None;
             }
-            let taken = state.take(most);
+            let taken = state.take(most, LOOK_AHEAD.saturating_mul(most), |_| true);
             if !taken.batch.is_empty() || !taken.given_up.is_empty() {
                 return Some(taken);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Takes up to `most` requests of the same search that have fewer rows to compute than these, wherever they stand. It does
+    /// not wait.
+    pub(crate) fn take_shorter(&self, most: usize, rows: u64) -> Taken {
+        self.state().take(most, usize::MAX, |waiting| waiting.rows.is_some_and(|own| own < rows))
     }
 
     /// Ends the waiting of everyone.
@@ -119,14 +127,16 @@ impl Queue {
 }
 
 impl State {
-    fn take(&mut self, most: usize) -> Taken {
+    /// Up to `most` that may be taken and go together, of the first `look`; and those before them that are given up.
+    fn take(&mut self, most: usize, look: usize, may_be: impl Fn(&Waiting) -> bool) -> Taken {
         let mut taken = Taken::default();
         let now = Instant::now();
         let mut at = 0;
-        while at < self.waiting.len().min(LOOK_AHEAD.saturating_mul(most)) && taken.batch.len() < most {
-            let fits = |first: &Waiting, other: &Waiting| first.search == other.search;
-            let given_up = self.waiting[at].given_up(now);
-            if given_up.is_none() && taken.batch.first().is_some_and(|first| !fits(first, &self.waiting[at])) {
+        while at < self.waiting.len().min(look) && taken.batch.len() < most {
+            let waiting = &self.waiting[at];
+            let given_up = waiting.given_up(now);
+            let fits = || may_be(waiting) && taken.batch.first().is_none_or(|first| first.search == waiting.search);
+            if given_up.is_none() && !fits() {
                 at += 1;
                 continue;
             }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use sidereal_core::filter::Allowed;
 use sidereal_core::{Catalog, ItemIndex};
+use sidereal_generator::calibration::Sureness;
 use sidereal_generator::diversity::Diversity;
 use sidereal_generator::{Error, ScoredItem, Search, Widths};
 
@@ -28,6 +29,8 @@ pub struct Request {
     pub shown: Vec<Shown>,
     /// What items are chosen by beside their scores, where anything.
     pub diversity: Option<Arc<Diversity>>,
+    /// How sure items must be, where that is known; there may then be fewer than k.
+    pub sureness: Option<Arc<Sureness>>,
     /// What may be answered, where not everything may: made over any version of the catalog since its base.
     pub allowed: Option<Arc<Allowed>>,
     /// Who asks, where the model looks at it.
@@ -88,6 +91,8 @@ pub struct Answer {
     /// At most k items, best first, or in the order that the request's diversity gives them; fewer where fewer may be
     /// answered.
     pub items: Vec<ScoredItem>,
+    /// How sure each item is, where the request says how that is known.
+    pub confidences: Option<Vec<f64>>,
     /// The catalog that was searched: item ids are to be looked up here, and its version is to be told.
     pub catalog: Arc<Catalog>,
     /// Why there is no item, where there is none.
@@ -96,9 +101,9 @@ pub struct Answer {
     pub unknown: usize,
     /// Time in the queue.
     pub waited: Duration,
-    /// Time with the worker, for the whole batch.
+    /// Time with the worker: that of all who began with it, and of those who overtook it.
     pub computed: Duration,
-    /// Requests that were answered together.
+    /// Requests that were asked together.
     pub batch: usize,
 }
 
@@ -113,12 +118,10 @@ pub enum Refusal {
         /// How many are waiting.
         queued: usize,
     },
-    /// The deadline passed while the request was waiting.
-    #[error(
-        "the deadline passed after {waited_ms} ms of waiting: ask with a later one, or give the engine more workers"
-    )]
+    /// The deadline passed while the request was waiting, or between two levels of its search.
+    #[error("the deadline passed after {waited_ms} ms: ask with a later one, or give the engine more workers")]
     Late {
-        /// How long it waited.
+        /// How long the request was there.
         waited_ms: u64,
     },
     /// The request was taken back.
@@ -166,7 +169,7 @@ impl Ticket {
         }
     }
 
-    /// Takes the request back, if nobody has begun with it.
+    /// Takes the request back. If its search is under way, it is computed no further than the level at hand.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use sidereal_core::catalog::Change;
 use sidereal_core::filter::{Allowed, Bits};
 use sidereal_core::{Catalog, CodeVocab, CollisionPolicy, ItemId, ItemIndex, LeafFilter, SemanticIds};
+use sidereal_generator::calibration::{Calibrator, Observed, Sureness};
 use sidereal_generator::diversity::Diversity;
 use sidereal_generator::models::ModelConfig;
 use sidereal_generator::models::tiger::TigerConfig;
@@ -108,6 +109,33 @@ fn until(ranker: &Highest, held: usize) {
     while ranker.waiting.load(Ordering::SeqCst) < held {
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn an_answer_says_how_sure_its_items_are_and_leaves_out_those_that_are_not() {
+    // Among the highest the next item was often the first and never the last.
+    let observed: Vec<Observed> = (0..40)
+        .map(|user| Observed { scores: vec![99.0, 60.0, 20.0], history: 1, hit: (user % 2 == 0).then_some(0) })
+        .collect();
+    let calibrator = Calibrator::fit(&observed).unwrap();
+    let asked = |least: Option<f64>| Request {
+        history: vec![3],
+        k: 3,
+        sureness: Some(Arc::new(Sureness::new(calibrator.clone(), least).unwrap())),
+        ..Request::default()
+    };
+    let engine = Engine::new(&catalog(100), Arc::new(Highest::default()), EngineOptions::default()).unwrap();
+    let all = engine.answer(asked(None)).unwrap();
+    let told = all.confidences.unwrap();
+    assert_eq!((all.items.len(), told.len()), (3, 3));
+    assert!(told.windows(2).all(|pair| pair[0] >= pair[1]) && told.iter().all(|sure| (0.0..=1.0).contains(sure)));
+    let some = engine.answer(asked(Some(told[1]))).unwrap();
+    assert_eq!(some.items, all.items[..2]);
+    assert_eq!(some.confidences.unwrap(), told[..2]);
+    let none = engine.answer(asked(Some(1.0))).unwrap();
+    assert!(none.items.is_empty() && none.reason.unwrap().contains("likely enough"));
+    assert!(engine.answer(Request { sureness: None, ..asked(None) }).unwrap().confidences.is_none());
+    assert!(Sureness::new(calibrator, Some(1.5)).unwrap_err().to_string().contains("0 to 1"));
 }
 
 #[test]

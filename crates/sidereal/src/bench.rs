@@ -24,7 +24,9 @@ mod device;
 mod encode;
 mod filter;
 mod job;
+mod joining;
 mod machine;
+mod open_loop;
 
 pub use changes::{ChangesWish, changes};
 pub use constraint::{ConstraintWish, constraint};
@@ -32,6 +34,7 @@ pub use device::{DeviceWish, device};
 pub use encode::{EncodeWish, encode};
 pub use filter::{FilterWish, filter};
 pub use job::{JobWish, job, job_input};
+pub use joining::{JoiningWish, joining};
 pub use machine::Machine;
 
 /// Levels and codes of the random catalogs and histories: those of the peers' scripts.

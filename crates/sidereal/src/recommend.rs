@@ -220,7 +220,7 @@ impl Recommender {
 
     /// Whether answers say how sure they are.
     pub fn is_calibrated(&self) -> bool {
-        self.chooser.calibration.is_some()
+        self.chooser.sureness.is_some()
     }
 
     /// What a question may be answered with.

@@ -220,6 +220,45 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 1234)]
         seed: u64,
     },
+    /// Latency of short requests beside long ones, where they may overtake these and where not, in turn.
+    Joining {
+        /// Items of the random catalog.
+        #[arg(long, default_value_t = 100_000)]
+        items: usize,
+        /// Items of a short request's history.
+        #[arg(long, default_value_t = 5)]
+        short_history: usize,
+        /// Beam width of a short request.
+        #[arg(long, default_value_t = 10)]
+        short_beam: usize,
+        /// Items of a long request's history.
+        #[arg(long, default_value_t = 50)]
+        long_history: usize,
+        /// Beam width of a long request.
+        #[arg(long, default_value_t = 200)]
+        long_beam: usize,
+        /// Share of long requests.
+        #[arg(long, default_value_t = 0.1)]
+        long_share: f64,
+        /// Requests asked, as a share of what the workers can answer.
+        #[arg(long, default_value_t = 0.6)]
+        load: f64,
+        /// Workers of one thread each.
+        #[arg(long, default_value_t = 1)]
+        workers: usize,
+        /// Requests that a worker has at a time at most.
+        #[arg(long, default_value_t = 8)]
+        batch: usize,
+        /// Seconds of each half of a round.
+        #[arg(long, default_value_t = 20.0)]
+        seconds: f64,
+        /// Rounds.
+        #[arg(long, default_value_t = 4)]
+        rounds: usize,
+        /// The seed.
+        #[arg(long, default_value_t = 1234)]
+        seed: u64,
+    },
     /// RQ-VAE of TIGER's shape on random vectors: encoding, and steps of training.
     RqVae {
         /// Vectors; by default random.

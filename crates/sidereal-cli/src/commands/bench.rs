@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use serde_json::json;
 use sidereal::Result;
 use sidereal::bench::{
-    BeamWish, ChangesWish, ConstraintWish, DeviceWish, EncodeWish, FilterWish, JobWish, RqVaeWish, TrainWish, TrieWish,
+    BeamWish, ChangesWish, ConstraintWish, DeviceWish, EncodeWish, FilterWish, JobWish, JoiningWish, RqVaeWish,
+    TrainWish, TrieWish,
 };
 
 use crate::args::Bench;
@@ -92,6 +93,24 @@ pub(crate) fn execute(context: &Context, command: Bench) -> Result<ExitCode> {
         Bench::Changes { items, beam, rate, every_ms, load, workers, seconds, rounds, merge_after, seed } => {
             let wish = ChangesWish { items, beam, rate, every_ms, load, workers, seconds, rounds, merge_after, seed };
             sidereal::bench::changes(&wish, device)?
+        }
+        Bench::Joining {
+            items,
+            short_history,
+            short_beam,
+            long_history,
+            long_beam,
+            long_share,
+            load,
+            workers,
+            batch,
+            seconds,
+            rounds,
+            seed,
+        } => {
+            let (short, long) = ((short_history, short_beam), (long_history, long_beam));
+            let wish = JoiningWish { items, short, long, long_share, load, workers, batch, seconds, rounds, seed };
+            sidereal::bench::joining(&wish, device)?
         }
         Bench::RqVae { input, items, steps, runs, precision } => {
             let wish = RqVaeWish { items, steps, runs, precision, ..RqVaeWish::default() };

@@ -1,9 +1,7 @@
 //! What a stream of changes of the catalog costs those who ask meanwhile.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -13,10 +11,11 @@ use sidereal_generator::bench::bench_beam_input;
 use sidereal_generator::models::ModelConfig;
 use sidereal_generator::models::tiger::TigerConfig;
 use sidereal_generator::{Materials, Ranker};
-use sidereal_inference::{Answer, Engine, EngineOptions, Refusal, Request, Ticket};
+use sidereal_inference::{Engine, EngineOptions, Request};
 use sidereal_nn::device::DeviceChoice;
 use sidereal_nn::rng::Rng;
 
+use super::open_loop::{Latencies, Load, check_load, seconds_each};
 use super::{CODES, LEVELS, Machine, median};
 use crate::Result;
 
@@ -54,10 +53,7 @@ pub fn changes(wish: &ChangesWish, device: DeviceChoice) -> Result<Value> {
     if let Some((key, _)) = sizes.iter().find(|(_, size)| *size == 0) {
         return Err(Error::config(*key, "0 of them measure nothing", "give 1 or more").into());
     }
-    if !(wish.load > 0.0 && wish.load < 1.0 && wish.seconds > 0.0) {
-        let mend = "give --load between 0 and 1, and --seconds above 0";
-        return Err(Error::config("--load", "a queue that never empties has no latency", mend).into());
-    }
+    check_load(wish.load, wish.seconds)?;
     let (catalog, _) = bench_beam_input(wish.items, &[CODES; LEVELS], 1, HISTORY, wish.seed)?;
     let device = device.open()?;
     let materials = Materials::of_catalog(&catalog, &device);
@@ -70,7 +66,7 @@ pub fn changes(wish: &ChangesWish, device: DeviceChoice) -> Result<Value> {
     };
     let engine = Engine::new(&catalog, ranker, options)?;
     let mut rng = Rng::new(wish.seed, "bench changes");
-    let capacity = capacity(&engine, wish, &mut rng)?;
+    let capacity = wish.workers as f64 / seconds_each(&engine, 48, || request(wish, &mut rng))?;
     let mut stream = Stream::new(&catalog, wish);
     let (mut quiet, mut busy) = (Vec::new(), Vec::new());
     for _ in 0..wish.rounds {
@@ -103,78 +99,20 @@ pub fn changes(wish: &ChangesWish, device: DeviceChoice) -> Result<Value> {
         "merges": stream.merges, "catalog": now.version() }))
 }
 
-/// Latencies of one round.
-struct Latencies {
-    /// Ascending.
-    ms: Vec<f64>,
-    invalid: usize,
-}
-
-impl Latencies {
-    fn at(&self, share: f64) -> f64 {
-        let place = ((self.ms.len() as f64 * share).ceil() as usize).clamp(1, self.ms.len().max(1)) - 1;
-        self.ms.get(place).copied().unwrap_or(0.0)
-    }
-}
-
 fn request(wish: &ChangesWish, rng: &mut Rng) -> Request {
     let history = (0..HISTORY).map(|_| rng.below(wish.items) as ItemIndex).collect();
     Request { history, k: K, beam: wish.beam.into(), ..Request::default() }
 }
 
-/// Requests that the workers answer in a second when asked one at a time.
-fn capacity(engine: &Engine, wish: &ChangesWish, rng: &mut Rng) -> Result<f64> {
-    let ask = |rng: &mut Rng| engine.answer(request(wish, rng)).map(drop).map_err(failed);
-    (0..8).try_for_each(|_| ask(rng))?;
-    let (count, began) = (48, Instant::now());
-    (0..count).try_for_each(|_| ask(rng))?;
-    Ok(f64::from(count) * wish.workers as f64 / began.elapsed().as_secs_f64())
-}
-
-fn broken(what: impl Into<String>) -> Error {
+fn broken(what: &str) -> Error {
     Error::input("bench changes", what, "give smaller sizes, or report it as a defect")
 }
 
-fn failed(refusal: Refusal) -> Error {
-    broken(format!("a request was refused: {refusal}"))
-}
-
-/// Asks at random times for a while. Answers are looked at as they come: one that is kept keeps its version.
+/// Asks at random times for a while.
 fn asked(engine: &Engine, wish: &ChangesWish, capacity: f64, rng: &mut Rng) -> Result<Latencies> {
-    let (began, end) = (Instant::now(), Duration::from_secs_f64(wish.seconds));
-    let (tickets, coming) = std::sync::mpsc::channel::<Ticket>();
-    std::thread::scope(|scope| {
-        let looking = scope.spawn(move || looked_at(coming));
-        let mut next = Duration::ZERO;
-        while next < end {
-            std::thread::sleep(next.saturating_sub(began.elapsed()));
-            let ticket = engine.submit(request(wish, rng)).map_err(failed)?;
-            tickets.send(ticket).map_err(|_| broken("the thread of answers broke off"))?;
-            // Times between requests of independent users.
-            let apart = -(1.0 - rng.uniform()).ln() / (capacity * wish.load);
-            next += Duration::from_secs_f64(apart);
-        }
-        drop(tickets);
-        looking.join().map_err(|_| broken("the thread of answers broke off"))?
-    })
-}
-
-fn looked_at(tickets: Receiver<Ticket>) -> Result<Latencies> {
-    let mut found = Latencies { ms: Vec::new(), invalid: 0 };
-    for ticket in tickets {
-        let answer = ticket.wait().map_err(failed)?;
-        found.invalid += usize::from(!is_valid(&answer));
-        found.ms.push((answer.waited + answer.computed).as_secs_f64() * 1e3);
-    }
-    found.ms.sort_by(f64::total_cmp);
-    Ok(found)
-}
-
-/// As many items as were asked for, each once, and all alive in the version that the answer names.
-fn is_valid(answer: &Answer) -> bool {
-    let mut seen = HashSet::new();
-    let good = |item: ItemIndex| answer.catalog.is_alive(item) && seen.insert(item);
-    answer.items.len() == K && answer.items.iter().map(|scored| scored.item).all(good)
+    let load = Load { seconds: wish.seconds, per_s: capacity * wish.load, kinds: 1 };
+    let mut found = load.ask(engine, rng, |rng| (0, request(wish, rng)))?;
+    Ok(found.swap_remove(0))
 }
 
 /// Items that come and go.

@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 use sidereal_core::{Catalog, Error, ItemIndex};
-use sidereal_generator::Ranking;
+use sidereal_generator::calibration::Sureness;
 use sidereal_generator::diversity::{Diversity, ItemVectors, Mmr};
+use sidereal_generator::{Ranking, ScoredItem};
 
 use crate::Result;
 use crate::materials::codebooks;
@@ -31,9 +32,16 @@ pub struct Choice {
 pub(super) struct Chooser {
     pub(super) choice: Choice,
     pub(super) diversity: Diversity,
-    pub(super) calibration: Option<Calibration>,
+    pub(super) sureness: Option<BothSureness>,
     /// What likeness goes by: `codebooks` or `embeddings`.
     pub(super) likeness: Option<&'static str>,
+}
+
+/// How sure answers must be, by what they were searched among.
+#[derive(Debug, Clone)]
+pub(super) struct BothSureness {
+    no_filter: Sureness,
+    seen_removed: Sureness,
 }
 
 impl Chooser {
@@ -48,19 +56,19 @@ impl Chooser {
             None => None,
         };
         let diversity = Diversity::new(choice.quota, mmr)?;
-        let calibration = if run.has(Stage::Calibration) { Some(calibration::load(run)?) } else { None };
-        if let Some(least) = choice.min_confidence {
-            if !(0.0..=1.0).contains(&least) {
-                let problem = format!("{least} is no probability");
-                return Err(Error::config("min_confidence", problem, "give a number from 0 to 1").into());
-            }
-            if calibration.is_none() {
-                let problem = "the run does not say how sure it is: nothing was calibrated";
-                let mend = "calibrate it first (`sidereal calibrate RUN`), or leave the least confidence out";
-                return Err(Error::config("min_confidence", problem, mend).into());
-            }
+        let sureness = if run.has(Stage::Calibration) {
+            let Calibration { no_filter, seen_removed, .. } = calibration::load(run)?;
+            let of = |calibrator| Sureness::new(calibrator, choice.min_confidence);
+            Some(BothSureness { no_filter: of(no_filter.calibrator)?, seen_removed: of(seen_removed.calibrator)? })
+        } else {
+            None
+        };
+        if choice.min_confidence.is_some() && sureness.is_none() {
+            let problem = "the run does not say how sure it is: nothing was calibrated";
+            let mend = "calibrate it first (`sidereal calibrate RUN`), or leave the least confidence out";
+            return Err(Error::config("min_confidence", problem, mend).into());
         }
-        Ok(Self { choice, diversity, calibration, likeness })
+        Ok(Self { choice, diversity, sureness, likeness })
     }
 
     /// Up to `k` items of a ranking; where none is sure enough, how sure the best is.
@@ -71,26 +79,15 @@ impl Chooser {
         asked: &Asked<'_>,
         k: usize,
     ) -> (Vec<Chosen>, Option<String>) {
-        let Some(calibration) = &self.calibration else {
-            let chosen = self.diversity.choose(catalog, &ranking.items, asked.shown, k).into_iter();
+        let chosen = |items: &[ScoredItem]| self.diversity.choose(catalog, items, asked.shown, k);
+        let Some(sureness) = &self.sureness else {
+            let chosen = chosen(&ranking.items).into_iter();
             return (chosen.map(|s| Chosen { item: s.item, score: s.score, confidence: None }).collect(), None);
         };
-        let scores: Vec<f32> = ranking.items.iter().map(|scored| scored.score).collect();
-        let calibrator = if asked.seen_removed { &calibration.seen_removed } else { &calibration.no_filter };
-        let confidences = calibrator.calibrator.confidences(&scores, asked.history);
-        let least = self.choice.min_confidence.unwrap_or(0.0);
-        // Confidence never rises down a ranking.
-        let sure = confidences.partition_point(|&confidence| confidence >= least);
-        let chosen = self.diversity.choose(catalog, &ranking.items[..sure], asked.shown, k);
-        let confidence_of = |item: ItemIndex| {
-            ranking.items.iter().zip(&confidences).find(|(scored, _)| scored.item == item).map(|(_, c)| *c)
-        };
-        let chosen: Vec<Chosen> = chosen
-            .into_iter()
-            .map(|s| Chosen { item: s.item, score: s.score, confidence: confidence_of(s.item) })
-            .collect();
-        let best = confidences.first().filter(|_| sure == 0);
-        (chosen, best.map(|best| format!("no item is likely enough: the best has confidence {best:.4}, not {least}")))
+        let sureness = if asked.seen_removed { &sureness.seen_removed } else { &sureness.no_filter };
+        let judged = sureness.judge(&ranking.items, asked.history);
+        let of = |s: ScoredItem| Chosen { item: s.item, score: s.score, confidence: judged.confidence(s.item) };
+        (chosen(judged.items).into_iter().map(of).collect(), judged.reason.clone())
     }
 }
 
