@@ -215,7 +215,7 @@ if wanted("t5"):
     t5("t5_gated_gelu_noscale", "gated-gelu", False, 13)
 
 # ------------------------------------------------------------ (ii) decoder-only
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 
 def lm(name, cls, cfg, seed):
@@ -291,6 +291,17 @@ if wanted("lm"):
     )
     lm("qwen3_tiny", Qwen3ForCausalLM, Qwen3Config(**com, head_dim=16, tie_word_embeddings=True), 21)
     lm("llama_tiny", LlamaForCausalLM, LlamaConfig(**com, tie_word_embeddings=False), 22)
+    lm("qwen2_tiny", Qwen2ForCausalLM, Qwen2Config(**com, tie_word_embeddings=False), 23)
+    # Llama 3.1's slower positions, with constants that change half of the frequencies of so small a head.
+    slow = dict(
+        rope_type="llama3",
+        rope_theta=10000.0,
+        factor=8.0,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_max_position_embeddings=64,
+    )
+    lm("llama_slow_tiny", LlamaForCausalLM, LlamaConfig(**com, rope_parameters=slow, tie_word_embeddings=True), 24)
 
 # ------------------------------------------------------------ (iii) RQ-VAE + residual k-means
 if wanted("rq"):

@@ -20,6 +20,8 @@ struct Task {
     bar: ProgressBar,
     name: String,
     unit: &'static str,
+    /// Units that were done before this program began with it.
+    before: u64,
     began: Instant,
     last_line: Instant,
     note: String,
@@ -44,15 +46,16 @@ impl Task {
     fn line(&mut self, end: &str) {
         let done = self.bar.position();
         let seconds = self.began.elapsed().as_secs_f64();
-        let rate = if seconds > 0.0 { done as f64 / seconds } else { 0.0 };
+        let rate = if seconds > 0.0 { done.saturating_sub(self.before) as f64 / seconds } else { 0.0 };
         let of = self.bar.length().map_or(String::new(), |total| format!("/{total}"));
         let left = self
             .bar
             .length()
             .filter(|&total| total > done && rate > 0.0)
-            .map_or(String::new(), |total| format!(", {:.0} s left", (total - done) as f64 / rate));
+            .map_or(String::new(), |total| format!(", {} left", span((total - done) as f64 / rate)));
         let note = if self.note.is_empty() { String::new() } else { format!(", {}", self.note) };
-        eprintln!("{}: {done}{of} {} ({rate:.0}/s){left}{note}{end}", self.name, self.unit);
+        let digits = if rate < 10.0 { 1 } else { 0 };
+        eprintln!("{}: {done}{of} {} ({rate:.digits$}/s){left}{note}{end}", self.name, self.unit);
         self.last_line = Instant::now();
     }
 }
@@ -75,7 +78,8 @@ impl Progress for Bars {
         }
         bar.set_prefix(name.to_owned());
         let now = Instant::now();
-        let task = Task { bar, name: name.to_owned(), unit, began: now, last_line: now, note: String::new() };
+        let (name, note) = (name.to_owned(), String::new());
+        let task = Task { bar, name, unit, before: 0, began: now, last_line: now, note };
         *self.task.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(task);
     }
 
@@ -86,6 +90,14 @@ impl Progress for Bars {
             if !terminal && task.last_line.elapsed() >= LINE_EVERY {
                 task.line("");
             }
+        });
+    }
+
+    fn resume(&self, by: u64) {
+        self.with(|task| {
+            task.before += by;
+            task.bar.inc(by);
+            task.bar.reset_eta();
         });
     }
 
@@ -110,7 +122,27 @@ impl Progress for Bars {
     }
 }
 
+/// A time as people say it.
+fn span(seconds: f64) -> String {
+    match seconds {
+        ..120.0 => format!("{seconds:.0} s"),
+        ..7200.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.0} h {:02.0} min", (seconds / 3600.0).floor(), (seconds % 3600.0 / 60.0).floor()),
+    }
+}
+
 /// Nothing is drawn: `--quiet`.
 pub(crate) fn watcher(quiet: bool) -> Box<dyn Progress> {
     if quiet { Box::new(sidereal::core::NoProgress) } else { Box::new(Bars::new()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_units_that_can_be_pictured() {
+        let told = [0.4, 119.0, 150.0, 7199.0, 7200.0, 11_290.0].map(span);
+        assert_eq!(told, ["0 s", "119 s", "2 min", "120 min", "2 h 00 min", "3 h 08 min"]);
+    }
 }

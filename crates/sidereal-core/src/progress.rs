@@ -6,6 +6,10 @@ pub trait Progress: Send + Sync {
     fn start(&self, task: &str, total: Option<u64>, unit: &'static str);
     /// `by` more units are done.
     fn advance(&self, by: u64);
+    /// `by` units were done before the task was taken up again: they count, but say nothing of how fast it goes.
+    fn resume(&self, by: u64) {
+        self.advance(by);
+    }
     /// A short text shown beside the task: "loss 3.21".
     fn note(&self, text: &str);
     /// The task has ended.

@@ -9,7 +9,6 @@ mod t5;
 mod head;
 mod layers;
 mod text;
-mod weights;
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,8 +17,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use sidereal_core::Error;
 use sidereal_nn::Result;
-
-use crate::model_folder::ModelFolder;
+use sidereal_nn::pretrained::ModelFolder;
 
 /// What a model reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::{HFClientBuilder, HFClientSync, HFError, HFRepositorySync, RepoTypeModel};
 use sidereal_core::{Error, Result};
-
-use crate::model_folder::ModelFolder;
+use sidereal_nn::pretrained::ModelFolder;
 
 /// The configuration, which every model has.
 const CONFIG: &str = "config.json";

@@ -1,6 +1,6 @@
 //! Item content -> vectors: made by a model, or ready ones that another program made.
 //!
-//! A model is a folder on disk or in the [`hub`], read as a [`model_folder`]. [`template`] writes an item's text,
+//! A model is a folder on disk or in the [`hub`], read as a [`ModelFolder`]. [`template`] writes an item's text,
 //! [`pictures`] finds and reads its picture, [`encoders`] are the families of models behind one list, [`encode`] takes
 //! all items through one of them and [`cache`] keeps the vectors by content.
 //!
@@ -18,7 +18,6 @@ pub mod template;
 pub mod pictures;
 
 pub mod hub;
-pub mod model_folder;
 
 pub mod encoders;
 
@@ -40,10 +39,10 @@ pub use encode::{BATCH_TOKENS, Contents, EncodeFacts, EncodeWork, cache_name, en
 pub use encoders::{ComputeType, ENCODERS, Embedder, EncoderFacts, EncoderOptions, Modality};
 pub use formats::{Batch, FORMATS, FileIdentity, IdBatches, Reading, VectorFile};
 pub use hub::Hub;
-pub use model_folder::ModelFolder;
 pub use objects::StoreOptions;
 pub use parts::{one_below_the_other, side_by_side};
 pub use precision::Precision;
+pub use sidereal_nn::pretrained::ModelFolder;
 pub use stage::load;
 pub use template::Template;
 pub use vectors::{VectorFacts, Vectors, read_vectors, vectors_for_items};

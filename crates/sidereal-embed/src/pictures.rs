@@ -10,8 +10,7 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use sidereal_core::artifact::{sha256_bytes, sha256_file};
 use sidereal_core::{Attribute, Error, Items, Result};
-
-use crate::model_folder::ModelFolder;
+use sidereal_nn::pretrained::ModelFolder;
 
 /// Widest and highest picture that is read.
 const MAX_SIDE: u32 = 16_384;

@@ -5,6 +5,7 @@
 
 pub mod causal;
 pub mod liger;
+pub mod llm;
 pub mod recgpt;
 pub mod rpg;
 pub mod sasrec;
@@ -16,7 +17,10 @@ mod blocks;
 mod codewords;
 mod cost;
 mod dense;
+mod grid;
+mod packed;
 pub(crate) mod parallel;
+mod placed;
 mod repeats;
 mod unit_length;
 
@@ -229,6 +233,8 @@ models! {
     Setrec(setrec::SetrecConfig) = "setrec",
     /// See [`liger`].
     Liger(liger::LigerConfig) = "liger",
+    /// See [`llm`].
+    Llm(llm::LlmConfig) = "llm",
 }
 
 /// All recipes of papers.

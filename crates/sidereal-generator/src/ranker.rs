@@ -90,7 +90,7 @@ pub trait Ranker: Debug + Send + Sync {
         Ok(Box::new(AtOnce::new(self, catalog, questions, search)?))
     }
 
-    /// How long a question takes, in rows that a network computes: the tokens of a history of so many items, and the beams
+    /// How long a question takes, in rows that a network computes: the codes of a history of so many items, and the beams
     /// before each level, at most. None where a search is one step ([`Ranker::begin`]).
     fn rows(&self, _catalog: &Catalog, _history: usize, _search: &Search) -> Option<u64> {
         None
@@ -125,24 +125,46 @@ pub trait Ranker: Debug + Send + Sync {
     fn norm(&self) -> ScoreNorm;
 }
 
+/// What a model reads of a question.
+pub trait Reader: Debug + Send + Sync {
+    /// The tokens, item marks among them where the model looks at item vectors.
+    ///
+    /// # Errors
+    /// A text that cannot be written in the model's tokens.
+    fn read(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<u32>>;
+
+    /// Most recent items that are read.
+    fn max_history(&self) -> usize;
+}
+
+impl Reader for HistoryLayout {
+    fn read(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<u32>> {
+        Ok(self.tokens(catalog, question.history, question.user))
+    }
+
+    fn max_history(&self) -> usize {
+        self.max_history
+    }
+}
+
 /// A model that writes codes, asked by constrained beam search.
 #[derive(Debug)]
 pub struct CodeRanker<M> {
     searcher: Searcher<M>,
     norm: ScoreNorm,
-    layout: HistoryLayout,
+    reader: Box<dyn Reader>,
 }
 
 impl<M: NextCodeModel> CodeRanker<M> {
     /// Histories are the codes of their most recent `max_history` items.
     pub fn new(model: M, norm: ScoreNorm, max_history: usize) -> Self {
         let layout = HistoryLayout::plain(model.vocab(), max_history);
-        Self::with_layout(model, norm, layout)
+        Self::with_reader(model, norm, Box::new(layout))
     }
 
-    /// Histories are laid out as the model learnt them.
-    pub fn with_layout(model: M, norm: ScoreNorm, layout: HistoryLayout) -> Self {
-        Self { searcher: Searcher::new(model), norm, layout }
+    /// Questions are read as the model learnt them.
+    pub fn with_reader(model: M, norm: ScoreNorm, reader: Box<dyn Reader>) -> Self {
+        Self { searcher: Searcher::new(model), norm, reader }
     }
 
     /// The model.
@@ -151,8 +173,8 @@ impl<M: NextCodeModel> CodeRanker<M> {
     }
 
     /// What the model reads of a question.
-    pub(crate) fn tokens(&self, catalog: &Catalog, question: &Question<'_>) -> Vec<u32> {
-        self.layout.tokens(catalog, question.history, question.user)
+    pub(crate) fn tokens(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<u32>> {
+        self.reader.read(catalog, question)
     }
 }
 
@@ -163,7 +185,8 @@ impl<M: NextCodeModel + Debug + Send> Ranker for CodeRanker<M> {
 
     fn search(&self, catalog: &Catalog, questions: &[Question<'_>], search: &Search) -> Result<Vec<Ranking>> {
         check_fit(self.model().vocab(), catalog)?;
-        let tokens: Vec<Vec<u32>> = questions.iter().map(|question| self.tokens(catalog, question)).collect();
+        let tokens = questions.iter().map(|question| self.tokens(catalog, question));
+        let tokens: Vec<Vec<u32>> = tokens.collect::<Result<_>>()?;
         let requests: Vec<Request<'_>> = tokens
             .iter()
             .zip(questions)
@@ -182,20 +205,21 @@ impl<M: NextCodeModel + Debug + Send> Ranker for CodeRanker<M> {
             return Ok(Box::new(AtOnce::new(self, catalog, questions, search)?));
         }
         check_fit(self.model().vocab(), catalog)?;
-        let asked =
-            |question: &Question<'a>| Asked { history: self.tokens(catalog, question), filter: question.filter };
-        let asked = questions.iter().map(asked).collect();
+        let asked = |question: &Question<'a>| -> Result<Asked<'a>> {
+            Ok(Asked { history: self.tokens(catalog, question)?, filter: question.filter })
+        };
+        let asked = questions.iter().map(asked).collect::<Result<_>>()?;
         Ok(Box::new(BeamsUnderWay::new(self.model(), catalog, asked, search, self.norm)?))
     }
 
     fn rows(&self, catalog: &Catalog, history: usize, search: &Search) -> Option<u64> {
-        let tokens = history.min(self.layout.max_history).saturating_mul(catalog.levels());
+        let tokens = history.min(self.reader.max_history()).saturating_mul(catalog.levels());
         self.searcher.is_by_levels(catalog, search).then(|| rows(catalog, search, tokens))
     }
 
     fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>> {
-        let scorer = ExactScorer::new(self.model(), catalog, self.norm, self.layout.max_history)?;
-        scorer.item_scores(&self.tokens(catalog, question), question.filter)
+        let scorer = ExactScorer::new(self.model(), catalog, self.norm, self.reader.max_history())?;
+        scorer.item_scores(&self.tokens(catalog, question)?, question.filter)
     }
 
     fn scores_all_cheaply(&self) -> bool {

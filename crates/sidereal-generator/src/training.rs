@@ -224,7 +224,7 @@ impl<'a> Run<'a> {
     fn finish(mut self) -> Result<TrainOutcome> {
         let progress = self.job.progress;
         progress.start(&format!("train {}", self.job.config.method()), Some(self.total_steps), "steps");
-        progress.advance(self.position.step);
+        progress.resume(self.position.step);
         let stopped = self.steps()?;
         self.checkpoint()?;
         progress.finish();

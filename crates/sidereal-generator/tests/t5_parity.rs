@@ -3,29 +3,23 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
-use serde::Deserialize;
-use sidereal_core::{Catalog, CodeVocab, CollisionPolicy, ItemId, LeafFilter, SemanticIds};
+use sidereal_core::LeafFilter;
 use sidereal_generator::batches::Batch;
 use sidereal_generator::beam::{BeamOptions, Request, beam_search};
 use sidereal_generator::dropout::Dropout;
 use sidereal_generator::exact::ExactScorer;
 use sidereal_generator::models::t5::{T5, T5Inference};
 use sidereal_generator::scoring::CodeScores;
-use sidereal_generator::{NextCodeModel, Ranking, ScoreNorm};
+use sidereal_generator::{NextCodeModel, ScoreNorm};
 use sidereal_nn::kernels::{Instructions, Precision};
 use sidereal_nn::tolerance::{BF16_DEVICE_SCORES, BF16_SCORES, INT8_SCORES, LOGITS};
 
+mod hugging_face;
+use hugging_face::{Beams, agree, assert_same_ranking, flat, folder, largest_difference};
+
 const VARIANTS: [&str; 3] = ["t5_relu_tied", "t5_gated_gelu", "t5_gated_gelu_noscale"];
-/// The order of beams is compared only where neighbours differ by more: the fixtures' own advice.
-const TIE: f32 = 1e-4;
-
-fn folder(variant: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(variant)
-}
-
 struct Fixture {
     model: T5,
     batch: Batch,
@@ -47,21 +41,6 @@ fn fixture(variant: &str) -> Fixture {
         ..Batch::default()
     };
     Fixture { model: T5::load(&folder(variant), &Device::Cpu).unwrap(), batch, io }
-}
-
-fn flat(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn agree(place: &str, ours: &[f32], theirs: &[f32]) {
-    assert_eq!(ours.len(), theirs.len(), "{place}");
-    let breach = ours.iter().zip(theirs).position(|(a, b)| !LOGITS.holds(f64::from(*a), f64::from(*b)));
-    assert!(breach.is_none(), "{place}: {:?}", breach.map(|at| (at, ours[at], theirs[at])));
-}
-
-fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
 }
 
 #[test]
@@ -102,47 +81,9 @@ fn every_gradient_equals_hugging_face() {
     }
 }
 
-#[derive(Deserialize)]
-struct Beams {
-    catalog: Vec<Vec<u16>>,
-    base: u32,
-    levels: usize,
-    codes_per_level: u32,
-    num_beams: usize,
-    sequences: Vec<Vec<Vec<u16>>>,
-    scores: Vec<Vec<f32>>,
-    exhaustive_top10: Vec<Vec<Vec<u16>>>,
-    exhaustive_scores: Vec<Vec<f32>>,
-}
-
-impl Beams {
-    fn read(variant: &str) -> Self {
-        serde_json::from_slice(&std::fs::read(folder(variant).join("beams.json")).unwrap()).unwrap()
-    }
-
-    fn catalog(&self) -> (Catalog, CodeVocab) {
-        let ids: Vec<ItemId> = (0..self.catalog.len()).map(|i| ItemId::from(format!("item {i}"))).collect();
-        let sids = SemanticIds::new(self.levels, self.catalog.concat()).unwrap();
-        let codes = vec![self.codes_per_level; self.levels];
-        let catalog = Catalog::build(&ids, &sids, &codes, CollisionPolicy::Postings, None).unwrap();
-        (catalog, CodeVocab::new(self.base, &codes))
-    }
-}
-
 fn histories(batch: &Batch) -> Vec<&[u32]> {
     let rows = batch.history.chunks_exact(batch.width).zip(&batch.lengths);
     rows.map(|(row, &length)| &row[..length as usize]).collect()
-}
-
-fn assert_same_ranking(place: &str, ranking: &Ranking, catalog: &Catalog, sequences: &[Vec<u16>], scores: &[f32]) {
-    for (rank, (sequence, score)) in sequences.iter().zip(scores).enumerate() {
-        let ours = ranking.leaves[rank];
-        agree(&format!("{place}, score of rank {rank}"), &[ours.score], &[*score]);
-        let apart = |other: Option<&f32>| other.is_none_or(|other| (other - score).abs() > TIE);
-        if apart(scores.get(rank + 1)) && apart(rank.checked_sub(1).and_then(|before| scores.get(before))) {
-            assert_eq!(&catalog.trie().semantic_id(ours.leaf), sequence, "{place}, rank {rank}");
-        }
-    }
 }
 
 #[test]

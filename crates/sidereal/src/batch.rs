@@ -76,8 +76,10 @@ pub fn recommend_users(
         if parquet_file::job_of(&part).as_ref() != Some(&job) {
             let batch = answer_part(recommender, histories, users, wish);
             parquet_file::write(&part, &schema, &job, std::iter::once(batch))?;
+            progress.advance(users.len() as u64);
+        } else {
+            progress.resume(users.len() as u64);
         }
-        progress.advance(users.len() as u64);
         parts.push(part);
     }
     let mut readers = Vec::with_capacity(parts.len());

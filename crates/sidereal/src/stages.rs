@@ -7,6 +7,7 @@ pub mod data;
 pub mod embeddings;
 pub mod fusion;
 pub mod generator;
+pub mod language_model;
 pub mod report;
 pub mod split;
 pub mod tokenizer;

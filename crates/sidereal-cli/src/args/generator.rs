@@ -17,6 +17,22 @@ pub(crate) enum Generator {
         #[arg(long, default_value_t = 42)]
         seed: u64,
     },
+    /// A language model that was trained elsewhere (Llama, Mistral, Qwen2, Qwen3 in Hugging Face's layout, as LC-Rec,
+    /// MiniOneRec and OpenOneRec have it) as the run's generator. Its codes are looked up in its text tokenizer.
+    Import {
+        /// The run folder; its catalog is the one that the model was trained with (`sidereal catalog import`).
+        run: PathBuf,
+        /// The model: a folder, or a repository of the hub as org/name[@revision].
+        #[arg(long)]
+        model: String,
+        /// What it goes on from: a TOML file with template, separator, code, item_begin, item_end, special_tokens; without
+        /// one, the codes of the history with commas between items, written as <a_12><b_7>.
+        #[arg(long)]
+        prompt: Option<PathBuf>,
+        /// Most recent items that it reads.
+        #[arg(long, default_value_t = 20)]
+        max_history: usize,
+    },
     /// A trained generator of several domains trained on for one of them, as a new run with the same catalog: begins with
     /// the parent's weights, reads that domain's events alone, and keeps what ranks best among its items.
     Tune {

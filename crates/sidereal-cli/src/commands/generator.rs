@@ -1,9 +1,10 @@
-//! `sidereal generator train|tune|fuse`.
+//! `sidereal generator train|import|tune|fuse`.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use sidereal::core::SplitRule;
+use sidereal::embed::Hub;
 use sidereal::generator::GeneratorConfig;
 use sidereal::tune::{Wish, tune};
 use sidereal::{Recipe, Result, Run, Stage, stages};
@@ -14,6 +15,13 @@ use crate::commands::Context;
 pub(crate) fn execute(context: &Context, command: Generator) -> Result<ExitCode> {
     match command {
         Generator::Train { run, recipe, seed } => train(context, &run, &recipe, seed),
+        Generator::Import { run, model, prompt, max_history } => {
+            let run = Run::open(&run)?;
+            let prompt = prompt.as_deref().map(stages::language_model::read_prompt).transpose()?.unwrap_or_default();
+            let folder = Hub::from_env().model(&model)?;
+            let outcome = stages::language_model::bring(&run, &folder, &prompt, max_history, context.global.device)?;
+            context.answer_stage(&run, Stage::Generator, outcome)
+        }
         Generator::Tune { run, domain, out, recipe, epochs, learning_rate, seed } => {
             let config = recipe.as_deref().map(Recipe::load).transpose()?.map(|recipe| recipe.generator);
             let device = context.global.device;

@@ -13,13 +13,12 @@ use serde::Deserialize;
 use sidereal_core::Error;
 use sidereal_nn::Result;
 use sidereal_nn::ops::{self, Attention};
+use sidereal_nn::pretrained::{ModelFolder, WeightFiles};
 
 use super::head::{Head, Pooling, look_up};
 use super::layers::{Activation, LayerNorm, Linear, check_heads, check_sizes};
 use super::text::{TextEmbedder, TokenBatch, TokenRules};
-use super::weights::Weights;
 use super::{Embedder, EncoderOptions, Family, Modality};
-use crate::model_folder::ModelFolder;
 
 pub(crate) const FAMILY: Family = Family {
     name: "bert",
@@ -84,7 +83,7 @@ fn open(folder: &ModelFolder, options: &EncoderOptions) -> Result<Box<dyn Embedd
         let problem = "its positions are relative";
         return Err(Error::input(place, problem, "use a model whose position_embedding_type is \"absolute\"").into());
     }
-    let weights = Weights::open(folder, &folder.weight_files()?, options.dtype.candle(), &options.device)?;
+    let weights = WeightFiles::open(folder, &folder.weight_files()?, options.dtype.candle(), &options.device)?;
     let activation = Activation::parse(&place, &config.hidden_act)?;
     let model = Bert::load(&config, &weights, activation)?;
     let head = Head::load(folder, config.hidden_size, Pooling::Mean, false, &options.device)?;
@@ -95,7 +94,7 @@ fn open(folder: &ModelFolder, options: &EncoderOptions) -> Result<Box<dyn Embedd
 }
 
 impl Bert {
-    fn load(config: &Config, weights: &Weights, activation: Activation) -> Result<Self> {
+    fn load(config: &Config, weights: &WeightFiles, activation: Activation) -> Result<Self> {
         let (width, eps) = (config.hidden_size, config.layer_norm_eps);
         let root = weights.prefix(&["", "bert."], "embeddings.word_embeddings.weight")?;
         let table = |name: &str, rows: usize| weights.get(&format!("{root}embeddings.{name}.weight"), &[rows, width]);

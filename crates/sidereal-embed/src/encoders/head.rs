@@ -3,12 +3,11 @@
 use candle_core::{D, DType, Device, Tensor};
 use serde::Deserialize;
 use sidereal_core::Error;
+use sidereal_nn::pretrained::{ModelFolder, SentenceModule, WeightFiles};
 use sidereal_nn::{Result, ops};
 
 use super::layers::{Activation, Linear, check_sizes};
 use super::text::TokenBatch;
-use super::weights::Weights;
-use crate::model_folder::{ModelFolder, SentenceModule};
 
 /// How the vectors of a text's tokens become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,7 +165,8 @@ impl Head {
                 let problem = format!("it takes {} features, but is given {}", config.in_features, self.width);
                 return Err(Error::input(place, problem, "download the model again: its modules do not fit").into());
             }
-            let weights = Weights::open(folder, &[format!("{}/model.safetensors", module.path)], DType::F32, device)?;
+            let weights =
+                WeightFiles::open(folder, &[format!("{}/model.safetensors", module.path)], DType::F32, device)?;
             let linear = Linear::load(&weights, "linear", [config.in_features, config.out_features], config.bias)?;
             self.dense.push((linear, Activation::parse(&place, &config.activation_function)?));
             self.width = config.out_features;

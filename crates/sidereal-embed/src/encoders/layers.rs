@@ -2,9 +2,8 @@
 
 use candle_core::Tensor;
 use sidereal_core::Error;
+use sidereal_nn::pretrained::WeightFiles;
 use sidereal_nn::{Result, ops};
-
-use super::weights::Weights;
 
 /// An activation by its name in a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +59,7 @@ pub(crate) struct Linear {
 impl Linear {
     /// Several projections of one input side by side: their outputs stand behind one another.
     pub(crate) fn joined(
-        weights: &Weights,
+        weights: &WeightFiles,
         names: &[String],
         [inputs, outputs]: [usize; 2],
         bias: bool,
@@ -75,7 +74,7 @@ impl Linear {
         Ok(Self { weight, bias })
     }
 
-    pub(crate) fn load(weights: &Weights, name: &str, sizes: [usize; 2], bias: bool) -> Result<Self> {
+    pub(crate) fn load(weights: &WeightFiles, name: &str, sizes: [usize; 2], bias: bool) -> Result<Self> {
         Self::joined(weights, &[name.to_owned()], sizes, bias)
     }
 
@@ -95,7 +94,7 @@ pub(crate) struct LayerNorm {
 }
 
 impl LayerNorm {
-    pub(crate) fn load(weights: &Weights, name: &str, width: usize, eps: f64) -> Result<Self> {
+    pub(crate) fn load(weights: &WeightFiles, name: &str, width: usize, eps: f64) -> Result<Self> {
         let part = |ending: &str| weights.get(&format!("{name}.{ending}"), &[width]);
         Ok(Self { weight: part("weight")?, bias: part("bias")?, eps })
     }
@@ -113,7 +112,7 @@ pub(crate) struct RmsNorm {
 }
 
 impl RmsNorm {
-    pub(crate) fn load(weights: &Weights, name: &str, width: usize, eps: f64) -> Result<Self> {
+    pub(crate) fn load(weights: &WeightFiles, name: &str, width: usize, eps: f64) -> Result<Self> {
         Ok(Self { weight: weights.get(&format!("{name}.weight"), &[width])?, eps })
     }
 

@@ -16,11 +16,10 @@ use candle_transformers::models::siglip::{VisionConfig, VisionModel};
 use serde::Deserialize;
 use sidereal_core::Error;
 use sidereal_nn::Result;
+use sidereal_nn::pretrained::{ModelFolder, WeightFiles};
 
 use super::layers::{check_heads, check_sizes};
-use super::weights::Weights;
 use super::{Content, Embedder, EncoderFacts, EncoderOptions, Family, Input, Modality};
-use crate::model_folder::ModelFolder;
 use crate::pictures::PictureRules;
 
 pub(crate) const FAMILY: Family = Family {
@@ -72,7 +71,7 @@ fn open(folder: &ModelFolder, options: &EncoderOptions) -> Result<Box<dyn Embedd
         );
     }
     let rules = PictureRules::load(folder, config.image_size)?;
-    let weights = Weights::open(folder, &folder.weight_files()?, options.dtype.candle(), &options.device)?;
+    let weights = WeightFiles::open(folder, &folder.weight_files()?, options.dtype.candle(), &options.device)?;
     let names = weights.names("vision_model.");
     let tensors: HashMap<String, Tensor> = names
         .into_iter()

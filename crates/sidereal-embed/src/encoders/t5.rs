@@ -11,13 +11,12 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use sidereal_nn::Result;
 use sidereal_nn::ops::{self, Attention};
+use sidereal_nn::pretrained::{ModelFolder, WeightFiles};
 
 use super::head::{Head, Pooling, look_up};
 use super::layers::{Activation, Linear, RmsNorm, check_sizes};
 use super::text::{TextEmbedder, TokenBatch, TokenRules};
-use super::weights::Weights;
 use super::{Embedder, EncoderOptions, Family, Modality};
-use crate::model_folder::ModelFolder;
 
 pub(crate) const FAMILY: Family = Family {
     name: "t5",
@@ -97,7 +96,7 @@ fn open(folder: &ModelFolder, options: &EncoderOptions) -> Result<Box<dyn Embedd
         Some(name) => (true, Activation::parse(&place, name)?),
         None => (false, Activation::parse(&place, &config.feed_forward_proj)?),
     };
-    let weights = Weights::open(folder, &folder.weight_files()?, options.dtype.candle(), &options.device)?;
+    let weights = WeightFiles::open(folder, &folder.weight_files()?, options.dtype.candle(), &options.device)?;
     let model = T5::load(&config, &weights, activation, gated, options.dtype.candle())?;
     let head = Head::load(folder, config.d_model, Pooling::Mean, false, &options.device)?;
     let rules = TokenRules { most_tokens: None, vocab: config.vocab_size, end: None, prefix: String::new() };
@@ -106,7 +105,7 @@ fn open(folder: &ModelFolder, options: &EncoderOptions) -> Result<Box<dyn Embedd
 }
 
 impl T5 {
-    fn load(config: &Config, weights: &Weights, activation: Activation, gated: bool, dtype: DType) -> Result<Self> {
+    fn load(config: &Config, weights: &WeightFiles, activation: Activation, gated: bool, dtype: DType) -> Result<Self> {
         let (width, inner, eps) = (config.d_model, config.num_heads * config.d_kv, config.layer_norm_epsilon);
         let layer = |i: usize| -> Result<Layer> {
             let at = |name: &str| format!("encoder.block.{i}.layer.{name}");

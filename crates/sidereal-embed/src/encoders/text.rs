@@ -6,11 +6,11 @@ use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use sidereal_core::Error;
 use sidereal_nn::Result;
+use sidereal_nn::pretrained::ModelFolder;
 use tokenizers::{Tokenizer as FileTokenizer, TruncationParams};
 
 use super::head::Head;
 use super::{Content, Embedder, EncoderFacts, EncoderOptions, Input};
-use crate::model_folder::ModelFolder;
 
 /// Tokens that are kept of a text when neither the model nor the user says otherwise.
 const DEFAULT_TOKENS: usize = 512;

@@ -218,7 +218,8 @@ impl LigerRanker {
         let groups: Vec<Vec<f32>> = questions
             .par_chunks(model.requests_per_state().max(1))
             .map(|group| {
-                let tokens: Vec<Vec<u32>> = group.iter().map(|question| self.codes.tokens(catalog, question)).collect();
+                let tokens = group.iter().map(|question| self.codes.tokens(catalog, question));
+                let tokens: Vec<Vec<u32>> = tokens.collect::<Result<_>>()?;
                 let histories: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
                 model.next_vectors(&histories)?.ok_or_else(|| {
                     let problem = "the network has no vector head";
@@ -271,7 +272,7 @@ impl Ranker for LigerRanker {
 
     fn score_all(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<f32>> {
         self.check_fit(catalog)?;
-        let tokens = self.codes.tokens(catalog, question);
+        let tokens = self.codes.tokens(catalog, question)?;
         let scorer = ExactScorer::new(self.codes.model(), catalog, self.codes.norm(), tokens.len())?;
         let found = scorer.ranking(&tokens, question.filter)?;
         let mut scores = vec![f32::NEG_INFINITY; catalog.len()];

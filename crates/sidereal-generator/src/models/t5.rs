@@ -42,6 +42,7 @@ pub use objective::Objective;
 use crate::Result;
 use crate::batches::Batch;
 use crate::dropout::Dropout;
+use crate::models::placed::{Placed, PlacedState};
 use crate::models::unit_length::unit_values;
 use crate::network::WEIGHTS_FILE;
 use crate::scoring::{CodeScores, DeviceCodes, NextCodeModel, ScoreNorm};
@@ -399,21 +400,11 @@ impl T5Inference {
     }
 }
 
-#[derive(Debug)]
-enum Engine {
-    Cpu(Box<cpu::CpuT5>),
-    Device(Box<device::DeviceT5>),
-}
+type Engine = Placed<cpu::CpuT5, device::DeviceT5>;
 
 /// Requests after some codes.
 #[derive(Debug)]
-pub struct T5State(StateOf);
-
-#[derive(Debug)]
-enum StateOf {
-    Cpu(cpu::CpuState),
-    Device(device::DeviceState),
-}
+pub struct T5State(PlacedState<cpu::CpuState, device::DeviceState>);
 
 impl NextCodeModel for T5Inference {
     type State = T5State;
@@ -431,30 +422,14 @@ impl NextCodeModel for T5Inference {
     }
 
     fn begin(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<(T5State, CodeScores)> {
-        match &self.engine {
-            Engine::Cpu(model) => model.begin(histories, norm).map(|(s, scores)| (T5State(StateOf::Cpu(s)), scores)),
-            Engine::Device(model) => {
-                model.begin(histories, norm).map(|(s, scores)| (T5State(StateOf::Device(s)), scores))
-            }
-        }
+        self.engine.begin(histories, norm).map(|(state, scores)| (T5State(state), scores))
     }
 
     fn step(&self, state: &T5State, parents: &[u32], codes: &[u16], norm: ScoreNorm) -> Result<(T5State, CodeScores)> {
-        match (&self.engine, &state.0) {
-            (Engine::Cpu(model), StateOf::Cpu(state)) => {
-                model.step(state, parents, codes, norm).map(|(s, scores)| (T5State(StateOf::Cpu(s)), scores))
-            }
-            (Engine::Device(model), StateOf::Device(state)) => {
-                model.step(state, parents, codes, norm).map(|(s, scores)| (T5State(StateOf::Device(s)), scores))
-            }
-            _ => Err(CoreError::input("beam", "a state of another model", "this is a defect: report it").into()),
-        }
+        self.engine.step(&state.0, parents, codes, norm).map(|(state, scores)| (T5State(state), scores))
     }
 
     fn on_device(&self) -> Option<&dyn DeviceCodes> {
-        match &self.engine {
-            Engine::Cpu(_) => None,
-            Engine::Device(model) => Some(model.as_ref()),
-        }
+        self.engine.on_device()
     }
 }

@@ -311,7 +311,7 @@ impl Tiger {
         let vocab = materials.vocab();
         let vectors = self.config.vectors("the generator's recipe", materials)?;
         let inference = self.t5.inference_over(&vocab, vectors, materials.precision)?;
-        Ok(CodeRanker::with_layout(inference, self.config.score_norm, self.config.layout(&vocab)))
+        Ok(CodeRanker::with_reader(inference, self.config.score_norm, Box::new(self.config.layout(&vocab))))
     }
 }
 

@@ -7,12 +7,15 @@ use sidereal_core::{
 };
 use sidereal_generator::models::causal::Positions;
 use sidereal_generator::models::liger::LigerConfig;
+use sidereal_generator::models::llm::LlmConfig;
 use sidereal_generator::models::recgpt::RecgptConfig;
 use sidereal_generator::models::rpg::{Decoding, RpgConfig};
 use sidereal_generator::models::sasrec::{SasrecConfig, Softmax};
 use sidereal_generator::models::setrec::SetrecConfig;
 use sidereal_generator::models::tiger::TigerConfig;
-use sidereal_generator::{GeneratorConfig, Materials, Network, Result, TrainJob, TrainOutcome, TrainingConfig, train};
+use sidereal_generator::{
+    GeneratorConfig, Materials, Network, Result, ScoreNorm, TrainJob, TrainOutcome, TrainingConfig, train,
+};
 use sidereal_nn::rng::Rng;
 
 pub(crate) const CODES: [u32; 3] = [4, 4, 3];
@@ -64,7 +67,23 @@ pub(crate) fn recipes() -> Vec<(&'static str, GeneratorConfig)> {
         training: training(),
         ..Default::default()
     };
+    let llm = LlmConfig {
+        d_model: 32,
+        d_ff: 48,
+        heads: 4,
+        key_heads: 2,
+        d_kv: 8,
+        layers: 2,
+        max_history: 4,
+        training: training(),
+        ..Default::default()
+    };
     vec![
+        ("llm", GeneratorConfig::Llm(llm.clone())),
+        (
+            "llm without norms of heads, scores over all tokens",
+            GeneratorConfig::Llm(LlmConfig { head_norms: false, key_heads: 1, score_norm: ScoreNorm::Full, ..llm }),
+        ),
         ("tiger", GeneratorConfig::Tiger(tiger.clone())),
         (
             "liger",

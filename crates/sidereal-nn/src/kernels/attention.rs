@@ -5,7 +5,7 @@
 
 use super::bf16;
 use super::instructions::{Instructions, vectorised};
-use super::loops;
+use super::loops::{self, MAX_POSITIONS};
 use super::operand::Rows;
 use super::precision::Precision;
 use super::tile::{Job, LANES, Line, Write};
@@ -96,6 +96,73 @@ impl Head {
         space: &mut [f32],
         instructions: Instructions,
     ) {
+        self.tiles(out, out_step, queries, count, lines, space, instructions, |first, scores, _| {
+            let (tokens, padded) = (self.tokens, self.padded());
+            loops::softmax(scores, padded, tokens, bias.map(|bias| bias.of_row(first)));
+        });
+    }
+
+    /// As [`Head::attend`] without a bias, where each row looks at `positions` of its own beside the packed ones: `own` of a
+    /// row and a position gives its key and its value, in f32.
+    ///
+    /// # Panics
+    /// If a slice is too short, or there are more positions than [`MAX_POSITIONS`].
+    #[allow(clippy::too_many_arguments)]
+    pub fn attend_beside<'o>(
+        &self,
+        out: &mut [f32],
+        out_step: usize,
+        queries: Rows<'_>,
+        count: usize,
+        lines: &[Line],
+        positions: usize,
+        own: &dyn Fn(usize, usize) -> [&'o [f32]; 2],
+        space: &mut [f32],
+        instructions: Instructions,
+    ) {
+        assert!(positions <= MAX_POSITIONS, "{positions} positions of a row's own");
+        let mut looks = [0f32; ROWS * MAX_POSITIONS];
+        let (tokens, padded, width) = (self.tokens, self.padded(), self.width);
+        for first in (0..count).step_by(ROWS) {
+            let rows = ROWS.min(count - first);
+            let looks = &mut looks[..rows * positions];
+            for (row, looks) in looks.chunks_exact_mut(positions.max(1)).enumerate() {
+                let query = queries.row(first + row, width);
+                looks
+                    .iter_mut()
+                    .enumerate()
+                    .for_each(|(p, look)| *look = loops::inner_product(query, own(first + row, p)[0]));
+            }
+            let queries = Rows { data: &queries.data[first * queries.step..], ..queries };
+            let out = &mut out[first * out_step..];
+            self.tiles(out, out_step, queries, rows, lines, space, instructions, |_, scores, rows| {
+                loops::softmax_beside(scores, padded, tokens, &mut looks[..rows * positions], positions);
+            });
+            if tokens == 0 {
+                loops::softmax_beside(&mut [], 0, 0, looks, positions);
+            }
+            for (row, looks) in looks.chunks_exact(positions.max(1)).enumerate() {
+                for (p, &look) in looks.iter().enumerate() {
+                    loops::add_scaled(&mut out[row * out_step..][..width], look, own(first + row, p)[1]);
+                }
+            }
+        }
+    }
+
+    /// Scores of a few rows of queries at a time, what `softmax` makes of them (given the first of the rows and how many
+    /// there are), and with that the sums of values.
+    #[allow(clippy::too_many_arguments)]
+    fn tiles(
+        &self,
+        out: &mut [f32],
+        out_step: usize,
+        queries: Rows<'_>,
+        count: usize,
+        lines: &[Line],
+        space: &mut [f32],
+        instructions: Instructions,
+        mut softmax: impl FnMut(usize, &mut [f32], usize),
+    ) {
         let (tokens, width, padded) = (self.tokens, self.width, self.padded());
         if tokens == 0 {
             for row in 0..count {
@@ -114,7 +181,7 @@ impl Head {
             let query = self.words(queries, rows, width, query_space);
             let to = Target { out: scores, step: padded, columns: padded };
             self.product(to, query, rows, keys, query_words, instructions);
-            loops::softmax(&mut scores[..rows * padded], padded, tokens, bias.map(|bias| bias.of_row(first)));
+            softmax(first, &mut scores[..rows * padded], rows);
             let looks = self.words(Rows { data: scores, step: padded }, rows, tokens, weights);
             let to = Target { out: &mut out[first * out_step..], step: out_step, columns: width };
             self.product(to, looks, rows, values, weight_words, instructions);
@@ -281,6 +348,43 @@ mod tests {
                         prop_assert!(out[r * 44 + width..(r + 1) * 44].iter().all(|&v| v == 9.0));
                     }
                 }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn positions_of_a_rows_own_are_looked_at_like_the_packed_ones(
+            (count, tokens, own, width) in (1usize..30, 0usize..40, 1usize..6, 1usize..40),
+            raw in prop::collection::vec(-1f32..1.0, 30 * 40 + 2 * 40 * 40 + 2 * 30 * 6 * 40),
+        ) {
+            let (queries, rest) = raw.split_at(30 * 40);
+            let (keys, rest) = rest.split_at(40 * 40);
+            let (values, rest) = rest.split_at(40 * 40);
+            let (own_keys, own_values) = rest.split_at(30 * 6 * 40);
+            let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum() };
+            let of = |row: usize, p: usize| [own_keys, own_values].map(|data| &data[(row * 6 + p) * 40..][..width]);
+            let head = Head { precision: Precision::F32, tokens, width };
+            let mut lines = vec![Line::default(); head.lines()];
+            head.pack(&mut lines, Rows { data: keys, step: 40 }, Rows { data: values, step: 40 });
+            let mut out = vec![9f32; count * 44];
+            let mut space = vec![f32::NAN; head.space()];
+            let rows = Rows { data: queries, step: 40 };
+            let current = Instructions::current();
+            head.attend_beside(&mut out, 44, rows, count, &lines, own, &of, &mut space, current);
+            for r in 0..count {
+                let query = &queries[r * 40..][..width];
+                let packed = (0..tokens).map(|t| (dot(query, &keys[t * 40..][..width]).exp(), &values[t * 40..][..width]));
+                let beside = (0..own).map(|p| (dot(query, of(r, p)[0]).exp(), of(r, p)[1]));
+                let all: Vec<(f64, &[f32])> = packed.chain(beside).collect();
+                let total: f64 = all.iter().map(|(weight, _)| weight).sum();
+                for c in 0..width {
+                    let want: f64 = all.iter().map(|(weight, value)| weight / total * f64::from(value[c])).sum();
+                    let found = f64::from(out[r * 44 + c]);
+                    prop_assert!((found - want).abs() < 1e-5, "row {r}: {found} for {want}");
+                }
+                prop_assert!(out[r * 44 + width..(r + 1) * 44].iter().all(|&v| v == 9.0));
             }
         }
     }

@@ -58,6 +58,62 @@ vectorised! {
     }
 }
 
+vectorised! {
+    /// Softmax of every row over its first `columns` scores and the few that stand elsewhere, in place.
+    ///
+    /// # Shapes
+    /// `scores`: rows of `step`, or none; `beside`: rows of `few`
+    pub fn softmax_beside(scores: &mut [f32], step: usize, columns: usize, beside: &mut [f32], few: usize) {
+        for (row, beside) in beside.chunks_exact_mut(few.max(1)).enumerate() {
+            let scores = if columns == 0 { &mut [][..] } else { &mut scores[row * step..row * step + columns] };
+            let top = max(scores).max(max(beside));
+            let scale = 1.0 / (exp_and_sum(scores, top) + exp_and_sum(beside, top));
+            for score in scores.iter_mut().chain(beside) {
+                *score *= scale;
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// The inner product of two rows.
+    pub fn inner_product(a: &[f32], b: &[f32]) -> f32 {
+        dot(a, b)
+    }
+}
+
+vectorised! {
+    /// `sum += factor * x`.
+    pub fn add_scaled(sum: &mut [f32], factor: f32, x: &[f32]) {
+        super::row::add_scaled(sum, factor, x);
+    }
+}
+
+vectorised! {
+    /// `x = silu(x) * up`, in place.
+    pub fn silu_gate(x: &mut [f32], up: &[f32]) {
+        for (x, up) in x.iter_mut().zip(up) {
+            *x = *x / (1.0 + exp(-*x)) * up;
+        }
+    }
+}
+
+vectorised! {
+    /// Turns pairs of features, one of each half of a head, by the angles of a position, and multiplies them by `scale`.
+    ///
+    /// # Shapes
+    /// `heads`: heads of `2 * cos.len()` features; `cos`, `sin`: `[dk / 2]`
+    pub fn turn_heads(heads: &mut [f32], cos: &[f32], sin: &[f32], scale: f32) {
+        let half = cos.len();
+        for head in heads.chunks_exact_mut(2 * half) {
+            let (first, second) = head.split_at_mut(half);
+            for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
+                (*a, *b) = ((*a * cos - *b * sin) * scale, (*b * cos + *a * sin) * scale);
+            }
+        }
+    }
+}
+
 /// Replaces every value by e^(value - top); their sum.
 #[inline(always)]
 fn exp_and_sum(values: &mut [f32], top: f32) -> f32 {
@@ -150,6 +206,19 @@ mod tests {
             }
             assert_eq!(row[3], 0.0);
         }
+    }
+
+    #[test]
+    fn heads_are_turned_as_complex_numbers_and_gates_are_silu() {
+        let mut heads = [1.0f32, 2.0, 3.0, 4.0, 0.5, -1.0, 2.0, 0.0];
+        let (cos, sin) = ([0.6, 0.0], [0.8, 1.0]);
+        turn_heads(&mut heads, &cos, &sin, 2.0);
+        let want = [2.0 * (0.6 - 2.4), -8.0, 2.0 * (1.8 + 0.8), 4.0, 2.0 * (0.3 - 1.6), 0.0, 2.0 * (1.2 + 0.4), -2.0];
+        assert!(heads.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5), "{heads:?}");
+        let mut gate = [-3.0f32, 0.0, 2.0];
+        silu_gate(&mut gate, &[1.0, 5.0, 3.0]);
+        let silu = |x: f32| x / (1.0 + (-x).exp());
+        assert!(gate.iter().zip([silu(-3.0), 0.0, 3.0 * silu(2.0)]).all(|(a, b)| (a - b).abs() < 1e-6), "{gate:?}");
     }
 
     #[test]

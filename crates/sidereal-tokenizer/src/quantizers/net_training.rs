@@ -250,7 +250,7 @@ impl<N: Net, C: MethodConfig> Run<'_, N, C> {
         let steps_per_epoch = self.rows.rows().div_ceil(self.settings.batch);
         let total = (steps_per_epoch * epochs) as u64;
         progress.start(N::NAME, Some(total), "steps");
-        progress.advance((steps_per_epoch * self.state.epochs_done) as u64);
+        progress.resume((steps_per_epoch * self.state.epochs_done) as u64);
         while self.state.epochs_done < epochs && !self.state.finished {
             let epoch = self.state.epochs_done;
             self.epoch(epoch, total)?;

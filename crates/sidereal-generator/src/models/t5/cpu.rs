@@ -13,10 +13,8 @@ use std::sync::Arc;
 
 use sidereal_core::{CodeVocab, Error as CoreError};
 use sidereal_nn::kernels::attention::{Bias, Head};
-use sidereal_nn::kernels::loops::{MAX_POSITIONS, attend_prefix, gelu_gate, log_sum_exp, rms_norm};
-use sidereal_nn::kernels::{
-    Instructions, Line, Operand, Precision, Rows, Weights as Packed, Write, operand_words, prepare,
-};
+use sidereal_nn::kernels::loops::{MAX_POSITIONS, attend_prefix, gelu_gate, rms_norm};
+use sidereal_nn::kernels::{Instructions, Line, Precision, Rows, Write};
 
 use super::config::T5Config;
 use super::extensions::Extensions;
@@ -25,6 +23,8 @@ use super::position::buckets;
 use super::weights::Weights;
 use crate::Result;
 use crate::history_layout::split_marks;
+use crate::models::packed::{Workspace, continued, row_of, segments};
+use crate::models::placed::CodeEngine;
 use crate::pool::{Buffer, Pool};
 use crate::scoring::{CodeScores, ScoreNorm};
 
@@ -110,12 +110,6 @@ impl CpuT5 {
         })
     }
 
-    pub(super) fn begin(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<(CpuState, CodeScores)> {
-        let (state, seen) = self.first(histories)?;
-        let scores = self.code_scores(&seen, histories.len(), 0, norm);
-        Ok((state, scores))
-    }
-
     /// What the heads see after the start token, `[B, D]`.
     pub(super) fn start_states(&self, histories: &[&[u32]]) -> Result<Vec<f32>> {
         Ok(self.first(histories)?.1.to_vec())
@@ -133,24 +127,6 @@ impl CpuT5 {
         let parents: Vec<u32> = (0..histories.len() as u32).collect();
         let tokens = vec![self.config.decoder_start_token_id; histories.len()];
         self.advance(&before, &parents, &tokens)
-    }
-
-    pub(super) fn step(
-        &self,
-        state: &CpuState,
-        parents: &[u32],
-        codes: &[u16],
-        norm: ScoreNorm,
-    ) -> Result<(CpuState, CodeScores)> {
-        let level = state.steps.len() - 1;
-        if level + 1 >= self.vocab.levels() {
-            let problem = format!("a semantic ID of {} codes is whole already", self.vocab.levels());
-            return Err(CoreError::input("beam", problem, "this is a defect: report it").into());
-        }
-        let tokens: Vec<u32> = codes.iter().map(|&code| self.vocab.token(level, code)).collect();
-        let (next, seen) = self.advance(state, parents, &tokens)?;
-        let scores = self.code_scores(&seen, tokens.len(), level + 1, norm);
-        Ok((next, scores))
     }
 
     /// What the encoder begins with, one history after the other without padding: `[tokens, D]`.
@@ -274,10 +250,7 @@ impl CpuT5 {
     /// Space for the operands of products of `rows`.
     fn workspace(&self, rows: usize) -> Workspace {
         let c = &self.config;
-        let words = [c.d_model, c.inner(), c.d_ff].map(|width| operand_words(self.precision, rows, width));
-        let of_heads = operand_words(self.precision.at_least_bf16(), rows, c.d_model);
-        let space = self.numbers.take(words.into_iter().fold(of_heads, usize::max));
-        Workspace { precision: self.precision, space }
+        Workspace::new(&self.numbers, self.precision, rows, &[c.d_model, c.inner(), c.d_ff])
     }
 
     /// One decoder step: row `r` continues row `parents[r]` with `tokens[r]`. Also what the heads see: `[R, D]`.
@@ -285,12 +258,7 @@ impl CpuT5 {
         let c = &self.config;
         let (d, inner, rows) = (c.d_model, c.inner(), tokens.len());
         let level = state.steps.len();
-        // At the first step `parents` are requests, and there is no earlier row to go through.
-        let mut through: Vec<Vec<u32>> =
-            state.through.iter().map(|of| parents.iter().map(|&p| of[p as usize]).collect()).collect();
-        if level > 0 {
-            through.push(parents.to_vec());
-        }
+        let through = continued(&state.through, parents, level);
         let request_of: Vec<u32> = parents.iter().map(|&p| state.request_of[p as usize]).collect();
         let segments = segments(&request_of);
         let bias = self.causal_bias(level);
@@ -389,33 +357,7 @@ impl CpuT5 {
                 gelu_gate(&mut inside, &gated);
             }
         }
-        let operand = prepare(self.precision, Rows { data: &inside, step: apart }, rows, f, &mut work.space);
-        ff.down.product(x, d, operand, Write::Add);
-    }
-
-    fn code_scores(&self, states: &[f32], rows: usize, level: usize, norm: ScoreNorm) -> CodeScores {
-        let heads = &self.packed.heads;
-        let codes = heads[level].output();
-        let mut work = Workspace { precision: self.precision.at_least_bf16(), ..self.workspace(rows) };
-        let operand = work.rows(states, rows, self.config.d_model);
-        let mut values = self.numbers.take(rows * codes);
-        heads[level].product(&mut values, codes, operand, Write::Set);
-        // The logits of all other tokens, where probabilities are over all.
-        let others = heads.iter().enumerate().filter(|(other, _)| *other != level).map(|(_, head)| head);
-        let others = others.chain([&self.packed.other_head]);
-        let full = norm == ScoreNorm::Full && !self.packed.level_heads;
-        let width = if full { others.clone().map(Packed::output).sum() } else { 0 };
-        let mut logits = self.numbers.take(rows * width);
-        let mut start = 0;
-        for head in others.filter(|head| full && head.output() > 0) {
-            head.product(&mut logits[start..], width, operand, Write::Set);
-            start += head.output();
-        }
-        for (r, row) in values.chunks_exact_mut(codes).enumerate() {
-            let total = log_sum_exp(row, &logits[r * width..(r + 1) * width]);
-            row.iter_mut().for_each(|logit| *logit -= total);
-        }
-        CodeScores::pooled(values, codes)
+        ff.down.product(x, d, work.rows_apart(&inside, apart, rows, f), Write::Add);
     }
 
     fn embed(&self, token: u32) -> Result<&[f32]> {
@@ -444,6 +386,34 @@ impl CpuT5 {
     }
 }
 
+impl CodeEngine for CpuT5 {
+    type State = CpuState;
+
+    fn begin(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<(CpuState, CodeScores)> {
+        let (state, seen) = self.first(histories)?;
+        let scores = self.packed.heads.scores(&self.numbers, &seen, histories.len(), 0, norm);
+        Ok((state, scores))
+    }
+
+    fn step(
+        &self,
+        state: &CpuState,
+        parents: &[u32],
+        codes: &[u16],
+        norm: ScoreNorm,
+    ) -> Result<(CpuState, CodeScores)> {
+        let level = state.steps.len() - 1;
+        if level + 1 >= self.vocab.levels() {
+            let problem = format!("a semantic ID of {} codes is whole already", self.vocab.levels());
+            return Err(CoreError::input("beam", problem, "this is a defect: report it").into());
+        }
+        let tokens: Vec<u32> = codes.iter().map(|&code| self.vocab.token(level, code)).collect();
+        let (next, seen) = self.advance(state, parents, &tokens)?;
+        let scores = self.packed.heads.scores(&self.numbers, &seen, tokens.len(), level + 1, norm);
+        Ok((next, scores))
+    }
+}
+
 /// The error for a token that the embedding table does not have.
 pub(super) fn unknown_token(token: u32, vocabulary: usize) -> crate::Error {
     let problem = format!("token {token} is not below {vocabulary}");
@@ -454,38 +424,8 @@ fn by_head(table: &[f32], buckets: &[u32], heads: usize) -> Vec<f32> {
     (0..heads).flat_map(|head| buckets.iter().map(move |&b| table[b as usize * heads + head])).collect()
 }
 
-fn row_of(data: &[f32], row: usize, width: usize) -> &[f32] {
-    &data[row * width..(row + 1) * width]
-}
-
-/// Consecutive rows of one request.
-fn segments(request_of: &[u32]) -> Vec<(usize, Range<usize>)> {
-    let mut start = 0;
-    request_of
-        .chunk_by(|a, b| a == b)
-        .map(|rows| {
-            let range = start..start + rows.len();
-            start = range.end;
-            (rows[0] as usize, range)
-        })
-        .collect()
-}
-
 /// Numbers of a cache line.
 const LINE: usize = 16;
-
-/// Space for the operand of one product.
-struct Workspace {
-    precision: Precision,
-    space: Buffer<f32>,
-}
-
-impl Workspace {
-    /// Rows ready for a product, `[rows, width]`.
-    fn rows<'a>(&'a mut self, x: &'a [f32], rows: usize, width: usize) -> Operand<'a> {
-        prepare(self.precision, Rows { data: x, step: width }, rows, width, &mut self.space)
-    }
-}
 
 /// The prefixes of `parents`, each of `len` tokens, with one more.
 fn longer(prefixes: &[u32], len: usize, parents: &[u32], tokens: &[u32]) -> Vec<u32> {

@@ -15,6 +15,8 @@ use super::frozen::Frozen;
 use crate::Result;
 use crate::batches::Batch;
 use crate::dropout::Dropout;
+use crate::models::grid::{Places, normalised, rows_of};
+use crate::models::placed::CodeEngine;
 use crate::scoring::{CodeScores, DeviceCodes, DeviceWriter, ScoreNorm};
 
 /// Weights that record no gradients.
@@ -51,13 +53,6 @@ impl DeviceT5 {
         Self { vocab: vocab.clone(), model, heads }
     }
 
-    pub(super) fn begin(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<(DeviceState, CodeScores)> {
-        let (grid, x) = self.first(histories)?;
-        let rows: Vec<u32> = (0..histories.len() as u32).collect();
-        let scores = self.scores_of(&x, 0, norm, &rows)?;
-        Ok((DeviceState { grid, request_of: rows.clone(), place_of: rows }, scores))
-    }
-
     /// What the heads see after the start token, `[B, D]`, row-major.
     pub(super) fn start_states(&self, histories: &[&[u32]]) -> Result<Vec<f32>> {
         Ok(self.first(histories)?.1.flatten_all()?.to_vec1()?)
@@ -85,26 +80,6 @@ impl DeviceT5 {
         };
         let start = Tensor::full(config.decoder_start_token_id, requests, self.device())?;
         self.advance(&before, None, &start)
-    }
-
-    pub(super) fn step(
-        &self,
-        state: &DeviceState,
-        parents: &[u32],
-        codes: &[u16],
-        norm: ScoreNorm,
-    ) -> Result<(DeviceState, CodeScores)> {
-        let level = self.next_level(&state.grid)?;
-        let request_of: Vec<u32> = parents.iter().map(|&parent| state.request_of[parent as usize]).collect();
-        let places = Places::new(&request_of, state.grid.requests);
-        let cells = places.row_at.len();
-        let of_cell = |row: &u32| state.place_of[parents[*row as usize] as usize];
-        let parents = Tensor::from_vec(places.row_at.iter().map(of_cell).collect(), cells, self.device())?;
-        let token = |row: &u32| self.vocab.token(level - 1, codes[*row as usize]);
-        let tokens = Tensor::from_vec(places.row_at.iter().map(token).collect(), cells, self.device())?;
-        let (grid, x) = self.advance(&state.grid, Some(&parents), &tokens)?;
-        let scores = self.scores_of(&x, level, norm, &places.place_of)?;
-        Ok((DeviceState { grid, request_of, place_of: places.place_of }, scores))
     }
 
     /// The level that comes after what a state has written.
@@ -173,22 +148,43 @@ impl DeviceT5 {
                 (logits, codes)
             }
         };
-        let counted = match norm {
-            ScoreNorm::Full => all,
-            ScoreNorm::Level | ScoreNorm::Children => codes.clone(),
-        };
-        let most = counted.max_keepdim(1)?;
-        let total = (counted.broadcast_sub(&most)?.exp()?.sum_keepdim(1)?.log()? + most)?; // [R, 1]
-        Ok(codes.broadcast_sub(&total)?)
+        normalised(&codes, &all, norm)
     }
 
     /// The log-probabilities of some rows, on the host.
     fn scores_of(&self, x: &Tensor, level: usize, norm: ScoreNorm, rows: &[u32]) -> Result<CodeScores> {
-        let values = self.log_probs(x, level, norm)?;
-        let codes = values.dim(1)?;
-        let values: Vec<f32> = values.flatten_all()?.to_vec1()?;
-        let row = |&row: &u32| values[row as usize * codes..(row as usize + 1) * codes].iter().copied();
-        Ok(CodeScores::new(rows.iter().flat_map(row).collect(), codes))
+        rows_of(&self.log_probs(x, level, norm)?, rows)
+    }
+}
+
+impl CodeEngine for DeviceT5 {
+    type State = DeviceState;
+
+    fn begin(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<(DeviceState, CodeScores)> {
+        let (grid, x) = self.first(histories)?;
+        let rows: Vec<u32> = (0..histories.len() as u32).collect();
+        let scores = self.scores_of(&x, 0, norm, &rows)?;
+        Ok((DeviceState { grid, request_of: rows.clone(), place_of: rows }, scores))
+    }
+
+    fn step(
+        &self,
+        state: &DeviceState,
+        parents: &[u32],
+        codes: &[u16],
+        norm: ScoreNorm,
+    ) -> Result<(DeviceState, CodeScores)> {
+        let level = self.next_level(&state.grid)?;
+        let request_of: Vec<u32> = parents.iter().map(|&parent| state.request_of[parent as usize]).collect();
+        let places = Places::new(&request_of, state.grid.requests);
+        let cells = places.row_at.len();
+        let of_cell = |row: &u32| state.place_of[parents[*row as usize] as usize];
+        let parents = Tensor::from_vec(places.row_at.iter().map(of_cell).collect(), cells, self.device())?;
+        let token = |row: &u32| self.vocab.token(level - 1, codes[*row as usize]);
+        let tokens = Tensor::from_vec(places.row_at.iter().map(token).collect(), cells, self.device())?;
+        let (grid, x) = self.advance(&state.grid, Some(&parents), &tokens)?;
+        let scores = self.scores_of(&x, level, norm, &places.place_of)?;
+        Ok((DeviceState { grid, request_of, place_of: places.place_of }, scores))
     }
 }
 
@@ -223,44 +219,5 @@ impl DeviceWriter for Writer<'_> {
         let (grid, x) = self.model.advance(&self.grid, Some(parents), &tokens)?;
         self.grid = grid;
         self.model.log_probs(&x, level, self.norm)
-    }
-}
-
-/// Prefixes laid out as `[B, W]`, W the most prefixes of a request; places without one repeat row 0.
-struct Places {
-    row_at: Vec<u32>,   // [B * W]
-    place_of: Vec<u32>, // [R]
-}
-
-impl Places {
-    fn new(request_of: &[u32], requests: usize) -> Self {
-        let mut counts = vec![0usize; requests];
-        let within: Vec<usize> = request_of
-            .iter()
-            .map(|&request| {
-                counts[request as usize] += 1;
-                counts[request as usize] - 1
-            })
-            .collect();
-        let width = counts.iter().copied().max().unwrap_or(0).max(1);
-        let place_of: Vec<u32> =
-            request_of.iter().zip(&within).map(|(&request, at)| (request as usize * width + at) as u32).collect();
-        let mut row_at = vec![0; requests * width];
-        for (row, &place) in (0u32..).zip(&place_of) {
-            row_at[place as usize] = row;
-        }
-        Self { row_at, place_of }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_row_has_its_own_place_in_its_request() {
-        let places = Places::new(&[0, 0, 0, 2, 2], 3);
-        assert_eq!(places.place_of, [0, 1, 2, 6, 7]);
-        assert_eq!(places.row_at, [0, 1, 2, 0, 0, 0, 3, 4, 0]);
     }
 }

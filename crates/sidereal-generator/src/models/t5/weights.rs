@@ -9,8 +9,8 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use sidereal_core::Error as CoreError;
 use sidereal_core::array_file::ArrayFile;
-use sidereal_core::artifact::write_atomic;
 use sidereal_nn::params::Params;
+use sidereal_nn::pretrained::write_weights;
 use sidereal_nn::rng::Rng;
 
 use super::config::{FeedForward, T5Config};
@@ -426,8 +426,5 @@ pub(super) fn write(path: &Path, model: &Model) -> Result<()> {
     for (slot, (_, var)) in model.slots.iter().zip(model.params.vars()) {
         tensors.extend(slot.to_parts(var.as_tensor())?);
     }
-    let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
-    let bytes = safetensors::serialize(tensors.iter().map(|(name, tensor)| (name, tensor)), Some(metadata))
-        .map_err(|e| CoreError::artifact(path, e.to_string(), "this is a defect: report it"))?;
-    Ok(write_atomic(path, |out| out.write_all(&bytes))?)
+    write_weights(path, &tensors)
 }

@@ -195,7 +195,7 @@ impl<'a> Work<'a> {
         let progress = self.training.progress;
         progress.start(NAME, Some((steps * epochs) as u64), "steps");
         let (mut state, mut best) = self.begun(&everything)?;
-        progress.advance((steps * state.epochs_done) as u64);
+        progress.resume((steps * state.epochs_done) as u64);
         while state.epochs_done < epochs && state.without_gain < PATIENCE {
             let loss = self.epoch(state.epochs_done)?;
             state.epochs_done += 1;

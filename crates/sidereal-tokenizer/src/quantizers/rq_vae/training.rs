@@ -151,7 +151,7 @@ impl Run<'_> {
         let steps_per_epoch = self.steps.rows.rows().div_ceil(config.batch);
         let total = (steps_per_epoch * config.epochs) as u64;
         progress.start(plan.method, Some(total), "steps");
-        progress.advance((steps_per_epoch * self.state.epochs_done) as u64);
+        progress.resume((steps_per_epoch * self.state.epochs_done) as u64);
         while self.state.epochs_done < config.epochs && !self.state.finished {
             let epoch = self.state.epochs_done;
             let used = self.epoch(epoch, total)?;

@@ -6,6 +6,7 @@ use sidereal_nn::kernels::loops::rms_norm;
 use sidereal_nn::kernels::{Precision, Rows, Weights as Packed, Write, operand_words, prepare};
 
 use crate::Result;
+use crate::models::packed::CodeHeads;
 use crate::models::t5::config::{FeedForward, T5Config};
 use crate::models::t5::weights::{self, Weights};
 
@@ -13,9 +14,7 @@ use crate::models::t5::weights::{self, Weights};
 #[derive(Debug)]
 pub(super) struct PackedT5 {
     pub(super) embedding: Vec<f32>,    // [V, D]
-    pub(super) heads: Vec<Packed>,     // by level: [D, K], the output scale multiplied in
-    pub(super) other_head: Packed,     // [D, tokens of no level]
-    pub(super) level_heads: bool,      // whether each level's head is over its own codes alone
+    pub(super) heads: CodeHeads,       // the output scale multiplied in
     pub(super) encoder_bias: Vec<f32>, // [buckets, H]
     pub(super) decoder_bias: Vec<f32>, // [buckets, H]
     pub(super) encoder: Vec<EncoderBlock>,
@@ -73,21 +72,19 @@ impl PackedT5 {
         };
         let levels: Vec<Vec<u32>> = (0..vocab.levels()).map(|level| vocab.level_range(level).collect()).collect();
         let others: Vec<u32> = (0..v as u32).filter(|&token| vocab.code(token).is_none()).collect();
-        let (heads, other_head) = match weights.added.level_heads.as_slice() {
-            [] => (levels.iter().map(|tokens| head_of(tokens)).collect(), head_of(&others)),
+        let (levels, others) = match weights.added.level_heads.as_slice() {
+            [] => (levels.iter().map(|tokens| head_of(tokens)).collect(), Some(head_of(&others))),
             own => {
                 let scaled =
                     |head: &Tensor| Ok(Packed::new(&flat(&(head * f64::from(scale))?)?, head.dim(1)?, of_heads));
                 // A head of a level knows no other tokens.
-                (own.iter().map(scaled).collect::<Result<_>>()?, Packed::new(&[], 0, of_heads))
+                (own.iter().map(scaled).collect::<Result<_>>()?, None)
             }
         };
         let encoder = weights.encoder.iter().map(|b| EncoderBlock::new(config, b, precision));
         let decoder = weights.decoder.iter().map(|b| DecoderBlock::new(config, b, precision));
         Ok(Self {
-            heads,
-            other_head,
-            level_heads: !weights.added.level_heads.is_empty(),
+            heads: CodeHeads { levels, others, missing: Vec::new() },
             encoder_bias: flat(&weights.encoder_bias)?,
             decoder_bias: flat(&weights.decoder_bias)?,
             encoder: encoder.collect::<Result<_>>()?,

@@ -171,7 +171,7 @@ impl ModelFolder {
 }
 
 /// Refuses a name that leads out of its folder.
-pub(crate) fn safe_name(named_by: &Path, name: &str) -> Result<()> {
+fn safe_name(named_by: &Path, name: &str) -> Result<()> {
     let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
     if inside && !name.is_empty() && !name.contains('\\') {
         return Ok(());

@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::folder::ModelFolder;
+use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use sidereal_core::Error;
-use sidereal_nn::Result;
-
-use crate::model_folder::ModelFolder;
+use sidereal_core::artifact::write_atomic;
 
 /// Where a tensor lies.
 struct Entry {
@@ -22,16 +22,19 @@ struct Entry {
 }
 
 /// All weight files of a model.
-pub(crate) struct Weights {
+pub struct WeightFiles {
     files: Vec<(PathBuf, Mmap)>,
     entries: HashMap<String, Entry>,
     dtype: DType,
     device: Device,
 }
 
-impl Weights {
+impl WeightFiles {
     /// Maps the files; tensors will be of `dtype` on `device`.
-    pub(crate) fn open(folder: &ModelFolder, names: &[String], dtype: DType, device: &Device) -> Result<Self> {
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or truncated.
+    pub fn open(folder: &ModelFolder, names: &[String], dtype: DType, device: &Device) -> Result<Self> {
         let mut weights = Self { files: Vec::new(), entries: HashMap::new(), dtype, device: device.clone() };
         for name in names {
             let path = folder.path(name);
@@ -63,28 +66,37 @@ impl Weights {
     }
 
     /// Whether there is a tensor of this name.
-    pub(crate) fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         self.entries.contains_key(name)
     }
 
     /// The first of the prefixes under which there is a tensor of this name.
-    pub(crate) fn prefix(&self, prefixes: &[&'static str], name: &str) -> Result<&'static str> {
+    ///
+    /// # Errors
+    /// There is none under any of them.
+    pub fn prefix(&self, prefixes: &[&'static str], name: &str) -> Result<&'static str> {
         let found = prefixes.iter().find(|prefix| self.has(&format!("{prefix}{name}")));
         found.copied().ok_or_else(|| self.missing(name).into())
     }
 
     /// Names that begin so.
-    pub(crate) fn names(&self, prefix: &str) -> Vec<String> {
+    pub fn names(&self, prefix: &str) -> Vec<String> {
         self.entries.keys().filter(|name| name.starts_with(prefix)).cloned().collect()
     }
 
     /// Shape of a tensor.
-    pub(crate) fn shape(&self, name: &str) -> Result<&[usize]> {
+    ///
+    /// # Errors
+    /// No tensor of this name.
+    pub fn shape(&self, name: &str) -> Result<&[usize]> {
         Ok(&self.entries.get(name).ok_or_else(|| self.missing(name))?.shape)
     }
 
     /// A tensor of this name, which must have this shape.
-    pub(crate) fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+    ///
+    /// # Errors
+    /// No tensor of this name, one of another shape, or one that is no float weight; whatever the device says.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let entry = self.entries.get(name).ok_or_else(|| self.missing(name))?;
         let (path, map) = &self.files[entry.file];
         let wrong = |problem: String| {
@@ -105,8 +117,27 @@ impl Weights {
         Ok(Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device)?)
     }
 
-    fn missing(&self, name: &str) -> Error {
-        let place = self.files.first().map_or_else(String::new, |(path, _)| path.display().to_string());
-        Error::input(place, format!("there is no tensor {name:?}"), "config.json and the weights must be of one model")
+    /// The first file, for messages.
+    pub fn place(&self) -> String {
+        self.files.first().map_or_else(String::new, |(path, _)| path.display().to_string())
     }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::input(
+            self.place(),
+            format!("there is no tensor {name:?}"),
+            "config.json and the weights must be of one model",
+        )
+    }
+}
+
+/// Writes tensors to one file as transformers does, atomically.
+///
+/// # Errors
+/// Whatever the device or the file system says.
+pub fn write_weights(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+    let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
+    let bytes = safetensors::serialize(tensors.iter().map(|(name, tensor)| (name, tensor)), Some(metadata))
+        .map_err(|e| Error::artifact(path, e.to_string(), "this is a defect: report it"))?;
+    Ok(write_atomic(path, |out| out.write_all(&bytes))?)
 }
