@@ -24,7 +24,7 @@ pub struct EngineOptions {
     pub batch: usize,
     /// Whether a request may overtake one that a worker is at: between two levels of a search, the worker first answers
     /// requests that wait and have fewer rows to compute than are left of each question under way. A search of n requests
-    /// is overtaken by `batch` - n others at most. Requests of equal lengths are answered in the order of their coming in
+    /// is overtaken by `batch` - n others at most, and by 64. Requests of equal lengths are answered in the order of their coming in
     /// any case, and what cannot stop between two levels (scorers of items, searches on a device) is not overtaken.
     /// `sidereal bench joining` measures both settings.
     pub joining: bool,

@@ -140,9 +140,9 @@ impl Shared {
         loop {
             self.let_overtake(under_way.rows_left(), room);
             let now = Instant::now();
-            for (at, asked) in asked.iter().enumerate() {
-                if let Some(refusal) = asked.waiting.given_up(now).filter(|_| open[at]) {
-                    open[at] = false;
+            for (at, (asked, open)) in asked.iter().zip(&mut *open).enumerate().filter(|(_, (_, open))| **open) {
+                if let Some(refusal) = asked.waiting.given_up(now) {
+                    *open = false;
                     under_way.give_up(at);
                     self.refuse(&asked.waiting, refusal);
                 }

@@ -287,7 +287,7 @@ fn nobody_computes_for_a_request_that_was_taken_back_in_the_midst_of_its_search(
         let (first, stays, goes) = (request(&[9], 20, 5), request(&[1], 20, 5), request(&[2], 20, 5));
         let tickets = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&tickets);
-        let wishes = vec![stays.clone(), goes.clone()];
+        let wishes = [stays.clone(), goes.clone()];
         world.before_calls(move |call, engine| match call {
             0 => kept.lock().unwrap().extend(wishes.iter().map(|wish| engine.submit(wish.clone()).unwrap())),
             4 => kept.lock().unwrap().iter().skip(1).for_each(Ticket::cancel),
