@@ -119,6 +119,8 @@ fn a_prompt_is_scored_alike_alone_and_in_company_of_other_lengths() {
             assert!(nothing.contains("no token"), "{nothing}");
             let unknown = inference.begin(&[&[68]], ScoreNorm::Level).unwrap_err().to_string();
             assert!(unknown.contains("token 68"), "{unknown}");
+            let long = inference.begin(&[&[4; 254]], ScoreNorm::Level).unwrap_err().to_string();
+            assert!(long.contains("257 tokens") && long.contains("256"), "{long}");
         }
     }
 }

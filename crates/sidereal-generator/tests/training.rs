@@ -13,6 +13,7 @@ use sidereal_core::{
 use sidereal_generator::batches::{Batch, Samples};
 use sidereal_generator::dropout::Dropout;
 use sidereal_generator::models::liger::LigerConfig;
+use sidereal_generator::models::llm::LlmConfig;
 use sidereal_generator::models::recgpt::RecgptConfig;
 use sidereal_generator::models::rpg::RpgConfig;
 use sidereal_generator::models::sasrec::SasrecConfig;
@@ -338,6 +339,13 @@ fn another_catalog_is_refused_by_both_names_unless_allowed() {
 fn shrunk(config: GeneratorConfig) -> GeneratorConfig {
     match config {
         GeneratorConfig::Tiger(_) => small(TrainingConfig { max_steps: Some(3), ..short() }),
+        GeneratorConfig::Llm(config) => GeneratorConfig::Llm(LlmConfig {
+            d_model: 16,
+            d_ff: 24,
+            layers: 1,
+            training: TrainingConfig { max_steps: Some(3), ..short() },
+            ..config
+        }),
         GeneratorConfig::Sasrec(config) => GeneratorConfig::Sasrec(SasrecConfig {
             d_model: 16,
             d_ff: 32,

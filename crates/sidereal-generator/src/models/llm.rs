@@ -286,7 +286,7 @@ impl Network for Llm {
         let states = self.model.states(&ids, dropout)?.reshape((texts.len() * width, ()))?;
         let states = ops::embedding(&Tensor::from_vec(places, count, device)?, &states)?; // [targets, D]
         let args = ops::CrossEntropy { label_smoothing: self.config.training.label_smoothing, ..Default::default() };
-        Ok(ops::cross_entropy(&self.model.head(&states)?, &Tensor::from_vec(targets, count, device)?, &args)?)
+        ops::cross_entropy(&self.model.head(&states)?, &Tensor::from_vec(targets, count, device)?, &args)
     }
 
     fn has_precisions(&self) -> bool {

@@ -37,12 +37,11 @@ pub(super) enum PlacedState<C, D> {
     Device(D),
 }
 
+/// What either makes of a call.
+type Written<C, D> = (PlacedState<<C as CodeEngine>::State, <D as CodeEngine>::State>, CodeScores);
+
 impl<C: CodeEngine, D: CodeEngine + DeviceCodes> Placed<C, D> {
-    pub(super) fn begin(
-        &self,
-        histories: &[&[u32]],
-        norm: ScoreNorm,
-    ) -> Result<(PlacedState<C::State, D::State>, CodeScores)> {
+    pub(super) fn begin(&self, histories: &[&[u32]], norm: ScoreNorm) -> Result<Written<C, D>> {
         Ok(match self {
             Self::Cpu(model) => {
                 let (state, scores) = model.begin(histories, norm)?;
@@ -61,7 +60,7 @@ impl<C: CodeEngine, D: CodeEngine + DeviceCodes> Placed<C, D> {
         parents: &[u32],
         codes: &[u16],
         norm: ScoreNorm,
-    ) -> Result<(PlacedState<C::State, D::State>, CodeScores)> {
+    ) -> Result<Written<C, D>> {
         Ok(match (self, state) {
             (Self::Cpu(model), PlacedState::Cpu(state)) => {
                 let (state, scores) = model.step(state, parents, codes, norm)?;

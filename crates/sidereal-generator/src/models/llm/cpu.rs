@@ -16,7 +16,7 @@ use sidereal_nn::kernels::attention::{Bias, Head};
 use sidereal_nn::kernels::loops::{rms_norm, silu_gate, turn_heads};
 use sidereal_nn::kernels::{Instructions, Line, Precision, Rows, Weights as Packed, Write};
 
-use super::prompt::CodeTokens;
+use super::prompt::{CodeTokens, check_prompts};
 use crate::Result;
 use crate::models::packed::{CodeHeads, Workspace, continued, row_of, segments};
 use crate::models::placed::CodeEngine;
@@ -135,10 +135,7 @@ impl CpuDecoder {
 
     /// Reads prompts: what their tokens are looked at by, and the state of each one's last token, `[B, D]`.
     fn read(&self, prompts: &[&[u32]]) -> Result<(Vec<PromptKeys>, Buffer<f32>)> {
-        if let Some(at) = prompts.iter().position(|prompt| prompt.is_empty()) {
-            let problem = format!("prompt {at} has no token");
-            return Err(CoreError::input("prompt", problem, "write something in prompt.template").into());
-        }
+        check_prompts(&self.config, self.heads.levels.len(), prompts)?;
         let c = &self.config;
         let (d, inner, key_inner) = (c.width, c.inner(), c.key_inner());
         let mut spans: Vec<Range<usize>> = Vec::with_capacity(prompts.len());
@@ -154,7 +151,7 @@ impl CpuDecoder {
         let [cos, sin] = c.turns(0..longest);
         let mut x = self.numbers.take(rows * d);
         for (row, &token) in x.chunks_exact_mut(d).zip(prompts.iter().copied().flatten()) {
-            row.copy_from_slice(self.embed(token)?);
+            row.copy_from_slice(self.embed(token));
         }
         let mut keys: Vec<PromptKeys> =
             prompts.iter().map(|prompt| PromptKeys { tokens: prompt.len(), layers: Vec::new() }).collect();
@@ -223,9 +220,11 @@ impl CpuDecoder {
         let through = continued(&state.through, parents, level);
         let request_of: Vec<u32> = parents.iter().map(|&parent| state.request_of[parent as usize]).collect();
         let segments = segments(&request_of);
+        let position = |(request, _): &(usize, Range<usize>)| state.prompts[*request].tokens + level;
+        let turns: Vec<[Vec<f32>; 2]> = segments.iter().map(position).map(|at| c.turns(at..at + 1)).collect();
         let mut x = self.numbers.take(rows * d);
         for (row, &token) in x.chunks_exact_mut(d).zip(tokens) {
-            row.copy_from_slice(self.embed(token)?);
+            row.copy_from_slice(self.embed(token));
         }
         let longest = state.prompts.iter().map(|prompt| prompt.tokens).max().unwrap_or(0);
         let mut space = self.numbers.take(self.head(longest).space());
@@ -237,12 +236,10 @@ impl CpuDecoder {
             rms_norm(&mut normed, &x, &layer.norm, c.eps as f32);
             self.affine(&layer.qkv, &mut qkv, &normed, rows, Write::Set);
             let mut kv = self.numbers.take(rows * 2 * key_inner);
-            for (request, of) in &segments {
-                let position = state.prompts[*request].tokens + level;
-                let [cos, sin] = c.turns(position..position + 1);
+            for ((_, of), [cos, sin]) in segments.iter().zip(&turns) {
                 for row in of.clone() {
                     let qkv = &mut qkv[row * width..(row + 1) * width];
-                    self.turn(layer, qkv, &cos, &sin);
+                    self.turn(layer, qkv, cos, sin);
                     kv[row * 2 * key_inner..(row + 1) * 2 * key_inner].copy_from_slice(&qkv[inner..]);
                 }
             }
@@ -350,12 +347,8 @@ impl CpuDecoder {
         }
     }
 
-    fn embed(&self, token: u32) -> Result<&[f32]> {
-        if token as usize >= self.config.vocab {
-            let problem = format!("token {token} is not below {}", self.config.vocab);
-            return Err(CoreError::input("prompt", problem, "use the text tokenizer of these weights").into());
-        }
-        Ok(row_of(&self.embedding, token as usize, self.config.width))
+    fn embed(&self, token: u32) -> &[f32] {
+        row_of(&self.embedding, token as usize, self.config.width)
     }
 }
 

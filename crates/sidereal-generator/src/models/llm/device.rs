@@ -8,7 +8,7 @@ use sidereal_core::{CodeVocab, Error as CoreError};
 use sidereal_nn::decoder::{Decoder, DecoderConfig, DecoderWeights, Heads, Rotation};
 use sidereal_nn::ops;
 
-use super::prompt::CodeTokens;
+use super::prompt::{CodeTokens, check_prompts};
 use crate::Result;
 use crate::models::grid::{Places, normalised, rows_of};
 use crate::models::placed::CodeEngine;
@@ -91,16 +91,9 @@ impl DeviceDecoder {
         let device = self.device();
         let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
         let (rows, tokens) = (prompts.len(), lengths.iter().copied().max().unwrap_or(0));
-        if lengths.contains(&0) {
-            let problem = "a prompt has no token";
-            return Err(CoreError::input("prompt", problem, "write something in prompt.template").into());
-        }
+        check_prompts(&self.config, self.vocab.levels(), prompts)?;
         let (mut ids, mut mask) = (vec![0u32; rows * tokens], vec![f32::NEG_INFINITY; rows * tokens]);
         for (row, prompt) in prompts.iter().enumerate() {
-            if let Some(token) = prompt.iter().find(|&&token| token as usize >= self.config.vocab) {
-                let problem = format!("token {token} is not below {}", self.config.vocab);
-                return Err(CoreError::input("prompt", problem, "use the text tokenizer of these weights").into());
-            }
             ids[row * tokens..][..prompt.len()].copy_from_slice(prompt);
             mask[row * tokens..][..prompt.len()].fill(0.0);
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sidereal_core::artifact::write_atomic;
 use sidereal_core::{Catalog, CodeVocab, Error as CoreError, ItemIndex};
+use sidereal_nn::decoder::DecoderConfig;
 use tokenizers::Tokenizer;
 
 use crate::Result;
@@ -158,6 +159,27 @@ impl CodeTokens {
             CoreError::mismatch(problem, "use the catalog that the model was trained with").into()
         })
     }
+}
+
+/// Refuses prompts that a decoder cannot read and go on from by `levels` codes.
+pub(super) fn check_prompts(config: &DecoderConfig, levels: usize, prompts: &[&[u32]]) -> Result<()> {
+    let refused = |problem: String, mend: &str| Err(CoreError::input("prompt", problem, mend).into());
+    for prompt in prompts {
+        let tokens = prompt.len() + levels.saturating_sub(1);
+        if prompt.is_empty() {
+            return refused("it has no token".to_owned(), "write something in prompt.template");
+        }
+        if tokens > config.max_positions {
+            let problem =
+                format!("{tokens} tokens with the codes, but the model was made for {}", config.max_positions);
+            return refused(problem, "let it read fewer items (--max-history), or shorten prompt.template");
+        }
+        if let Some(token) = prompt.iter().find(|&&token| token as usize >= config.vocab) {
+            let problem = format!("token {token} is not below {}", config.vocab);
+            return refused(problem, "use the text tokenizer of these weights");
+        }
+    }
+    Ok(())
 }
 
 fn encoded(tokenizer: &Tokenizer, text: &str, special: bool, place: &Path) -> Result<Vec<u32>> {
