@@ -2,7 +2,7 @@
 //!
 //! A decoder that was trained here reads codes alone, behind a token that begins every text. A language model reads a text
 //! around them, and its text tokenizer says which token a code is: never a number counted up, because trainers add tokens
-//! in orders of their own (LC-Rec sorts them as strings, so that code 10 comes before code 2).
+//! in orders of their own (LC-Rec sorts them as strings, so that code 10 comes before code 1).
 //!
 //! The whole text is handed to the text tokenizer at once. Pieces put together afterwards would differ where one ends.
 
@@ -338,8 +338,8 @@ mod tests {
     fn codes_are_the_tokens_of_their_names_in_whatever_order_these_were_added() {
         let (dir, catalog) = (folder(&["<a_7>"]), catalog());
         let (_, codes) = Prompt::open(dir.path(), &PromptConfig::default(), 9, &catalog).unwrap();
-        // <a_0>, <a_1>, <a_10>, <a_2>, ...: code 10 stands before code 2.
-        assert_eq!([0, 1, 10, 2].map(|code| codes.token(0, code).unwrap()), [5, 6, 7, 8]);
+        // <a_0>, <a_10>, <a_1>, <a_2>, ...: code 10 stands before code 1.
+        assert_eq!([0, 10, 1, 2].map(|code| codes.token(0, code).unwrap()), [5, 6, 7, 8]);
         assert_eq!([0, 1].map(|code| codes.token(1, code).unwrap()), [16, 17]);
         // Code 7 is used by no item; whoever asks for it is told.
         assert!(codes.token(0, 7).unwrap_err().to_string().contains("code 7 of level 0"));
@@ -351,7 +351,7 @@ mod tests {
     fn the_most_recent_items_stand_where_the_template_says() {
         let config = PromptConfig { template: "Bought : {history} Next :".to_owned(), ..Default::default() };
         // Of three items two are read: i1 is <a_10><b_1>, i2 is <a_2><b_1>.
-        assert_eq!(read(&config, &[0, 1, 2]), [2, 4, 7, 17, 1, 8, 17, 3, 4]);
+        assert_eq!(read(&config, &[0, 1, 2]), [2, 4, 6, 17, 1, 8, 17, 3, 4]);
         assert_eq!(read(&config, &[]), [2, 4, 3, 4]);
         let marked = PromptConfig { item_begin: "Next".to_owned(), separator: String::new(), ..Default::default() };
         // What begins an item begins the answer.
