@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use sidereal_core::artifact::write_atomic;
+use sidereal_core::artifact::{read_json, write_atomic};
 use sidereal_core::{Catalog, CodeVocab, Error as CoreError, ItemIndex};
 use sidereal_nn::decoder::DecoderConfig;
 use tokenizers::Tokenizer;
@@ -182,6 +182,30 @@ pub(super) fn check_prompts(config: &DecoderConfig, levels: usize, prompts: &[&[
     Ok(())
 }
 
+/// Refuses a file whose added tokens got other numbers than it says: readers count them up from the end of the vocabulary,
+/// and where the file leaves one out, all behind it would be other rows of the embedding table.
+fn check_numbers(tokenizer: &Tokenizer, file: &Path) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Written {
+        #[serde(default)]
+        added_tokens: Vec<Added>,
+    }
+    #[derive(Deserialize)]
+    struct Added {
+        id: u32,
+        content: String,
+    }
+    for Added { id, content } in read_json::<Written>(file)?.added_tokens {
+        let read = tokenizer.token_to_id(&content);
+        if read != Some(id) {
+            let problem = format!("it gives {content:?} the number {id}, but is read as giving it {read:?}");
+            let mend = "save it again with the tokenizers library: numbers of added tokens must follow one another";
+            return Err(CoreError::artifact(file, problem, mend).into());
+        }
+    }
+    Ok(())
+}
+
 fn encoded(tokenizer: &Tokenizer, text: &str, special: bool, place: &Path) -> Result<Vec<u32>> {
     let encoding = tokenizer.encode_fast(text, special).map_err(|e| {
         CoreError::artifact(
@@ -222,6 +246,7 @@ impl Prompt {
             CoreError::artifact(&file, e.to_string(), "save the model's tokenizer.json again: the file is damaged")
         })?;
         let tokens = CodeTokens::named(&tokenizer, config, catalog, &file)?;
+        check_numbers(&tokenizer, &file)?;
         Ok((Self { config: config.clone(), tokenizer, file, max_history }, tokens))
     }
 
@@ -315,8 +340,8 @@ mod tests {
             json!({ "id": 5 + at, "content": code, "single_word": false, "lstrip": false, "rstrip": false,
                     "normalized": false, "special": false })
         };
-        let added: Vec<Value> =
-            codes.iter().enumerate().filter(|(_, c)| !without.contains(&c.as_str())).map(added).collect();
+        codes.retain(|code| !without.contains(&code.as_str()));
+        let added: Vec<Value> = codes.iter().enumerate().map(added).collect();
         let text = json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
             "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
@@ -340,7 +365,7 @@ mod tests {
         let (_, codes) = Prompt::open(dir.path(), &PromptConfig::default(), 9, &catalog).unwrap();
         // <a_0>, <a_10>, <a_1>, <a_2>, ...: code 10 stands before code 1.
         assert_eq!([0, 10, 1, 2].map(|code| codes.token(0, code).unwrap()), [5, 6, 7, 8]);
-        assert_eq!([0, 1].map(|code| codes.token(1, code).unwrap()), [16, 17]);
+        assert_eq!([0, 1].map(|code| codes.token(1, code).unwrap()), [15, 16]);
         // Code 7 is used by no item; whoever asks for it is told.
         assert!(codes.token(0, 7).unwrap_err().to_string().contains("code 7 of level 0"));
         let refused = Prompt::open(folder(&["<a_10>"]).path(), &PromptConfig::default(), 9, &catalog).unwrap_err();
@@ -356,6 +381,19 @@ mod tests {
         let marked = PromptConfig { item_begin: "Next".to_owned(), separator: String::new(), ..Default::default() };
         // What begins an item begins the answer.
         assert_eq!(read(&marked, &[0, 2]), [3, 5, 16, 3, 8, 17, 3]);
+    }
+
+    #[test]
+    fn numbers_that_the_reader_would_change_are_refused() {
+        let (dir, catalog) = (folder(&["<a_7>"]), catalog());
+        let file = dir.path().join(TEXT_TOKENIZER_FILE);
+        let mut value: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        for token in value["added_tokens"].as_array_mut().unwrap().iter_mut().skip(6) {
+            token["id"] = (token["id"].as_u64().unwrap() + 1).into();
+        }
+        std::fs::write(&file, value.to_string()).unwrap();
+        let refused = Prompt::open(dir.path(), &PromptConfig::default(), 9, &catalog).unwrap_err().to_string();
+        assert!(refused.contains("the number 12") && refused.contains("Some(11)"), "{refused}");
     }
 
     #[test]
