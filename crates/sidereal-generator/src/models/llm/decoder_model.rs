@@ -138,7 +138,7 @@ impl DecoderModel {
     /// Logits of all tokens at every place, for comparison: u32 `[B, T]` -> `[B * T, V]`.
     ///
     /// # Errors
-    /// As [`DecoderModel::states`].
+    /// A token that the model does not have; whatever the device says.
     pub fn logits(&self, ids: &Tensor) -> Result<Tensor> {
         let states = self.states(ids, None)?;
         self.head(&states.reshape((ids.elem_count(), self.config.width))?)
